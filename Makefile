@@ -1,0 +1,51 @@
+# The front door. `make demo` and `make test` work on a bare Debian machine that has git, make, curl and a Rust
+# toolchain: what else they need they install (see scripts/install-deps.sh). There is one Cargo profile, release.
+
+SHELL := bash
+CARGO ?= cargo
+
+# In CI the build outlives the checkout: it stays in the user's cache folder.
+ifeq ($(CI),true)
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamhouse/target
+endif
+
+# RocksDB is most of a cold build; ccache, where there is one, makes it the build of once. By way of PATH and not of CC,
+# so that a plain `cargo build` in between finds nothing changed.
+ifneq ($(wildcard /usr/lib/ccache/c++),)
+export PATH := /usr/lib/ccache:$(PATH)
+endif
+
+.PHONY: help build demo test check fix deps deps-test clean
+
+help:
+	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
+	@echo "make test    everything that CI runs"
+	@echo "make build   the streamhouse binary"
+	@echo "make check   formatting, lints, dependencies; changes nothing"
+	@echo "make fix     formatting and the lints that can be fixed mechanically"
+	@echo "make clean   remove the build"
+
+build: deps
+	$(CARGO) build --release --locked --package streamhouse-cli
+
+demo: deps
+	scripts/demo.sh
+
+test: deps-test
+	scripts/test.sh
+
+check:
+	scripts/check.sh
+
+fix:
+	$(CARGO) fmt --all
+	$(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
+
+deps:
+	@scripts/install-deps.sh build
+
+deps-test:
+	@scripts/install-deps.sh build test
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,200 @@
+//! The way to the controllers: a channel to each, which of them probably leads, and calls that go on until somebody
+//! has answered.
+
+use crate::backoff::Backoff;
+use crate::options::StartError;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use streamhouse_proto::v1::sessions_client::SessionsClient;
+use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
+use streamhouse_proto::{MAX_MESSAGE_BYTES, from_status};
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
+
+/// A client of one controller.
+pub(crate) type Client = SessionsClient<Channel>;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// One attempt of one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+struct Member {
+    address: String,
+    client: Client,
+}
+
+/// Handles to all controllers; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Controllers {
+    members: Arc<Vec<Member>>,
+    /// Which one probably leads.
+    preferred: Arc<watch::Sender<usize>>,
+    /// The newest term in which somebody was said to lead.
+    term: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Controllers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.members.iter().map(|member| &member.address)).finish()
+    }
+}
+
+/// Why a call was not answered with a result.
+#[derive(Debug)]
+pub(crate) struct CallFailed {
+    pub(crate) error: ErrorInfo,
+    /// An attempt before the last may have taken effect.
+    pub(crate) doubtful: bool,
+}
+
+impl Controllers {
+    /// Channels are opened when they are first used.
+    pub(crate) fn new(addresses: &[String]) -> Result<Self, StartError> {
+        let mut members = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let bad = |error| StartError::Controller { address: address.clone(), error };
+            let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(bad)?;
+            let channel = endpoint
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+                .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+                .keep_alive_while_idle(true)
+                .connect_lazy();
+            let client = SessionsClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            members.push(Member { address: address.clone(), client });
+        }
+        if members.is_empty() {
+            return Err(StartError::NoControllers);
+        }
+        Ok(Self {
+            members: Arc::new(members),
+            preferred: Arc::new(watch::Sender::new(0)),
+            term: Arc::new(AtomicU64::new(0)),
+        })
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(crate) fn client(&self, member: usize) -> Client {
+        self.members[member].client.clone()
+    }
+
+    pub(crate) fn address(&self, member: usize) -> &str {
+        &self.members[member].address
+    }
+
+    /// This controller says that it leads in `term`.
+    pub(crate) fn leads(&self, member: usize, term: u64) {
+        if self.term.fetch_max(term, Ordering::AcqRel) <= term {
+            self.prefer(member);
+        }
+    }
+
+    /// A controller heard that the one at this address leads in `term`.
+    pub(crate) fn heard_of(&self, address: &str, term: u64) {
+        // In a term of which we know the leader hearsay is no news.
+        if self.term.load(Ordering::Acquire) < term {
+            self.prefer_address(address);
+        }
+    }
+
+    fn prefer(&self, member: usize) {
+        self.preferred.send_if_modified(|now| std::mem::replace(now, member) != member);
+    }
+
+    fn prefer_address(&self, address: &str) -> bool {
+        let found = self.members.iter().position(|member| member.address == address);
+        if let Some(member) = found {
+            self.prefer(member);
+        }
+        found.is_some()
+    }
+
+    fn pass_over(&self, member: usize) {
+        let next = (member + 1) % self.count();
+        self.preferred
+            .send_if_modified(|now| *now == member && std::mem::replace(now, next) != next);
+    }
+
+    /// Makes a call until it is answered: by a result, or by an error that no retry can help. RETRY: every call that
+    /// goes this way is one that may be repeated.
+    ///
+    /// An attempt is broken off when another controller turns out to lead.
+    pub(crate) async fn call<T, F, Fut>(&self, name: &'static str, call: F) -> Result<T, CallFailed>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut leader = self.preferred.subscribe();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut doubtful = false;
+        loop {
+            let member = *leader.borrow_and_update();
+            let attempt = tokio::time::timeout(CALL_TIMEOUT, call(self.client(member)));
+            let error = tokio::select! {
+                answer = attempt => match answer {
+                    Ok(Ok(response)) => return Ok(response.into_inner()),
+                    Ok(Err(status)) => from_status(&status),
+                    Err(_) => ErrorInfo::new(ErrorCode::TimedOut, "no answer in time"),
+                },
+                _ = leader.changed() => {
+                    doubtful = true;
+                    continue;
+                }
+            };
+            if is_final(error.code()) {
+                return Err(CallFailed { error, doubtful });
+            }
+            doubtful |= streamhouse_proto::advice(error.code()).indeterminate;
+            let controller = self.address(member);
+            tracing::debug!(call = name, controller, error = ?error, "call failed, trying again");
+            if error.address.is_empty() || !self.prefer_address(&error.address) {
+                self.pass_over(member);
+            }
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+}
+
+/// Whether a repetition cannot bring another answer.
+fn is_final(code: ErrorCode) -> bool {
+    match code {
+        ErrorCode::InvalidArgument
+        | ErrorCode::UnknownTopic
+        | ErrorCode::UnknownPartition
+        | ErrorCode::TopicExists
+        | ErrorCode::RecordTooLarge
+        | ErrorCode::CorruptBatch
+        | ErrorCode::OffsetOutOfRange
+        | ErrorCode::StoreMismatch
+        | ErrorCode::NotLeaseHolder
+        | ErrorCode::SessionEnded
+        | ErrorCode::OutcomeUnknown
+        | ErrorCode::WrongCluster => true,
+        ErrorCode::Unspecified
+        | ErrorCode::TopicNotReady
+        | ErrorCode::StaleCommit
+        | ErrorCode::NoLeader
+        | ErrorCode::Overloaded
+        | ErrorCode::ShuttingDown
+        | ErrorCode::Behind
+        | ErrorCode::StoreUnavailable
+        | ErrorCode::TimedOut
+        | ErrorCode::ConnectionLost
+        | ErrorCode::Internal => false,
+    }
+}

@@ -1,0 +1,291 @@
+//! The task that owns the engine: everything that happens comes in here, one thing after the other, and what the
+//! engine decides is handed to the tasks that do it. It never waits for any of them.
+
+use crate::clock::{self, ClusterClock};
+use crate::engine::{Action, Built, CommitAnswer, Engine, Rules, SessionIds, UploadOrder};
+use crate::partition::PartitionId;
+use crate::put::{self, Uploaded, Uploader};
+use crate::ticket::Arrival;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+use streamhouse_proto::v1::{AttachResponse, ErrorCode, ErrorInfo, ObjectCommit};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What a session's tasks tell, with the session that it is about.
+pub(crate) type Events = mpsc::Sender<(u64, Event)>;
+
+/// Messages of producers taken at once, before the engine is asked what to do.
+const MOST_AT_ONCE: usize = 64;
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    News(AttachResponse),
+    Built(u64, Built),
+    Uploaded(u64, Uploaded),
+    /// The object cannot even be built.
+    BuildFailed(String),
+    Committed(CommitAnswer),
+    Released(usize),
+}
+
+/// What the agent wants.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// A session was opened.
+    Start(SessionStart),
+    /// Take nothing new; say when everything is answered and given back.
+    Drain(oneshot::Sender<()>),
+    /// The time is up: fail what is left.
+    GiveUp,
+}
+
+/// A session and the inboxes of its tasks.
+#[derive(Debug)]
+pub(crate) struct SessionStart {
+    pub(crate) ids: SessionIds,
+    pub(crate) commits: mpsc::Sender<Vec<ObjectCommit>>,
+    pub(crate) releases: mpsc::UnboundedSender<Vec<(PartitionId, u32)>>,
+    /// To be cancelled when the session has ended.
+    pub(crate) over: CancellationToken,
+}
+
+/// What outsiders may know at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    pub(crate) session: AtomicU64,
+    pub(crate) leases: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Running {
+    engine: Engine,
+    start: SessionStart,
+}
+
+/// The task's inboxes.
+#[derive(Debug)]
+pub(crate) struct Inboxes {
+    pub(crate) arrivals: mpsc::Receiver<Vec<Arrival>>,
+    pub(crate) events: mpsc::Receiver<(u64, Event)>,
+    pub(crate) orders: mpsc::Receiver<Order>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Core {
+    rules: Rules,
+    uploader: Uploader,
+    events: Events,
+    tracker: TaskTracker,
+    status: Arc<Status>,
+    clock: ClusterClock,
+    current: Option<Running>,
+    /// Sessions that have ended and still await an answer.
+    ended: Vec<Running>,
+    draining: bool,
+    drained: Option<oneshot::Sender<()>>,
+}
+
+impl Core {
+    pub(crate) fn new(
+        rules: Rules,
+        uploader: Uploader,
+        events: Events,
+        tracker: TaskTracker,
+        status: Arc<Status>,
+    ) -> Self {
+        Self {
+            rules,
+            uploader,
+            events,
+            tracker,
+            status,
+            clock: ClusterClock::default(),
+            current: None,
+            ended: Vec::new(),
+            draining: false,
+            drained: None,
+        }
+    }
+
+    /// Runs until it is stopped.
+    pub(crate) async fn run(mut self, mut inboxes: Inboxes, stop: CancellationToken) {
+        let mut arrivals = Vec::new();
+        loop {
+            let wake = self.current.as_ref().and_then(|running| running.engine.wake_at());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(order) = inboxes.orders.recv() => self.obey(order),
+                Some((session, event)) = inboxes.events.recv() => {
+                    self.take(session, event);
+                    while let Ok((session, event)) = inboxes.events.try_recv() {
+                        self.take(session, event);
+                    }
+                }
+                _ = inboxes.arrivals.recv_many(&mut arrivals, MOST_AT_ONCE),
+                    if !inboxes.arrivals.is_closed() || !inboxes.arrivals.is_empty() =>
+                {
+                    arrivals.drain(..).flatten().for_each(|arrival| self.admit(arrival));
+                }
+                () = sleep_until(wake) => {}
+            }
+            self.act();
+        }
+        self.give_up();
+    }
+
+    fn admit(&mut self, arrival: Arrival) {
+        match &mut self.current {
+            Some(running) => running.engine.admit(arrival),
+            None => {
+                let message = format!("this agent holds no lease of {}", arrival.partition);
+                arrival.pending.ticket.refuse(ErrorInfo::new(ErrorCode::NotLeaseHolder, message));
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Start(start) => {
+                let mut engine = Engine::new(start.ids, self.rules);
+                if self.draining {
+                    engine.drain();
+                }
+                self.status.session.store(engine.session(), Ordering::Release);
+                let before = self.current.replace(Running { engine, start });
+                debug_assert!(before.is_none(), "a session is started after the one before ended");
+            }
+            Order::Drain(done) => {
+                self.draining = true;
+                self.drained = Some(done);
+                if let Some(running) = &mut self.current {
+                    running.engine.drain();
+                }
+            }
+            Order::GiveUp => self.give_up(),
+        }
+    }
+
+    fn give_up(&mut self) {
+        for running in self.current.take().into_iter().chain(self.ended.drain(..)) {
+            let Running { mut engine, start } = running;
+            engine.on_failed("the agent stops");
+            start.over.cancel();
+        }
+    }
+
+    fn take(&mut self, session: u64, event: Event) {
+        let now = clock::now();
+        if let Event::News(news) = &event
+            && news.leader
+        {
+            self.clock.observe(news.cluster_time_ms, now);
+        }
+        let mut all = self.current.iter_mut().chain(&mut self.ended);
+        let Some(running) = all.find(|running| running.engine.session() == session) else {
+            return;
+        };
+        let engine = &mut running.engine;
+        match event {
+            Event::News(news) => engine.on_news(&news),
+            Event::Built(sequence, built) => engine.on_built(sequence, built),
+            Event::Uploaded(sequence, Uploaded::Stored) => engine.on_stored(sequence),
+            Event::Uploaded(sequence, Uploaded::GivenUp) => engine.on_given_up(sequence),
+            Event::Uploaded(_, Uploaded::Foreign(why)) | Event::BuildFailed(why) => {
+                tracing::error!(session, why, "the session cannot go on");
+                engine.on_failed(&why);
+            }
+            Event::Committed(answer) => engine.on_committed(answer, now),
+            Event::Released(count) => engine.on_released(count),
+        }
+    }
+
+    /// Does what the engines decide now.
+    fn act(&mut self) {
+        let now = clock::now();
+        let append_time_ms = self.clock.read(now);
+        for running in &mut self.ended {
+            for action in running.engine.decide(now, append_time_ms) {
+                perform(action, &running.start, &self.uploader, &self.events, &self.tracker);
+            }
+        }
+        self.ended.retain(|running| !running.engine.is_done());
+        if let Some(running) = &mut self.current {
+            let mut over = false;
+            for action in running.engine.decide(now, append_time_ms) {
+                over |= matches!(action, Action::SessionOver);
+                perform(action, &running.start, &self.uploader, &self.events, &self.tracker);
+            }
+            if over {
+                self.ended.extend(self.current.take());
+                self.ended.retain(|running| !running.engine.is_done());
+                self.status.session.store(0, Ordering::Release);
+            }
+        }
+        let leases = self.current.as_ref().map_or(0, |running| running.engine.leases());
+        self.status.leases.store(leases, Ordering::Release);
+        let quiet = self.current.as_ref().is_none_or(|running| running.engine.is_done());
+        if self.draining
+            && quiet
+            && self.ended.is_empty()
+            && let Some(done) = self.drained.take()
+        {
+            let _ = done.send(());
+        }
+    }
+}
+
+fn perform(
+    action: Action,
+    session: &SessionStart,
+    uploader: &Uploader,
+    events: &Events,
+    tracker: &TaskTracker,
+) {
+    match action {
+        Action::Upload(order) => {
+            let upload = upload(order, uploader.clone(), events.clone());
+            let over = session.over.clone();
+            tracker.spawn(async move { over.run_until_cancelled(upload).await });
+        }
+        Action::Commit(objects) => {
+            // There is room: the engine has one request outstanding at the most.
+            if session.commits.try_send(objects).is_err() {
+                tracing::error!(session = session.ids.session.0, "the committer is gone");
+            }
+        }
+        Action::Release(leases) => {
+            let _ = session.releases.send(leases);
+        }
+        Action::SessionOver => session.over.cancel(),
+    }
+}
+
+async fn upload(order: UploadOrder, uploader: Uploader, events: Events) {
+    let (session, sequence) = (order.id.session.0, order.id.sequence);
+    let object = match put::build(&order) {
+        Ok(object) => object,
+        Err(error) => {
+            let why = format!("object {sequence} cannot be built: {error}");
+            let _ = events.send((session, Event::BuildFailed(why))).await;
+            return;
+        }
+    };
+    drop(order);
+    let _ = events.send((session, Event::Built(sequence, put::describe(&object)))).await;
+    let uploaded = uploader.put(&object).await;
+    drop(object);
+    let _ = events.send((session, Event::Uploaded(sequence, uploaded))).await;
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

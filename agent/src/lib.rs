@@ -1,0 +1,32 @@
+//! The StreamHouse agent: it holds write leases, gathers record batches, PUTs objects, commits them to the
+//! controllers and acknowledges. It keeps nothing; another one can take over at any moment.
+//!
+//! `produce stream → per-partition buffers → flush → PUT → commit → acknowledge`
+//!
+//! * [`service`]: the gRPC service; checks batches and admits them as the buffer budget allows (BOUND)
+//! * [`engine`]: what to do, decided without I/O: leases, buffers, sequence numbers, what an answer means
+//! * [`core`]: the one task that owns the engine, feeds it and does what it decides
+//! * [`put`], [`commit`], [`release`], [`attach`], [`session`]: the tasks that talk to the store and the controllers
+//! * [`agent`]: start, drain and stop
+
+mod agent;
+mod attach;
+mod backoff;
+mod clock;
+mod commit;
+mod controllers;
+mod core;
+mod engine;
+mod options;
+mod partition;
+mod put;
+mod release;
+mod service;
+mod session;
+mod ticket;
+
+#[cfg(test)]
+mod tests;
+
+pub use agent::Agent;
+pub use options::{AgentOptions, Fatal, ShutdownError, StartError};

@@ -1,0 +1,172 @@
+//! The task that sees to it that the agent has a session: it registers, starts the session's tasks, and registers
+//! anew when the session has ended.
+
+use crate::attach::Attachment;
+use crate::backoff::Backoff;
+use crate::clock;
+use crate::commit::Committer;
+use crate::controllers::{Client, Controllers};
+use crate::core::{Events, Order, SessionStart};
+use crate::engine::SessionIds;
+use crate::options::Fatal;
+use crate::release::Releaser;
+use std::time::Duration;
+use streamhouse_proto::v1::{ErrorCode, RegisterRequest, RegisterResponse};
+use streamhouse_segment::{ClusterId, Generation, SessionId};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// If the controllers name none.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Who the agent says it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) address: String,
+    pub(crate) group: String,
+    pub(crate) zone: String,
+    pub(crate) store_url: String,
+}
+
+/// What is known of the sessions so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// No session was opened yet.
+    Starting,
+    Registered,
+    Fatal(Fatal),
+    /// The server has ended, after its last stream.
+    Closed,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(crate) identity: Identity,
+    pub(crate) controllers: Controllers,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) events: Events,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) standing: watch::Sender<Standing>,
+    /// No new session any more.
+    pub(crate) draining: CancellationToken,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Keeper {
+    /// Runs until the agent drains or stops, or the controllers refuse it for good.
+    pub(crate) async fn run(self) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        loop {
+            let registered = tokio::select! {
+                registered = self.register() => registered,
+                () = self.draining.cancelled() => return,
+                () = self.stop.cancelled() => return,
+            };
+            match registered {
+                Ok(Some(response)) => {
+                    let Some(over) = self.start(&response).await else { return };
+                    self.standing.send_replace(Standing::Registered);
+                    tokio::select! {
+                        () = over.cancelled() => {}
+                        () = self.stop.cancelled() => return over.cancel(),
+                    }
+                }
+                Ok(None) => {}
+                Err(fatal) => {
+                    tracing::error!(%fatal, "registration refused");
+                    self.standing.send_replace(Standing::Fatal(fatal));
+                    return;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next()) => {}
+                () = self.draining.cancelled() => return,
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Opens a session, however long it takes to find a leader. `None`: it has ended already.
+    async fn register(&self) -> Result<Option<RegisterResponse>, Fatal> {
+        let request = RegisterRequest {
+            // RETRY: one instance per session, the same in every attempt to open it.
+            instance: clock::random_id().to_vec(),
+            address: self.identity.address.clone(),
+            group: self.identity.group.clone(),
+            zone: self.identity.zone.clone(),
+            pid: std::process::id(),
+            store_url: self.identity.store_url.clone(),
+        };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.register(request).await }
+        };
+        match self.controllers.call("register", call).await {
+            Ok(response) => Ok(Some(response)),
+            Err(failed) => {
+                let message = failed.error.message.clone();
+                match failed.error.code() {
+                    ErrorCode::SessionEnded | ErrorCode::OutcomeUnknown => Ok(None),
+                    ErrorCode::StoreMismatch => {
+                        let store_url = self.identity.store_url.clone();
+                        Err(Fatal::StoreMismatch { store_url, message })
+                    }
+                    _ => Err(Fatal::Refused { message }),
+                }
+            }
+        }
+    }
+
+    /// Starts the session's tasks. `None` if the agent is gone.
+    async fn start(&self, response: &RegisterResponse) -> Option<CancellationToken> {
+        let ids = ids_of(response);
+        let session = response.session;
+        tracing::info!(session, address = self.identity.address, "session opened");
+        let over = self.stop.child_token();
+        let (commits, commit_inbox) = mpsc::channel(1);
+        let (releases, release_inbox) = mpsc::unbounded_channel();
+        let start = SessionStart { ids, commits, releases, over: over.clone() };
+        self.orders.send(Order::Start(start)).await.ok()?;
+
+        let (controllers, events) = (self.controllers.clone(), self.events.clone());
+        let committer = Committer { session, controllers, events, over: over.clone() };
+        let stop = self.stop.clone();
+        self.tracker.spawn(async move {
+            stop.run_until_cancelled(committer.run(commit_inbox)).await;
+        });
+        let (controllers, events) = (self.controllers.clone(), self.events.clone());
+        let releaser = Releaser { session, controllers, events, over: over.clone() };
+        self.tracker.spawn(releaser.run(release_inbox));
+        for member in 0..self.controllers.count() {
+            let attachment = Attachment {
+                session,
+                member,
+                heartbeat_interval: heartbeat_interval(response),
+                controllers: self.controllers.clone(),
+                events: self.events.clone(),
+                over: over.clone(),
+            };
+            self.tracker.spawn(attachment.run());
+        }
+        Some(over)
+    }
+}
+
+fn heartbeat_interval(response: &RegisterResponse) -> Duration {
+    match response.heartbeat_interval_ms {
+        0 => HEARTBEAT_INTERVAL,
+        millis => Duration::from_millis(millis),
+    }
+}
+
+fn ids_of(response: &RegisterResponse) -> SessionIds {
+    let cluster = <[u8; 16]>::try_from(response.cluster_id.as_slice()).unwrap_or_default();
+    let generation = response.generation.unwrap_or_default();
+    SessionIds {
+        cluster: ClusterId::from_bytes(cluster),
+        generation: Generation { counter: generation.counter, random: generation.random },
+        session: SessionId(response.session),
+    }
+}

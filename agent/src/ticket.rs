@@ -1,0 +1,94 @@
+//! A batch on its way through the agent, and the one answer that its producer gets.
+
+use crate::partition::PartitionId;
+use bytes::Bytes;
+use std::time::Instant;
+use streamhouse_proto::v1::{ErrorCode, ErrorInfo, ProduceResult};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// Where a stream's answers go. Unbounded, but never longer than the stream's unanswered batches, which are (BOUND:
+/// [`crate::service`] takes a place for each before it admits it, and gives it back as the answer leaves).
+pub(crate) type Results = mpsc::UnboundedSender<ProduceResult>;
+
+/// The right to answer one batch, exactly once. Dropped unanswered it says that the outcome is unknown: nothing in
+/// here may leave a producer without an answer.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    results: Option<Results>,
+    correlation: u64,
+    /// The batch's share of the buffer budget, given back with the answer.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Ticket {
+    pub(crate) fn new(
+        results: Results,
+        correlation: u64,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self { results: Some(results), correlation, _room: room }
+    }
+
+    /// ACK: called only with the answer to the commit in hand.
+    pub(crate) fn acknowledge(mut self, base_offset: u64, applied: u64) {
+        let correlation = self.correlation;
+        self.send(ProduceResult { correlation, error: None, base_offset, applied });
+    }
+
+    pub(crate) fn refuse(mut self, error: ErrorInfo) {
+        self.fail(error);
+    }
+
+    fn fail(&mut self, error: ErrorInfo) {
+        let correlation = self.correlation;
+        self.send(ProduceResult { correlation, error: Some(error), ..Default::default() });
+    }
+
+    fn send(&mut self, result: ProduceResult) {
+        if let Some(results) = self.results.take() {
+            // A producer that hung up does not want its answer.
+            let _ = results.send(result);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.results.is_some() {
+            let message = "the agent stopped before it learnt what became of the batch";
+            self.fail(ErrorInfo::new(ErrorCode::OutcomeUnknown, message));
+        }
+    }
+}
+
+/// An admitted batch.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// Valid, as the producer sent it; its offset is written when it is copied into an object.
+    pub(crate) batch: Bytes,
+    pub(crate) records: u32,
+    pub(crate) arrived: Instant,
+    pub(crate) ticket: Ticket,
+}
+
+/// A batch and where it wants to go.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) partition: PartitionId,
+    pub(crate) pending: Pending,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_ticket_answers_that_the_outcome_is_unknown() {
+        let (results, mut answers) = mpsc::unbounded_channel();
+        drop(Ticket::new(results, 7, None));
+        let answer = answers.try_recv().unwrap();
+        assert_eq!(answer.correlation, 7);
+        assert_eq!(answer.error.unwrap().code(), ErrorCode::OutcomeUnknown);
+        assert!(answers.try_recv().is_err(), "only once");
+    }
+}

@@ -1,0 +1,216 @@
+//! `streamhouse consume`: records, to stdout.
+
+mod position;
+mod print;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use serde::Serialize;
+use streamhouse_client::{Admin, Consumer, OffsetReset};
+
+use crate::clock;
+use crate::controllers::Controllers;
+use crate::exit::Failure;
+use crate::output::{self, Format};
+use crate::signals::StopSignals;
+use position::Positions;
+use print::{Printer, RecordFormat};
+
+/// How long one poll waits; a signal ends it earlier.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How often a group's offsets are committed while records keep coming.
+const COMMIT_EVERY: Duration = Duration::from_secs(5);
+
+/// Prints records until interrupted, which is no failure, or until one of the limits below.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The topic.
+    topic: String,
+    /// Go on where this group stopped, and commit to it what was printed.
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    /// Where to begin where the group has no offset, or without a group.
+    #[arg(long, value_enum, default_value_t = From::Earliest)]
+    from: From,
+    /// Read this partition only. Default: all.
+    #[arg(long, value_name = "P")]
+    partition: Option<u32>,
+    /// Stop after this many records.
+    #[arg(long, value_name = "N")]
+    max_records: Option<u64>,
+    /// How to print a record: its value and a newline, or a line of JSON.
+    #[arg(long, value_enum, default_value_t = RecordFormat::Value)]
+    format: RecordFormat,
+    /// Stop at the high watermarks that the partitions have now.
+    #[arg(long)]
+    to_end: bool,
+    #[command(flatten)]
+    controllers: Controllers,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum From {
+    Earliest,
+    Latest,
+}
+
+/// What is said on stderr at the end.
+#[derive(Debug, Serialize)]
+struct Summary {
+    topic: String,
+    records: u64,
+    bytes: u64,
+    seconds: f64,
+    records_per_second: f64,
+}
+
+pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
+    let session = tokio::select! {
+        session = Session::open(&args) => session?,
+        _ = signals.next() => return Ok(()),
+    };
+    session.run(&args, format, &mut signals).await
+}
+
+/// One consumption from its first poll to its end.
+struct Session {
+    consumer: Consumer,
+    positions: Positions,
+    printer: Printer,
+    commits: bool,
+    last_commit: Instant,
+}
+
+impl Session {
+    async fn open(args: &Args) -> anyhow::Result<Self> {
+        let controllers = args.controllers.resolve()?;
+        if args.group.as_deref() == Some("") {
+            return Err(Failure::usage("--group is empty").into());
+        }
+        let reset = match args.from {
+            From::Earliest => OffsetReset::Earliest,
+            From::Latest => OffsetReset::Latest,
+        };
+        let mut builder = Consumer::builder()
+            .controllers(controllers.clone())
+            .offset_reset(reset)
+            .auto_commit(false);
+        builder = match args.partition {
+            Some(partition) => builder.assign([(args.topic.as_str(), partition)]),
+            None => builder.topics([args.topic.as_str()]),
+        };
+        if let Some(group) = &args.group {
+            builder = builder.group_id(group.as_str());
+        }
+        let consumer = builder.build().await?;
+        let starts = consumer.positions().into_iter().map(|(at, offset)| (at.partition, offset));
+        let mut positions = Positions::new(starts);
+        if args.to_end {
+            let admin = Admin::builder().controllers(controllers).build()?;
+            let topic = admin.describe_topic(&args.topic).await?;
+            positions.end_at(topic.partitions.iter().map(|p| (p.partition, p.high_watermark)));
+        }
+        Ok(Self {
+            consumer,
+            positions,
+            printer: Printer::new(args.format)?,
+            commits: args.group.is_some(),
+            last_commit: clock::now(),
+        })
+    }
+
+    async fn run(
+        mut self,
+        args: &Args,
+        format: Format,
+        signals: &mut StopSignals,
+    ) -> anyhow::Result<()> {
+        let started = clock::now();
+        let read = self.read(args, signals).await;
+        // What was printed is committed even if reading ended with an error; what was not printed is not.
+        let committed = self.commit().await;
+        read?;
+        committed?;
+        let summary = self.summary(args, started.elapsed());
+        self.consumer.close().await?;
+        tell(&summary, format);
+        Ok(())
+    }
+
+    async fn read(&mut self, args: &Args, signals: &mut StopSignals) -> anyhow::Result<()> {
+        let limit = args.max_records.unwrap_or(u64::MAX);
+        while self.printer.records < limit && !self.positions.all_ended() {
+            let records = tokio::select! {
+                records = self.consumer.poll(POLL) => records?,
+                _ = signals.next() => return Ok(()),
+            };
+            for record in records {
+                if self.printer.records == limit {
+                    break;
+                }
+                if self.positions.take(record.partition, record.offset) {
+                    self.printer.print(&record)?;
+                }
+            }
+            self.printer.flush()?;
+            if self.printer.records < limit {
+                // Offsets without a record count as read, too.
+                for (at, next) in self.consumer.positions() {
+                    self.positions.passed(at.partition, next);
+                }
+            }
+            if self.last_commit.elapsed() > COMMIT_EVERY {
+                self.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits what was printed, nothing further.
+    async fn commit(&mut self) -> anyhow::Result<()> {
+        if !self.commits {
+            return Ok(());
+        }
+        for (at, position) in self.consumer.positions() {
+            let printed = self.positions.next(at.partition).unwrap_or(position);
+            if printed != position {
+                self.consumer.seek(&at.topic, at.partition, printed)?;
+            }
+        }
+        self.consumer.commit().await?;
+        self.last_commit = clock::now();
+        Ok(())
+    }
+
+    fn summary(&self, args: &Args, took: Duration) -> Summary {
+        let seconds = took.as_secs_f64();
+        Summary {
+            topic: args.topic.clone(),
+            records: self.printer.records,
+            bytes: self.printer.bytes,
+            seconds,
+            records_per_second: self.printer.records as f64 / seconds,
+        }
+    }
+}
+
+/// On stderr: stdout is for records.
+fn tell(summary: &Summary, format: Format) {
+    let text = match format {
+        Format::Json => serde_json::to_string(summary).unwrap_or_default(),
+        Format::Human if std::io::stderr().is_terminal() => format!(
+            "{} records, {} in {:.2} s: {} records/s",
+            output::count(summary.records),
+            output::bytes(summary.bytes),
+            summary.seconds,
+            output::count(summary.records_per_second as u64)
+        ),
+        Format::Human => return,
+    };
+    // Nobody is there to be told if stderr is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,48 @@
+//! The subcommands, and what starts them all: logs and the runtime.
+
+pub(crate) mod agent;
+pub(crate) mod consume;
+pub(crate) mod controller;
+pub(crate) mod down;
+mod listen;
+pub(crate) mod produce;
+pub(crate) mod segment;
+pub(crate) mod status;
+mod stores;
+pub(crate) mod topic;
+pub(crate) mod up;
+
+use anyhow::Context as _;
+
+use crate::cli::{Cli, Command};
+use crate::logs;
+
+/// What the processes of a cluster log unless told otherwise: openraft tells every step it takes.
+const SERVER_LOG: &str = "info,openraft=warn";
+
+/// Runs the command to its end.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    let serves = matches!(cli.command, Command::Controller(_) | Command::Agent(_));
+    logs::start(cli.log.as_deref(), if serves { SERVER_LOG } else { "warn" })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let format = cli.output;
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Up(args) => up::run(args, format, cli.log.as_deref()).await,
+            Command::Down(args) => down::run(args, format).await,
+            Command::Controller(args) => controller::run(args).await,
+            Command::Agent(args) => agent::run(args).await,
+            Command::Status(args) => status::run(args, format).await,
+            Command::Topic(args) => topic::run(args, format).await,
+            Command::Produce(args) => produce::run(args, format).await,
+            Command::Consume(args) => consume::run(args, format).await,
+            Command::Segment(args) => segment::run(args, format).await,
+        }
+    });
+    // A thread may still sit in a read of stdin that nobody can end; it must not hold up the exit.
+    runtime.shutdown_background();
+    result
+}

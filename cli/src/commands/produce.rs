@@ -1,0 +1,285 @@
+//! `streamhouse produce`: each line of a file or of stdin becomes a record.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use streamhouse_client::{Producer, Record};
+use tokio::sync::mpsc;
+
+use crate::clock;
+use crate::controllers::Controllers;
+use crate::exit::{Failure, Kind};
+use crate::input::key::{self, KeyField};
+use crate::input::lines::{Block, Blocks, ReadError};
+use crate::input::source::Source;
+use crate::output::{self, Format};
+use crate::signals::StopSignals;
+
+/// How many blocks may be read ahead of sending.
+const READ_AHEAD: usize = 4;
+
+/// Each line is a record: its bytes without the newline, nothing else taken off.
+///
+/// Succeeds only if every record was acknowledged. A line that cannot be sent ends the work; what stands before it is
+/// sent and acknowledged all the same.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The topic.
+    topic: String,
+    /// Read this file instead of stdin; gzip is undone.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The first line is no record.
+    #[arg(long)]
+    skip_header: bool,
+    /// The key is this field of the line, counting from 1, read as CSV.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    key_field: Option<u32>,
+    /// What sets fields apart: one byte, or \t.
+    #[arg(long, value_name = "BYTE", default_value = ",", value_parser = key::delimiter)]
+    delimiter: u8,
+    /// Send every record to this partition.
+    #[arg(long, value_name = "P")]
+    partition: Option<u32>,
+    #[command(flatten)]
+    controllers: Controllers,
+}
+
+/// What `produce --output json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    topic: String,
+    records: u64,
+    /// Of values, as read.
+    bytes: u64,
+    seconds: f64,
+    records_per_second: f64,
+    bytes_per_second: f64,
+    acknowledged: u64,
+    failed: u64,
+    /// Batches sent once more.
+    retries: u64,
+    /// Of these, the ones whose earlier try may have been written.
+    ambiguous_retries: u64,
+    /// Records in those: how many may stand in the log twice, at most.
+    ambiguous_records: u64,
+}
+
+pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
+    let source = Source::open(args.file.as_deref())?;
+    let producer = Producer::builder().controllers(args.controllers.resolve()?).build().await?;
+    // Even without any input, a topic that is not there is an error.
+    let partitions = producer.partitions(&args.topic).await?;
+    if let Some(partition) = args.partition.filter(|partition| *partition >= partitions) {
+        let message = format!(
+            "topic {} has no partition {partition}, only 0 to {}",
+            args.topic,
+            partitions - 1
+        );
+        return Err(Failure::new(Kind::Name, message).into());
+    }
+
+    let started = clock::now();
+    let progress = Progress::start(&source, format);
+    let mut sender = Sender::new(&producer, &args);
+    let sent = send_all(&mut sender, source, &progress).await;
+    let flushed = producer.close().await;
+    progress.end();
+    let report = sender.report(started.elapsed());
+
+    if sent.is_ok() || report.records > 0 {
+        format.print(&report, human)?;
+    }
+    let acknowledged = || {
+        let before = if report.failed == 0 { "all" } else { "of these only" };
+        format!(
+            "{} records were sent, {before} {} acknowledged",
+            report.records, report.acknowledged
+        )
+    };
+    match (sent, flushed) {
+        (Ok(()), Ok(())) => Ok(()),
+        (Ok(()), Err(error)) => Err(error).context(format!(
+            "{} of {} records were not acknowledged",
+            report.failed, report.records
+        )),
+        (Err(error), _) if report.records > 0 => Err(error.context(acknowledged())),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Reads on a thread of its own, so that decompression and sending overlap; stops early when asked to.
+async fn send_all(
+    sender: &mut Sender<'_>,
+    source: Source,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let mut stop = StopSignals::listen()?;
+    let (blocks, mut read) = mpsc::channel(READ_AHEAD);
+    let reading = tokio::task::spawn_blocking(move || read_all(source, &blocks));
+    loop {
+        let block: Block = tokio::select! {
+            block = read.recv() => match block {
+                Some(block) => block,
+                None => break,
+            },
+            signal = stop.next() => {
+                anyhow::bail!("interrupted by {signal} after line {}", sender.line);
+            }
+        };
+        tokio::select! {
+            sent = sender.send(&block) => sent?,
+            signal = stop.next() => {
+                anyhow::bail!("interrupted by {signal} after line {}", sender.line);
+            }
+        }
+        progress.at(sender.records);
+    }
+    reading.await.context("the reading thread")??;
+    Ok(())
+}
+
+fn read_all(source: Source, blocks: &mpsc::Sender<Block>) -> Result<(), ReadError> {
+    let mut lines = Blocks::new(source.reader);
+    while let Some(block) = lines.next()? {
+        if blocks.blocking_send(block).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Makes records of lines and counts them.
+struct Sender<'a> {
+    producer: &'a Producer,
+    topic: &'a str,
+    partition: Option<u32>,
+    key: Option<KeyField>,
+    skip_line: bool,
+    /// Lines taken so far, the header included.
+    line: u64,
+    records: u64,
+    bytes: u64,
+}
+
+impl<'a> Sender<'a> {
+    fn new(producer: &'a Producer, args: &'a Args) -> Self {
+        Self {
+            producer,
+            topic: &args.topic,
+            partition: args.partition,
+            key: args.key_field.map(|number| KeyField::new(number as usize, args.delimiter)),
+            skip_line: args.skip_header,
+            line: 0,
+            records: 0,
+            bytes: 0,
+        }
+    }
+
+    async fn send(&mut self, block: &Block) -> anyhow::Result<()> {
+        for line in block.lines() {
+            self.line += 1;
+            if std::mem::take(&mut self.skip_line) {
+                continue;
+            }
+            self.send_line(line).await.with_context(|| format!("line {}", self.line))?;
+            self.records += 1;
+            self.bytes += line.len() as u64;
+        }
+        Ok(())
+    }
+
+    async fn send_line(&mut self, line: &[u8]) -> anyhow::Result<()> {
+        let mut record = Record::to(self.topic).value(line);
+        if let Some(key) = &mut self.key {
+            record = record.key(key.of(line)?);
+        }
+        if let Some(partition) = self.partition {
+            record = record.partition(partition);
+        }
+        // Failures are counted by the producer and told by its flush: no need to keep a delivery per record.
+        drop(self.producer.send(record).await?);
+        Ok(())
+    }
+
+    fn report(&self, took: Duration) -> Report {
+        let metrics = self.producer.metrics();
+        let seconds = took.as_secs_f64();
+        Report {
+            topic: self.topic.to_owned(),
+            records: self.records,
+            bytes: self.bytes,
+            seconds,
+            records_per_second: self.records as f64 / seconds,
+            bytes_per_second: self.bytes as f64 / seconds,
+            acknowledged: metrics.records,
+            failed: self.records.saturating_sub(metrics.records),
+            retries: metrics.retries,
+            ambiguous_retries: metrics.ambiguous_retries,
+            ambiguous_records: metrics.ambiguous_records,
+        }
+    }
+}
+
+fn human(report: &Report) -> String {
+    let mut text = format!(
+        "{} records, {} in {:.2} s: {} records/s, {}/s",
+        output::count(report.records),
+        output::bytes(report.bytes),
+        report.seconds,
+        output::count(report.records_per_second as u64),
+        output::bytes(report.bytes_per_second as u64),
+    );
+    if report.retries > 0 {
+        text.push_str(&format!(
+            "; {} batches were sent again, at most {} records may stand twice",
+            report.retries, report.ambiguous_records
+        ));
+    }
+    text
+}
+
+/// A bar on the terminal: how much of the file was read, or just how many records there were.
+struct Progress {
+    bar: ProgressBar,
+    position: Arc<AtomicU64>,
+    started: Instant,
+}
+
+impl Progress {
+    fn start(source: &Source, format: Format) -> Self {
+        let bar = match (format, source.size) {
+            (Format::Json, _) => ProgressBar::hidden(),
+            (Format::Human, Some(size)) => ProgressBar::new(size).with_style(style(
+                "{bar:30} {percent:>3} % · {msg} · {elapsed} elapsed, {eta} left",
+            )),
+            (Format::Human, None) => {
+                ProgressBar::new_spinner().with_style(style("{spinner} {msg} · {elapsed} elapsed"))
+            }
+        };
+        Self { bar, position: source.position.clone(), started: clock::now() }
+    }
+
+    fn at(&self, records: u64) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let rate = records as f64 / self.started.elapsed().as_secs_f64();
+        self.bar.set_position(self.position.load(Ordering::Relaxed));
+        let (records, rate) = (output::count(records), output::count(rate as u64));
+        self.bar.set_message(format!("{records} records, {rate}/s"));
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is well formed")
+}

@@ -1,0 +1,28 @@
+//! `streamhouse`, the one binary: the processes of a cluster (`controller`, `agent`), a local cluster of them (`up`,
+//! `down`), and the tools of those who run and use one. A file per subcommand in `commands/`.
+//!
+//! What holds for all of them: results go to stdout and nothing else does; everything said about the work (progress,
+//! logs, errors) goes to stderr; an error is one line; exit codes are those of [`exit`].
+
+mod cli;
+mod clock;
+mod commands;
+mod controllers;
+mod exit;
+mod input;
+mod local;
+mod logs;
+mod output;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
+    exit::report(commands::run(cli))
+}

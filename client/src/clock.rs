@@ -1,0 +1,37 @@
+//! Time and chance: the only place in this crate that asks for either.
+#![allow(clippy::disallowed_methods, reason = "this is the module that the ban points to")]
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+/// Monotonic time, for timers.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Waits for a moment that there may not be.
+pub(crate) async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Wall-clock time in milliseconds since 1970, for record timestamps and for nothing else.
+pub(crate) fn wall_ms() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
+    }
+}
+
+/// A uniformly distributed number in `0.0..1.0`, for jitter.
+pub(crate) fn chance() -> f64 {
+    rand::random()
+}
+
+/// Sixteen random bytes, for ids.
+pub(crate) fn random_id() -> [u8; 16] {
+    rand::random()
+}

@@ -1,0 +1,164 @@
+//! Which offsets may be committed. Pure: no clock, no I/O.
+//!
+//! What a poll hands out belongs to the application only when it polls again (or has iterated to the end, and closes):
+//! a crash in between must bring those records back. So each partition has a *position* (after the last record handed
+//! out) and a *taken* offset (the position as of the poll before).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    position: Option<u64>,
+    taken: Option<u64>,
+    committed: Option<u64>,
+}
+
+/// See the module. Partitions go by their slot.
+#[derive(Debug, Default)]
+pub(super) struct Bookkeeping {
+    entries: Vec<Entry>,
+    /// Whether the records of the last poll were iterated to the end.
+    last_poll: Option<Arc<AtomicBool>>,
+}
+
+impl Bookkeeping {
+    /// One more partition, read from `position`; `committed` is what its group has.
+    pub(super) fn add(&mut self, position: Option<u64>, committed: Option<u64>) {
+        self.entries.push(Entry { position, taken: position, committed });
+    }
+
+    pub(super) fn position(&self, slot: usize) -> Option<u64> {
+        self.entries[slot].position
+    }
+
+    /// The slots without a position.
+    pub(super) fn lost(&self) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.position.is_none())
+    }
+
+    /// The application polls again: what it got before is taken.
+    pub(super) fn begin_poll(&mut self) {
+        self.last_poll = None;
+        for entry in &mut self.entries {
+            entry.taken = entry.position;
+        }
+    }
+
+    /// Records up to `next` were handed out by the current poll.
+    pub(super) fn advance(&mut self, slot: usize, next: u64) {
+        self.entries[slot].position = Some(next);
+    }
+
+    /// The current poll's records, by their flag.
+    pub(super) fn end_poll(&mut self, consumed: Arc<AtomicBool>) {
+        self.last_poll = Some(consumed);
+    }
+
+    /// The application, or the reset policy, went elsewhere.
+    pub(super) fn seek(&mut self, slot: usize, offset: u64) {
+        let entry = &mut self.entries[slot];
+        (entry.position, entry.taken) = (Some(offset), Some(offset));
+    }
+
+    /// What an automatic commit may say.
+    pub(super) fn taken(&self) -> Vec<(usize, u64)> {
+        self.changed(|entry| entry.taken)
+    }
+
+    /// What the last automatic commit, at close, may say.
+    pub(super) fn taken_at_close(&self) -> Vec<(usize, u64)> {
+        let consumed = self.last_poll.as_ref().is_none_or(|flag| flag.load(Ordering::Acquire));
+        if consumed { self.changed(|entry| entry.position) } else { self.taken() }
+    }
+
+    /// What an explicit commit says: the application asks for it, so all that was handed out counts.
+    pub(super) fn positions(&self) -> Vec<(usize, u64)> {
+        let positions = self.entries.iter().enumerate();
+        positions.filter_map(|(slot, entry)| Some((slot, entry.position?))).collect()
+    }
+
+    /// These offsets are committed.
+    pub(super) fn committed(&mut self, offsets: &[(usize, u64)]) {
+        for (slot, offset) in offsets {
+            self.entries[*slot].committed = Some(*offset);
+        }
+    }
+
+    fn changed(&self, which: impl Fn(&Entry) -> Option<u64>) -> Vec<(usize, u64)> {
+        let entries = self.entries.iter().enumerate();
+        entries
+            .filter_map(|(slot, entry)| Some((slot, which(entry)?, entry.committed)))
+            .filter(|(_, offset, committed)| Some(*offset) != *committed)
+            .map(|(slot, offset, _)| (slot, offset))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll(books: &mut Bookkeeping, next: u64) -> Arc<AtomicBool> {
+        books.begin_poll();
+        books.advance(0, next);
+        let flag = Arc::new(AtomicBool::new(false));
+        books.end_poll(flag.clone());
+        flag
+    }
+
+    #[test]
+    fn what_was_just_received_is_not_committed_automatically() {
+        let mut books = Bookkeeping::default();
+        books.add(Some(5), Some(5));
+        poll(&mut books, 8);
+        assert_eq!(books.taken(), []);
+        poll(&mut books, 11);
+        assert_eq!(books.taken(), [(0, 8)]);
+        assert_eq!(books.positions(), [(0, 11)]);
+    }
+
+    #[test]
+    fn close_includes_the_last_poll_only_if_it_was_iterated_to_the_end() {
+        let mut books = Bookkeeping::default();
+        books.add(Some(0), None);
+        let flag = poll(&mut books, 8);
+        assert_eq!(books.taken_at_close(), [(0, 0)]);
+        flag.store(true, Ordering::Release);
+        assert_eq!(books.taken_at_close(), [(0, 8)]);
+    }
+
+    #[test]
+    fn an_offset_is_committed_once() {
+        let mut books = Bookkeeping::default();
+        books.add(Some(0), None);
+        // A start position that was never committed is: a restart must not skip what came meanwhile.
+        assert_eq!(books.taken(), [(0, 0)]);
+        poll(&mut books, 4);
+        books.begin_poll();
+        let due = books.taken();
+        assert_eq!(due, [(0, 4)]);
+        books.committed(&due);
+        assert_eq!(books.taken(), []);
+    }
+
+    #[test]
+    fn a_seek_takes_the_place_of_what_was_handed_out() {
+        let mut books = Bookkeeping::default();
+        books.add(Some(0), None);
+        poll(&mut books, 10);
+        books.seek(0, 3);
+        assert_eq!((books.taken(), books.position(0)), (vec![(0, 3)], Some(3)));
+    }
+
+    #[test]
+    fn a_partition_without_a_position_is_found_and_never_committed() {
+        let mut books = Bookkeeping::default();
+        books.add(Some(1), Some(1));
+        books.add(None, None);
+        assert_eq!(books.lost(), Some(1));
+        assert_eq!(books.positions(), [(0, 1)]);
+        books.seek(1, 9);
+        assert_eq!(books.lost(), None);
+    }
+}

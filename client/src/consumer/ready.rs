@@ -1,0 +1,137 @@
+//! Decoded batches that wait for a poll, in the order in which they are handed out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::bookkeeping::Bookkeeping;
+use super::decode::ReadyBatch;
+use super::error::ConsumeError;
+use super::records::{Part, Records};
+use super::targets::Targets;
+use crate::types::TopicPartition;
+
+/// What the fetcher has for a partition.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) slot: usize,
+    /// The target it was read for; one that was replaced meanwhile is dropped.
+    pub(super) version: u64,
+    pub(super) body: Body,
+}
+
+#[derive(Debug)]
+pub(super) enum Body {
+    Batch(ReadyBatch),
+    /// The reset policy goes on at that offset.
+    Reset(u64),
+    /// The partition has stopped.
+    Failed(ConsumeError),
+}
+
+/// Between fetcher and poll. BOUND: the fetcher adds nothing while [`bytes`](Self::bytes) is over its limit.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    state: Mutex<State>,
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: VecDeque<Chunk>,
+    bytes: usize,
+}
+
+impl Ready {
+    pub(super) fn push(&self, chunk: Chunk) {
+        let mut state = self.state.lock();
+        if let Body::Batch(batch) = &chunk.body {
+            state.bytes += batch.bytes;
+        }
+        state.chunks.push_back(chunk);
+        drop(state);
+        self.arrived.notify_one();
+    }
+
+    /// Bytes of decoded batches.
+    pub(super) fn bytes(&self) -> usize {
+        self.state.lock().bytes
+    }
+
+    pub(super) async fn arrived(&self) {
+        self.arrived.notified().await;
+    }
+
+    /// Moves at most `limit` records out. An error is returned when it comes first, with its slot.
+    pub(super) fn gather(
+        &self,
+        limit: usize,
+        partitions: &[Arc<TopicPartition>],
+        targets: &Targets,
+        books: &mut Bookkeeping,
+    ) -> Result<Records, (usize, ConsumeError)> {
+        let mut records = Records::new();
+        let mut state = self.state.lock();
+        while records.len() < limit {
+            let Some(mut chunk) = state.chunks.pop_front() else { break };
+            if targets.version(chunk.slot) != chunk.version {
+                state.forget(&chunk);
+                continue;
+            }
+            match &mut chunk.body {
+                Body::Reset(offset) => books.seek(chunk.slot, *offset),
+                Body::Failed(error) if records.is_empty() => {
+                    return Err((chunk.slot, error.clone()));
+                }
+                Body::Failed(_) => {
+                    state.chunks.push_front(chunk);
+                    break;
+                }
+                Body::Batch(batch) => {
+                    let at = &partitions[chunk.slot];
+                    let (part, len, next) = batch.hand_out(limit - records.len(), at);
+                    if len > 0 {
+                        records.push(part, len);
+                    }
+                    books.advance(chunk.slot, next);
+                    if batch.count > 0 {
+                        state.chunks.push_front(chunk);
+                        break;
+                    }
+                    state.forget(&chunk);
+                }
+            }
+        }
+        Ok(records)
+    }
+}
+
+impl State {
+    fn forget(&mut self, chunk: &Chunk) {
+        if let Body::Batch(batch) = &chunk.body {
+            self.bytes -= batch.bytes;
+        }
+    }
+}
+
+impl ReadyBatch {
+    /// At most `limit` records, their number, and the offset after them.
+    fn hand_out(&mut self, limit: usize, at: &TopicPartition) -> (Part, usize, u64) {
+        let len = self.count.min(limit);
+        let part = Part {
+            topic: at.topic.clone(),
+            partition: at.partition,
+            records: self.records.clone().take(len),
+        };
+        self.count -= len;
+        if self.count == 0 {
+            return (part, len, self.next_offset);
+        }
+        let last =
+            self.records.nth(len - 1).expect("the batch has more records than were asked for");
+        let last = last.expect("every record was read once when its batch was decoded");
+        (part, len, last.offset.unsigned_abs() + 1)
+    }
+}

@@ -1,0 +1,253 @@
+//! One partition on its way through the fetcher: planned, being fetched, fetched, being decoded. Pure.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use streamhouse_segment::ids::TopicId;
+use tokio::time::Instant;
+
+use super::plan::Slice;
+use super::targets::Target;
+use crate::clock;
+use crate::types::TopicPartition;
+
+/// Neighbouring slices are joined into one GET up to this many bytes; a larger slice goes alone.
+const RUN_BYTES: u64 = 1 << 20;
+
+/// A new look-up is made when fewer slices than this are planned.
+const PLAN_AHEAD: usize = 32;
+
+/// Slices fetched by one GET.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) id: u64,
+    pub(super) slices: Arc<[Slice]>,
+    /// What the GET brought.
+    pub(super) bytes: Option<Bytes>,
+}
+
+impl Run {
+    /// How many bytes its GET brings.
+    pub(super) fn size(&self) -> usize {
+        size(&self.slices)
+    }
+}
+
+/// How many bytes a GET of these slices brings.
+pub(super) fn size(slices: &[Slice]) -> usize {
+    slices.iter().map(Slice::bytes).sum::<u64>() as usize
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) at: Arc<TopicPartition>,
+    pub(super) topic: TopicId,
+    pub(super) target: Target,
+    /// The first offset not yet handed to the decoder.
+    pub(super) from: u64,
+    /// The first offset not yet planned.
+    pub(super) planned_to: u64,
+    pub(super) high_watermark: u64,
+    planned: VecDeque<Slice>,
+    pub(super) runs: VecDeque<Run>,
+    last_run: u64,
+    /// Its front run is at the decoder.
+    pub(super) decoding: bool,
+    /// It has an error that the application has not seen yet.
+    pub(super) stopped: bool,
+    /// No look-up before.
+    pub(super) not_before: Option<Instant>,
+}
+
+impl Slot {
+    pub(super) fn new(at: Arc<TopicPartition>, topic: TopicId, high_watermark: u64) -> Self {
+        Self {
+            at,
+            topic,
+            target: Target { version: 0, offset: None },
+            from: 0,
+            planned_to: 0,
+            high_watermark,
+            planned: VecDeque::new(),
+            runs: VecDeque::new(),
+            last_run: 0,
+            decoding: false,
+            stopped: false,
+            not_before: None,
+        }
+    }
+
+    /// Drops everything and reads for that target. Returns the bytes that the dropped runs had reserved.
+    pub(super) fn restart(&mut self, target: Target) -> usize {
+        self.target = target;
+        self.stopped = target.offset.is_none();
+        self.decoding = false;
+        self.go_to(target.offset.unwrap_or(0))
+    }
+
+    /// Drops everything and goes on at `offset` for the same target.
+    pub(super) fn go_to(&mut self, offset: u64) -> usize {
+        (self.from, self.planned_to) = (offset, offset);
+        self.planned.clear();
+        self.not_before = None;
+        self.runs.drain(..).map(|run| run.size()).sum()
+    }
+
+    /// Whether a look-up is wanted. A target beyond the known end is looked up, too: only the index knows.
+    pub(super) fn wants_plan(&self, now: Instant) -> bool {
+        let caught_up = self.planned_to == self.high_watermark;
+        !self.stopped
+            && !caught_up
+            && self.planned.len() < PLAN_AHEAD
+            && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// When a look-up that waits is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let caught_up = self.planned_to == self.high_watermark;
+        if self.stopped || caught_up || self.planned.len() >= PLAN_AHEAD {
+            return None;
+        }
+        Some(self.not_before.unwrap_or_else(clock::now))
+    }
+
+    /// Drops that run and everything behind it, to be planned anew from `offset`. Returns the bytes it had reserved.
+    pub(super) fn forget_from(&mut self, run: u64, offset: u64) -> usize {
+        self.planned.clear();
+        self.planned_to = offset;
+        self.not_before = None;
+        let first = self.runs.iter().position(|known| known.id == run).unwrap_or(self.runs.len());
+        self.runs.drain(first..).map(|run| run.size()).sum()
+    }
+
+    /// Takes over the slices of a plan that was asked for at `planned_to`.
+    pub(super) fn plan(&mut self, slices: Vec<Slice>, high_watermark: u64) {
+        self.high_watermark = self.high_watermark.max(high_watermark);
+        if let Some(last) = slices.last() {
+            self.planned_to = last.last_offset + 1;
+        }
+        self.planned.extend(slices);
+    }
+
+    /// The next slices to fetch with one GET, which become a run.
+    pub(super) fn next_run(&mut self) -> Option<&Run> {
+        let mut slices = vec![self.planned.pop_front()?];
+        let mut bytes = slices[0].bytes();
+        while let Some(next) = self.planned.front() {
+            bytes += next.bytes();
+            if bytes > RUN_BYTES || !slices[slices.len() - 1].joins(next) {
+                break;
+            }
+            slices.extend(self.planned.pop_front());
+        }
+        self.last_run += 1;
+        self.runs.push_back(Run { id: self.last_run, slices: slices.into(), bytes: None });
+        self.runs.back()
+    }
+
+    pub(super) fn has_planned(&self) -> bool {
+        !self.stopped && !self.planned.is_empty()
+    }
+
+    /// Something is planned, fetched or being decoded.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.planned.is_empty() || !self.runs.is_empty()
+    }
+
+    /// Drops everything until there is another target. Returns the bytes that the dropped runs had reserved.
+    pub(super) fn stop(&mut self) -> usize {
+        self.stopped = true;
+        self.go_to(self.from)
+    }
+
+    /// How many of its GETs are under way.
+    pub(super) fn getting(&self) -> usize {
+        self.runs.iter().filter(|run| run.bytes.is_none()).count()
+    }
+
+    /// A GET is done.
+    pub(super) fn got(&mut self, id: u64, bytes: Bytes) {
+        if let Some(run) = self.runs.iter_mut().find(|run| run.id == id) {
+            run.bytes = Some(bytes);
+        }
+    }
+
+    /// READ: only the front run may be decoded, so that records come out in offset order.
+    pub(super) fn can_decode(&self) -> bool {
+        !self.stopped && !self.decoding && self.runs.front().is_some_and(|run| run.bytes.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamhouse_segment::ids::{ClusterId, Generation, ObjectId, SessionId};
+
+    fn slice(base: u64, start: u64, bytes: u64, sequence: u64) -> Slice {
+        let object = ObjectId {
+            cluster: ClusterId::from_bytes([0; 16]),
+            generation: Generation { counter: 1, random: 1 },
+            session: SessionId(1),
+            sequence,
+        };
+        let end = start + bytes;
+        Slice { base_offset: base, last_offset: base + 9, object, start, end, crc32c: 0 }
+    }
+
+    fn slot() -> Slot {
+        let at = Arc::new(TopicPartition::new("t", 0));
+        let mut slot = Slot::new(at, TopicId::from_bytes([0; 16]), 100);
+        slot.restart(Target { version: 1, offset: Some(0) });
+        slot
+    }
+
+    #[test]
+    fn only_neighbours_in_one_object_share_a_get() {
+        let mut slot = slot();
+        let slices = vec![
+            slice(0, 0, 50, 1),
+            slice(10, 50, 50, 1),
+            slice(20, 0, 50, 2),
+            slice(30, 60, 9, 2),
+        ];
+        slot.plan(slices, 100);
+        let runs: Vec<usize> =
+            std::iter::from_fn(|| slot.next_run().map(|run| run.slices.len())).collect();
+        assert_eq!(runs, [2, 1, 1]);
+        assert_eq!(slot.planned_to, 40);
+    }
+
+    #[test]
+    fn a_get_is_not_joined_beyond_its_limit() {
+        let mut slot = slot();
+        slot.plan(vec![slice(0, 0, 2 << 20, 1), slice(10, 2 << 20, 1, 1)], 100);
+        assert_eq!(slot.next_run().unwrap().slices.len(), 1);
+    }
+
+    #[test]
+    fn runs_are_decoded_in_order_whichever_get_is_done_first() {
+        let mut slot = slot();
+        slot.plan(vec![slice(0, 0, 5, 1), slice(10, 0, 5, 2)], 100);
+        let first = slot.next_run().unwrap().id;
+        let second = slot.next_run().unwrap().id;
+        slot.got(second, Bytes::new());
+        assert!(!slot.can_decode());
+        slot.got(first, Bytes::new());
+        assert!(slot.can_decode());
+    }
+
+    #[test]
+    fn a_caught_up_partition_wants_nothing() {
+        let now = crate::clock::now();
+        let mut slot = slot();
+        assert!(slot.wants_plan(now));
+        slot.restart(Target { version: 2, offset: Some(100) });
+        assert!(!slot.wants_plan(now));
+        slot.high_watermark = 101;
+        assert!(slot.wants_plan(now));
+        slot.restart(Target { version: 3, offset: None });
+        assert!(!slot.wants_plan(now));
+    }
+}

@@ -1,0 +1,101 @@
+//! Builds a [`Producer`].
+
+use std::time::Duration;
+
+use streamhouse_segment::batch::Compression;
+
+use super::config::Config;
+use super::error::ProduceError;
+use super::handle::Producer;
+use super::partitioner::Partitioner;
+
+/// Options of a [`Producer`]; each says its default.
+#[derive(Clone, Debug, Default)]
+pub struct ProducerBuilder {
+    config: Config,
+}
+
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+        impl ProducerBuilder {
+            $(
+                $(#[$doc])*
+                pub fn $name(mut self, $name: $type) -> Self {
+                    self.config.$name = $name;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+options! {
+    /// A batch is sent once it has this many records. Default: 10,000; 1 to 1,000,000.
+    batch_size: u32,
+    /// A batch is sent once its records take this many bytes, before compression. Default: 1 MiB; at most 8 MiB.
+    batch_bytes: usize,
+    /// How long a batch waits for more records before it is sent. Default: 5 ms.
+    linger: Duration,
+    /// How batches are compressed. Default: LZ4.
+    compression: Compression,
+    /// How partitions are chosen for records that do not name one. Default: by key.
+    partitioner: Partitioner,
+    /// How long a record may take from `send` to its acknowledgement, all retries together. Default: 120 s.
+    delivery_timeout: Duration,
+    /// How long one try may stay unanswered. Default: 30 s.
+    request_timeout: Duration,
+    /// The wait before a batch is sent again; it doubles with each failure, with jitter. Default: 100 ms.
+    retry_backoff: Duration,
+    /// The longest such wait. Default: 1 s.
+    retry_backoff_max: Duration,
+    /// How many bytes of records may be waiting or on their way; `send` waits for room. Default: 64 MiB.
+    buffer_memory: usize,
+    /// How many batches of one partition may be in flight. Default: 5; 1 to 64.
+    max_in_flight: usize,
+    /// The largest record, encoded. Default: 1 MiB, which is also the agents' limit; at most 8 MiB.
+    max_record_bytes: usize,
+}
+
+impl ProducerBuilder {
+    /// Addresses of some controllers, `host:port`; the others are learned. Required.
+    pub fn controllers<S: Into<String>>(mut self, all: impl IntoIterator<Item = S>) -> Self {
+        self.config.pool.set_controllers(all);
+        self
+    }
+
+    /// How long one call to the controllers may take, all tries together. Default: 15 s.
+    pub fn operation_timeout(mut self, timeout: Duration) -> Self {
+        self.config.pool.operation_timeout = timeout;
+        self
+    }
+
+    /// Checks the options and asks the controllers who they are.
+    pub async fn build(self) -> Result<Producer, ProduceError> {
+        self.config.validate()?;
+        Producer::start(self.config).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn an_option_that_cannot_work_is_named() {
+        for (builder, option) in [
+            (Producer::builder().batch_size(0), "batch_size"),
+            (Producer::builder().batch_bytes(64 << 20), "batch_bytes"),
+            (Producer::builder().max_in_flight(65), "max_in_flight"),
+            (Producer::builder().buffer_memory(1 << 20), "buffer_memory"),
+            (Producer::builder().linger(Duration::from_secs(121)), "delivery_timeout"),
+            (Producer::builder().request_timeout(Duration::ZERO), "request_timeout"),
+        ] {
+            assert_eq!(builder.config.validate().unwrap_err().option, option);
+        }
+    }
+}

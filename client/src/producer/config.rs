@@ -1,0 +1,69 @@
+//! A producer's options and their defaults.
+
+use std::time::Duration;
+
+use streamhouse_segment::batch::{Compression, Limits};
+
+use super::partitioner::Partitioner;
+use crate::errors::ConfigError;
+use crate::routing::PoolConfig;
+
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) pool: PoolConfig,
+    pub(super) batch_size: u32,
+    pub(super) batch_bytes: usize,
+    pub(super) linger: Duration,
+    pub(super) compression: Compression,
+    pub(super) partitioner: Partitioner,
+    pub(super) delivery_timeout: Duration,
+    pub(super) request_timeout: Duration,
+    pub(super) retry_backoff: Duration,
+    pub(super) retry_backoff_max: Duration,
+    pub(super) buffer_memory: usize,
+    pub(super) max_in_flight: usize,
+    pub(super) max_record_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pool: PoolConfig::default(),
+            batch_size: 10_000,
+            batch_bytes: 1 << 20,
+            linger: Duration::from_millis(5),
+            compression: Compression::Lz4,
+            partitioner: Partitioner::default(),
+            delivery_timeout: Duration::from_secs(120),
+            request_timeout: Duration::from_secs(30),
+            retry_backoff: Duration::from_millis(100),
+            retry_backoff_max: Duration::from_secs(1),
+            buffer_memory: 64 << 20,
+            max_in_flight: 5,
+            max_record_bytes: Limits::default().max_record_bytes,
+        }
+    }
+}
+
+impl Config {
+    pub(super) fn limits(&self) -> Limits {
+        Limits { max_record_bytes: self.max_record_bytes, ..Limits::default() }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let largest = 8 << 20;
+        ConfigError::check("batch_size", self.batch_size, 1..=1_000_000)?;
+        ConfigError::check("batch_bytes", self.batch_bytes, 1..=largest)?;
+        ConfigError::check("max_record_bytes", self.max_record_bytes, 1..=largest)?;
+        ConfigError::check("max_in_flight", self.max_in_flight, 1..=64)?;
+        let least = self.batch_bytes.max(self.max_record_bytes) + 1024;
+        ConfigError::check("buffer_memory", self.buffer_memory, least..=(usize::MAX >> 4))?;
+        if self.request_timeout.is_zero() {
+            return Err(ConfigError::new("request_timeout", "must not be zero"));
+        }
+        if self.delivery_timeout < self.linger {
+            return Err(ConfigError::new("delivery_timeout", "must not be shorter than linger"));
+        }
+        Ok(())
+    }
+}

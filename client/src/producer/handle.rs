@@ -1,0 +1,247 @@
+//! The producer's public face.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::future::join_all;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::agent_link::Links;
+use super::buffer::{AppendError, BatchRules, Buffer};
+use super::builder::ProducerBuilder;
+use super::config::Config;
+use super::delivery::Delivery;
+use super::error::{FlushError, ProduceError};
+use super::metrics::{Counters, ProducerMetrics};
+use super::partition_task::PartitionTask;
+use super::record::Record;
+use super::room::Room;
+use super::topics::{OpenTopic, Topics};
+use crate::clock;
+use crate::errors::Code;
+use crate::routing::{Metadata, Routes};
+
+/// Sends records. Cheap to clone; all clones share buffers, streams and counters.
+///
+/// Dropping the last clone ends its tasks at once: what was not acknowledged by then fails as
+/// [`Closed`](ProduceError::Closed). Call [`close`](Self::close) to have everything delivered first.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    shared: Arc<Shared>,
+    _end_with_the_last_clone: Arc<DropGuard>,
+}
+
+/// What the producer's tasks share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) room: Room,
+    pub(super) counters: Counters,
+    pub(super) routes: Routes,
+    pub(super) links: Links,
+    pub(super) topics: Topics,
+    pub(super) tasks: TaskTracker,
+    pub(super) cancel: CancellationToken,
+    closed: AtomicBool,
+}
+
+impl Producer {
+    /// A `Producer` to be configured.
+    pub fn builder() -> ProducerBuilder {
+        ProducerBuilder::default()
+    }
+
+    pub(super) async fn start(config: Config) -> Result<Self, ProduceError> {
+        let metadata = Metadata::new(config.pool.clone())?;
+        metadata
+            .cluster()
+            .await
+            .map_err(|error| ProduceError::Metadata { topic: "(none yet)".into(), error })?;
+        let tasks = TaskTracker::new();
+        let cancel = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            room: Room::new(config.buffer_memory),
+            counters: Counters::default(),
+            routes: Routes::new(metadata),
+            links: Links::new(tasks.clone(), cancel.clone()),
+            topics: Topics::default(),
+            tasks,
+            cancel: cancel.clone(),
+            closed: AtomicBool::new(false),
+            config,
+        });
+        Ok(Self { shared, _end_with_the_last_clone: Arc::new(cancel.drop_guard()) })
+    }
+
+    /// Takes a record into its partition's batch. Waits only for room in the buffer, and the first time for the
+    /// topic's partitions; the [`Delivery`] tells when the record is acknowledged.
+    ///
+    /// An error concerns this record alone.
+    pub async fn send(&self, record: Record<'_>) -> Result<Delivery, ProduceError> {
+        loop {
+            let topic = match self.shared.topics.get(&record.topic) {
+                Some(topic) => topic,
+                None => self.open(&record.topic).await?,
+            };
+            let weight = self.admit(&topic, &record)?;
+            if !self.shared.room.try_take(weight) {
+                self.wait_for_room(weight).await?;
+            }
+            if let Some(delivery) = self.append(&topic, &record, weight)? {
+                return Ok(delivery);
+            }
+        }
+    }
+
+    /// Like [`send`](Self::send), without waiting: [`BufferFull`](ProduceError::BufferFull) if there is no room, and
+    /// [`TopicNotLoaded`](ProduceError::TopicNotLoaded) if the topic's partitions are not known yet (see
+    /// [`partitions`](Self::partitions)).
+    pub fn try_send(&self, record: Record<'_>) -> Result<Delivery, ProduceError> {
+        let unknown = || ProduceError::TopicNotLoaded { topic: (&*record.topic).into() };
+        let topic = self.shared.topics.get(&record.topic).ok_or_else(unknown)?;
+        let weight = self.admit(&topic, &record)?;
+        if !self.shared.room.try_take(weight) {
+            return Err(ProduceError::BufferFull { limit: self.shared.room.limit() });
+        }
+        self.append(&topic, &record, weight)?.ok_or_else(unknown)
+    }
+
+    /// How many partitions a topic has; it is open for [`try_send`](Self::try_send) from then on.
+    pub async fn partitions(&self, topic: &str) -> Result<u32, ProduceError> {
+        match self.shared.topics.get(topic) {
+            Some(topic) => Ok(topic.route.partitions),
+            None => Ok(self.open(topic).await?.route.partitions),
+        }
+    }
+
+    /// Sends what is buffered and waits until every record sent before has been acknowledged or has failed. The error
+    /// tells how many failed since the previous flush; why each did is in its [`Delivery`].
+    pub async fn flush(&self) -> Result<(), FlushError> {
+        let mut unfinished = Vec::new();
+        for topic in self.shared.topics.all() {
+            for buffer in &topic.buffers {
+                buffer.seal();
+                unfinished.extend(buffer.unfinished());
+            }
+        }
+        join_all(unfinished.into_iter().map(|batch| batch.wait())).await;
+        self.shared.counters.take_failures()
+    }
+
+    /// Takes no more records, flushes, and ends all streams and tasks.
+    pub async fn close(&self) -> Result<(), FlushError> {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        let flushed = self.flush().await;
+        self.shared.room.close();
+        self.shared.cancel.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        flushed
+    }
+
+    /// The counters since the producer was built.
+    pub fn metrics(&self) -> ProducerMetrics {
+        self.shared.counters.snapshot()
+    }
+
+    /// The record's weight, if it may be sent at all.
+    fn admit(&self, topic: &OpenTopic, record: &Record<'_>) -> Result<usize, ProduceError> {
+        if self.shared.closed.load(Ordering::Relaxed) {
+            return Err(closed());
+        }
+        let weight = record.weight();
+        // Only so that one record cannot wait for more room than there is: the limit itself is the encoder's.
+        if weight > self.shared.room.limit() {
+            return Err(ProduceError::RecordTooLarge {
+                topic: topic.route.name.clone(),
+                size: weight as u64,
+                limit: self.shared.config.max_record_bytes as u64,
+            });
+        }
+        Ok(weight)
+    }
+
+    /// Encodes a record for which room was taken. `None`: the topic was deleted meanwhile.
+    #[inline]
+    fn append(
+        &self,
+        topic: &OpenTopic,
+        record: &Record<'_>,
+        weight: usize,
+    ) -> Result<Option<Delivery>, ProduceError> {
+        let timestamp = record.timestamp.unwrap_or_else(clock::wall_ms);
+        let placed = topic.choose(self.shared.config.partitioner, record).and_then(|partition| {
+            let buffer = &topic.buffers[partition as usize];
+            match buffer.append(record, timestamp, weight) {
+                Ok((delivery, sealed)) => {
+                    if sealed {
+                        topic.pass_on(partition);
+                    }
+                    Ok(Some(delivery))
+                }
+                Err(AppendError::Closed) => Ok(None),
+                Err(AppendError::Refused(error)) => Err(error),
+            }
+        });
+        if !matches!(placed, Ok(Some(_))) {
+            self.shared.room.give_back(weight);
+            self.shared.topics_changed(topic);
+        }
+        placed
+    }
+
+    async fn wait_for_room(&self, weight: usize) -> Result<(), ProduceError> {
+        // What lingers would only keep the room from being freed.
+        for topic in self.shared.topics.all() {
+            topic.buffers.iter().for_each(|buffer| buffer.seal());
+        }
+        if self.shared.room.take(weight).await { Ok(()) } else { Err(closed()) }
+    }
+
+    /// Looks a topic up and starts its partitions' tasks.
+    async fn open(&self, name: &str) -> Result<Arc<OpenTopic>, ProduceError> {
+        let _one = self.shared.topics.opening.lock().await;
+        if let Some(topic) = self.shared.topics.get(name) {
+            return Ok(topic);
+        }
+        if self.shared.closed.load(Ordering::Relaxed) {
+            return Err(closed());
+        }
+        let route = self.shared.routes.open(name).await.map_err(|error| match error.code() {
+            Some(Code::UnknownTopic) => ProduceError::UnknownTopic { topic: name.into() },
+            _ => ProduceError::Metadata { topic: name.into(), error },
+        })?;
+        let config = &self.shared.config;
+        let rules = BatchRules {
+            records: config.batch_size,
+            bytes: config.batch_bytes,
+            linger: config.linger,
+            compression: config.compression,
+            limits: config.limits(),
+        };
+        let buffers = (0..route.partitions)
+            .map(|partition| Arc::new(Buffer::new(route.name.clone(), partition, rules)))
+            .collect();
+        let topic = Arc::new(OpenTopic::new(route, buffers));
+        for partition in 0..topic.route.partitions {
+            let task = PartitionTask::new(self.shared.clone(), topic.clone(), partition);
+            self.shared.tasks.spawn(task.run());
+        }
+        self.shared.topics.insert(topic.clone());
+        Ok(topic)
+    }
+}
+
+impl Shared {
+    /// A buffer of the topic took a record no more: if that is because the topic ended, it is looked up anew.
+    fn topics_changed(&self, topic: &OpenTopic) {
+        if topic.buffers.iter().any(|buffer| buffer.is_closed()) {
+            self.topics.forget(topic);
+        }
+    }
+}
+
+fn closed() -> ProduceError {
+    ProduceError::Closed { may_have_taken_effect: false }
+}

@@ -1,0 +1,44 @@
+//! [`Producer`]: records in, offsets out.
+//!
+//! ```text
+//! send ── partitioner ──▶ Buffer (one per partition: an open batch, sealed batches)
+//!                           │ taken when full or when the linger is over
+//!                           ▼
+//!                  partition task: compress, Window (what is in flight, in which order), retry
+//!                           │
+//!                           ▼
+//!                  agent link: one stream per agent, shared by all partitions
+//! ```
+//!
+//! **Order.** Several batches of a partition may be in flight. If one of them fails in a way that a retry may help,
+//! nothing new is sent for the partition until the fate of every later batch in flight is known; then the failed ones
+//! are sent again in their original order. An agent answers a partition's batches in the order sent and refuses what
+//! follows a refused batch for the same reason, so the *first* appearance of every record keeps its place.
+//! `max_in_flight(1)` gives that without relying on the agent.
+//!
+//! **Duplicates.** A batch whose outcome is unknown (connection lost, no answer in time) is sent again, and may then be
+//! in the log twice; [`ProducerMetrics::ambiguous_retries`] counts these.
+
+mod agent_link;
+mod buffer;
+mod builder;
+mod config;
+mod delivery;
+mod error;
+mod handle;
+mod metrics;
+mod outcome;
+mod partition_task;
+mod partitioner;
+mod record;
+mod room;
+mod topics;
+mod window;
+
+pub use builder::ProducerBuilder;
+pub use delivery::{Delivery, Placed};
+pub use error::{FlushError, ProduceError};
+pub use handle::Producer;
+pub use metrics::ProducerMetrics;
+pub use partitioner::Partitioner;
+pub use record::{Payload, Record};

@@ -1,0 +1,57 @@
+//! The memory that a producer may use for records it has taken and not yet seen acknowledged.
+
+use tokio::sync::Semaphore;
+
+/// BOUND: `send` takes its record's weight out of here and waits while there is not enough.
+#[derive(Debug)]
+pub(super) struct Room {
+    free: Semaphore,
+    limit: usize,
+}
+
+impl Room {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { free: Semaphore::new(limit), limit }
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Takes `weight` bytes if they are free.
+    #[inline]
+    pub(super) fn try_take(&self, weight: usize) -> bool {
+        match self.free.try_acquire_many(permits(weight)) {
+            Ok(taken) => {
+                taken.forget();
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Takes `weight` bytes as soon as they are free; those that wait are served in turn. `false`: closed meanwhile.
+    pub(super) async fn take(&self, weight: usize) -> bool {
+        match self.free.acquire_many(permits(weight)).await {
+            Ok(taken) => {
+                taken.forget();
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    pub(super) fn give_back(&self, weight: usize) {
+        self.free.add_permits(weight);
+    }
+
+    /// Ends every wait, now and later.
+    pub(super) fn close(&self) {
+        self.free.close();
+    }
+}
+
+/// A record is far below 4 GiB, and one that is not is refused when it is encoded.
+fn permits(weight: usize) -> u32 {
+    u32::try_from(weight).unwrap_or(u32::MAX)
+}

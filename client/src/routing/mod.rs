@@ -1,0 +1,14 @@
+//! Who to talk to: connections to controllers ([`ControllerPool`]), and which agent takes a partition's batches
+//! ([`Routes`]).
+
+mod channel;
+mod controllers;
+mod metadata;
+mod requester;
+mod routes;
+
+pub(crate) use channel::{Client, agent_channel};
+pub(crate) use controllers::{ControllerPool, PoolConfig};
+pub(crate) use metadata::Metadata;
+pub(crate) use requester::Requester;
+pub(crate) use routes::{Routes, TopicRoute};

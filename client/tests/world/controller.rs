@@ -1,0 +1,223 @@
+//! A fake controller.
+
+use std::pin::Pin;
+
+use futures::{Stream, StreamExt};
+use streamhouse_proto::{to_status, v1};
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+use super::{CLUSTER, GENERATION, State, World};
+
+pub(super) struct Fake(pub(super) World);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn refuse<T>(code: v1::ErrorCode, message: &str) -> Answer<T> {
+    Err(to_status(v1::ErrorInfo::new(code, message)))
+}
+
+fn summary(name: &str, state: &State) -> v1::TopicSummary {
+    let (id, logs) = &state.topics[name];
+    v1::TopicSummary {
+        topic_id: id.to_vec(),
+        name: name.to_owned(),
+        partitions: logs.len() as u32,
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl v1::metadata_server::Metadata for Fake {
+    async fn get_cluster(
+        &self,
+        _: Request<v1::GetClusterRequest>,
+    ) -> Answer<v1::GetClusterResponse> {
+        let state = self.0.state.lock();
+        let controllers = state.controllers.iter().enumerate();
+        Ok(Response::new(v1::GetClusterResponse {
+            cluster_id: CLUSTER.to_vec(),
+            generation: Some(GENERATION),
+            controllers: controllers
+                .map(|(index, address)| v1::ControllerAddress {
+                    id: index as u64 + 1,
+                    address: address.clone(),
+                    voter: true,
+                })
+                .collect(),
+            leader_id: 1,
+            applied: state.applied,
+            topics: state.topics.len() as u64,
+            ..Default::default()
+        }))
+    }
+
+    async fn get_controller(
+        &self,
+        _: Request<v1::GetControllerRequest>,
+    ) -> Answer<v1::GetControllerResponse> {
+        Ok(Response::new(v1::GetControllerResponse {
+            id: 1,
+            role: "leader".into(),
+            ..Default::default()
+        }))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<v1::ListAgentsRequest>,
+    ) -> Answer<v1::ListAgentsResponse> {
+        Ok(Response::new(v1::ListAgentsResponse::default()))
+    }
+
+    async fn create_topic(
+        &self,
+        r: Request<v1::CreateTopicRequest>,
+    ) -> Answer<v1::CreateTopicResponse> {
+        let request = r.into_inner();
+        if self.0.state.lock().topics.contains_key(&request.name) {
+            return refuse(v1::ErrorCode::TopicExists, "it exists");
+        }
+        self.0.add_topic(&request.name, request.partitions as usize, "");
+        let topic_id = self.0.state.lock().topics[&request.name].0.to_vec();
+        Ok(Response::new(v1::CreateTopicResponse { topic_id, applied: 1 }))
+    }
+
+    async fn delete_topic(
+        &self,
+        r: Request<v1::DeleteTopicRequest>,
+    ) -> Answer<v1::DeleteTopicResponse> {
+        match self.0.state.lock().topics.remove(&r.into_inner().name) {
+            Some((id, _)) => {
+                Ok(Response::new(v1::DeleteTopicResponse { topic_id: id.to_vec(), applied: 1 }))
+            }
+            None => refuse(v1::ErrorCode::UnknownTopic, "unknown"),
+        }
+    }
+
+    async fn list_topics(
+        &self,
+        _: Request<v1::ListTopicsRequest>,
+    ) -> Answer<v1::ListTopicsResponse> {
+        let state = self.0.state.lock();
+        let topics = state.topics.keys().map(|name| summary(name, &state)).collect();
+        Ok(Response::new(v1::ListTopicsResponse { topics, applied: state.applied }))
+    }
+
+    async fn describe_topic(
+        &self,
+        r: Request<v1::DescribeTopicRequest>,
+    ) -> Answer<v1::DescribeTopicResponse> {
+        let state = self.0.state.lock();
+        let wanted = r.into_inner().topic;
+        let found = state.topics.iter().find(|(name, (id, _))| match &wanted {
+            Some(v1::describe_topic_request::Topic::Name(wanted)) => wanted == *name,
+            Some(v1::describe_topic_request::Topic::TopicId(wanted)) => wanted.as_slice() == id,
+            None => false,
+        });
+        let Some((name, (_, logs))) = found else {
+            return refuse(v1::ErrorCode::UnknownTopic, "unknown topic");
+        };
+        let partitions = logs.iter().enumerate().map(|(index, log)| v1::Partition {
+            partition: index as u32,
+            holder: 5,
+            address: log.agent.clone(),
+            lease_epoch: 1,
+            log_start: log.log_start,
+            high_watermark: log.next_offset,
+            ..Default::default()
+        });
+        Ok(Response::new(v1::DescribeTopicResponse {
+            topic: Some(summary(name, &state)),
+            partitions: partitions.collect(),
+            applied: state.applied,
+        }))
+    }
+
+    async fn find_segments(
+        &self,
+        r: Request<v1::FindSegmentsRequest>,
+    ) -> Answer<v1::FindSegmentsResponse> {
+        let mut state = self.0.state.lock();
+        state.look_ups += 1;
+        let applied = state.applied;
+        let plans = r.into_inner().ranges.into_iter().map(|range| {
+            let at = range.partition.clone().unwrap();
+            let log = match state.log(&at.topic_id, at.partition) {
+                Ok(log) => log,
+                Err(error) => return v1::ReadPlan { error: Some(error), ..Default::default() },
+            };
+            let after = log.segments.iter().filter(|segment| segment.last_offset >= range.offset);
+            v1::ReadPlan {
+                partition: range.partition,
+                error: None,
+                log_start: log.log_start,
+                high_watermark: log.segments.last().map_or(0, |last| last.last_offset + 1),
+                segments: after.take(range.max_segments as usize).cloned().collect(),
+            }
+        });
+        Ok(Response::new(v1::FindSegmentsResponse { plans: plans.collect(), applied }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, r: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let topics = r.into_inner().topic_ids;
+        let world = self.0.clone();
+        let changes = WatchStream::new(world.changed.subscribe());
+        let stream = changes.map(move |_| {
+            let state = world.state.lock();
+            let mut partitions = Vec::new();
+            for (id, logs) in state.topics.values().filter(|(id, _)| topics.contains(&id.to_vec()))
+            {
+                for (index, log) in logs.iter().enumerate() {
+                    partitions.push(v1::PartitionState {
+                        partition: Some(v1::TopicPartition {
+                            topic_id: id.to_vec(),
+                            partition: index as u32,
+                        }),
+                        log_start: log.log_start,
+                        high_watermark: log.segments.last().map_or(0, |last| last.last_offset + 1),
+                        ..Default::default()
+                    });
+                }
+            }
+            Ok(v1::WatchResponse { applied: state.applied, partitions, ..Default::default() })
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn commit_offsets(
+        &self,
+        r: Request<v1::CommitOffsetsRequest>,
+    ) -> Answer<v1::CommitOffsetsResponse> {
+        let request = r.into_inner();
+        let mut state = self.0.state.lock();
+        state.commits.push(request.clone());
+        for commit in &request.offsets {
+            let at = commit.partition.clone().unwrap();
+            let key = (request.group.clone(), at.topic_id, at.partition);
+            state.offsets.insert(key, commit.offset);
+        }
+        state.applied += 1;
+        let results = vec![v1::ErrorInfo::default(); request.offsets.len()];
+        Ok(Response::new(v1::CommitOffsetsResponse { results, applied: state.applied }))
+    }
+
+    async fn fetch_offsets(
+        &self,
+        r: Request<v1::FetchOffsetsRequest>,
+    ) -> Answer<v1::FetchOffsetsResponse> {
+        let request = r.into_inner();
+        let state = self.0.state.lock();
+        let offsets = request.partitions.into_iter().filter_map(|at| {
+            let key = (request.group.clone(), at.topic_id.clone(), at.partition);
+            let offset = *state.offsets.get(&key)?;
+            Some(v1::CommittedOffset { partition: Some(at), offset, ..Default::default() })
+        });
+        Ok(Response::new(v1::FetchOffsetsResponse {
+            offsets: offsets.collect(),
+            applied: state.applied,
+        }))
+    }
+}

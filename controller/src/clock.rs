@@ -1,0 +1,103 @@
+//! The one place of this crate, beside the Raft layer's monotonic clock, that
+//! reads clocks; and cluster time (CLOCK).
+//!
+//! Cluster time is carried by commands. The leader advances it by its
+//! monotonic clock and slews it towards wall time: at double speed while it
+//! is behind, at half speed while it is ahead. A jump of the wall clock thus
+//! changes nothing at once, and whatever expires does so at most twice as
+//! fast as it should.
+
+use crate::raft::CommandClock;
+use parking_lot::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Now, on the monotonic clock.
+#[allow(clippy::disallowed_methods, reason = "the clock module")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+#[allow(clippy::disallowed_methods, reason = "the clock module")]
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A leader's clock.
+#[derive(Debug)]
+pub struct ClusterClock(Mutex<Reading>);
+
+#[derive(Debug)]
+struct Reading {
+    /// Cluster time in microseconds.
+    micros: u64,
+    /// When it was that.
+    at: Instant,
+}
+
+impl Default for ClusterClock {
+    fn default() -> Self {
+        Self(Mutex::new(Reading { micros: 0, at: now() }))
+    }
+}
+
+impl ClusterClock {
+    /// A new leader goes on from the cluster time in its state; a new cluster
+    /// begins at wall time.
+    pub(crate) fn take_over(&self, state_ms: u64) {
+        let start_ms = if state_ms == 0 { wall_ms() } else { state_ms };
+        *self.0.lock() = Reading { micros: start_ms * 1_000, at: now() };
+    }
+
+    /// Cluster time, in milliseconds since the epoch.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let (at, wall_ms) = (now(), wall_ms());
+        let mut reading = self.0.lock();
+        reading.micros = advance(&reading, at, wall_ms);
+        reading.at = at;
+        reading.micros / 1_000
+    }
+}
+
+impl CommandClock for ClusterClock {
+    fn stamp_ms(&self) -> u64 {
+        self.now_ms()
+    }
+}
+
+fn advance(reading: &Reading, at: Instant, wall_ms: u64) -> u64 {
+    let elapsed = at.saturating_duration_since(reading.at).as_micros();
+    let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
+    let wall = wall_ms.saturating_mul(1_000);
+    let expected = reading.micros.saturating_add(elapsed);
+    if wall >= expected {
+        let fastest = expected.saturating_add(elapsed);
+        fastest.min(wall)
+    } else {
+        let slowest = reading.micros.saturating_add(elapsed / 2);
+        slowest.max(wall)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(micros: u64, elapsed_ms: u64, wall_ms: u64) -> u64 {
+        let at = now();
+        let reading = Reading { micros, at };
+        advance(&reading, at + Duration::from_millis(elapsed_ms), wall_ms)
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_catches_up_at_double_speed_at_most() {
+        assert_eq!(after(1_000_000, 100, 9_000), 1_200_000);
+        assert_eq!(after(1_000_000, 100, 1_150), 1_150_000);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_slows_down_and_never_goes_back() {
+        assert_eq!(after(5_000_000, 100, 1_000), 5_050_000);
+        assert_eq!(after(5_000_000, 0, 1_000), 5_000_000);
+    }
+}

@@ -1,0 +1,94 @@
+//! Refusals and failures of this crate as the contracts' error codes: the
+//! only place where they are mapped.
+
+use crate::raft::{ProposeError, ReadError};
+use crate::state::command::PartitionKey;
+use crate::state::kv::KvError;
+use crate::state::reply::Refusal;
+use streamhouse_proto::to_status;
+use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
+use tonic::Status;
+
+/// A partition for a message.
+pub(crate) fn show(partition: &PartitionKey) -> String {
+    format!("{}/{}", uuid::Uuid::from_bytes(partition.topic), partition.partition)
+}
+
+pub(crate) fn refusal_info(refusal: &Refusal) -> ErrorInfo {
+    let (code, message) = match refusal {
+        Refusal::Invalid(message) => (ErrorCode::InvalidArgument, message.clone()),
+        Refusal::Limit(message) => (ErrorCode::InvalidArgument, message.clone()),
+        Refusal::UnknownTopic(name) => {
+            (ErrorCode::UnknownTopic, format!("topic '{name}' does not exist"))
+        }
+        Refusal::UnknownPartition(partition) => {
+            (ErrorCode::UnknownPartition, format!("partition {} does not exist", show(partition)))
+        }
+        Refusal::TopicExists(name) => {
+            (ErrorCode::TopicExists, format!("topic '{name}' exists already"))
+        }
+        Refusal::SessionEnded(session) => {
+            (ErrorCode::SessionEnded, format!("session {session} has ended"))
+        }
+        Refusal::OutcomeUnknown => {
+            (ErrorCode::OutcomeUnknown, "the result of this request is no longer kept".to_owned())
+        }
+        Refusal::OutOfOrder { expected } => {
+            (ErrorCode::StaleCommit, format!("the session's next object is {expected}"))
+        }
+        Refusal::NotHolder => {
+            (ErrorCode::NotLeaseHolder, "another session holds the lease, or none".to_owned())
+        }
+        Refusal::Stale => (
+            ErrorCode::StaleCommit,
+            "written under an ended epoch, or not at the partition's next offset".to_owned(),
+        ),
+        Refusal::StoreMismatch { expected } => (
+            ErrorCode::StoreMismatch,
+            format!("the cluster keeps its data in {expected}, not in the store named"),
+        ),
+        Refusal::Superseded => (
+            ErrorCode::InvalidArgument,
+            "a later commit of the same consumer was applied before".to_owned(),
+        ),
+    };
+    ErrorInfo::new(code, message)
+}
+
+pub(crate) fn refused(refusal: &Refusal) -> Status {
+    to_status(refusal_info(refusal))
+}
+
+pub(crate) fn propose_failed(error: &ProposeError) -> Status {
+    let code = match error {
+        ProposeError::NoLeader { .. } => ErrorCode::NoLeader,
+        ProposeError::TooLarge { .. } => ErrorCode::InvalidArgument,
+        ProposeError::Overloaded => ErrorCode::Overloaded,
+        ProposeError::Indeterminate(_) => ErrorCode::TimedOut,
+        ProposeError::ShuttingDown => ErrorCode::ShuttingDown,
+    };
+    to_status(ErrorInfo::new(code, error.to_string()))
+}
+
+pub(crate) fn read_failed(error: &ReadError) -> Status {
+    let code = match error {
+        ReadError::NoLeader(_) => ErrorCode::NoLeader,
+        ReadError::Behind { .. } => ErrorCode::Behind,
+        ReadError::ShuttingDown => ErrorCode::ShuttingDown,
+    };
+    to_status(ErrorInfo::new(code, error.to_string()))
+}
+
+pub(crate) fn store_failed(error: &KvError) -> Status {
+    tracing::error!(%error, "the state could not be read");
+    to_status(ErrorInfo::new(ErrorCode::Internal, error.to_string()))
+}
+
+pub(crate) fn invalid(message: impl Into<String>) -> Status {
+    to_status(ErrorInfo::new(ErrorCode::InvalidArgument, message))
+}
+
+/// The state machine answered something else than this command's reply.
+pub(crate) fn unexpected(what: &str) -> Status {
+    to_status(ErrorInfo::new(ErrorCode::Internal, format!("unexpected reply to {what}")))
+}

@@ -1,0 +1,214 @@
+//! What the leader does on its own account: gives a new cluster its identity,
+//! ends sessions that fell silent, and proposes `Continue` while work is due.
+
+use crate::clock::{self, ClusterClock};
+use crate::hub::{Changes, Hub};
+use crate::liveness::Liveness;
+use crate::raft::{ProposeError, RaftNode};
+use crate::state::command::{CommandBody, GenerationKey};
+use crate::state::kv::KvError;
+use crate::state::reply::{Effect, Reply};
+use crate::state::{cluster, sessions, work};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How often silence is looked for.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often work that waits for its time is looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Sessions whose end is being proposed.
+#[derive(Default)]
+struct Ending {
+    sessions: HashSet<u64>,
+    proposals: JoinSet<u64>,
+}
+
+/// The housekeeper of one controller.
+pub(crate) struct Housekeeping {
+    pub(crate) raft: RaftNode,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) clock: Arc<ClusterClock>,
+    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Housekeeping {
+    /// Runs until cancelled: waits for leadership, keeps house while it lasts.
+    pub(crate) async fn run(self) {
+        let mut leadership = self.raft.leadership();
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                led = leadership.wait_for(|now| now.is_leader) => {
+                    if led.is_err() {
+                        return;
+                    }
+                }
+            }
+            let term = leadership.borrow().term;
+            tracing::info!(term, "leading");
+            let mut lost = self.raft.leadership();
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                _ = lost.wait_for(|now| !now.is_leader || now.term != term) => {
+                    tracing::info!(term, "no longer leading");
+                }
+                kept = self.keep_house() => {
+                    if let Err(error) = kept {
+                        tracing::error!(%error, "the state could not be read; standing down");
+                        self.cancel.cancel();
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Never returns while this controller leads and its state can be read.
+    async fn keep_house(&self) -> Result<(), KvError> {
+        // Subscribed before the state is read, so that nothing falls between.
+        let mut changes = self.hub.subscribe();
+        self.clock.take_over(cluster::time_ms(&self.raft.view())?);
+        self.name_cluster().await?;
+        self.begin_watch()?;
+        let mut ending = Ending::default();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut looked, mut swept) = (clock::now(), clock::now());
+        self.finish_work().await?;
+        loop {
+            tokio::select! {
+                change = changes.recv() => {
+                    if self.take_note(change, &mut changes)? {
+                        self.finish_work().await?;
+                    }
+                }
+                Some(ended) = ending.proposals.join_next() => {
+                    // One whose end failed is tried again on the next look.
+                    if let Ok(session) = ended {
+                        ending.sessions.remove(&session);
+                    }
+                }
+                _ = look.tick() => {
+                    let now = clock::now();
+                    self.look_for_silence(now, looked, &mut ending)?;
+                    looked = now;
+                    if now.saturating_duration_since(swept) >= SWEEP {
+                        swept = now;
+                        self.finish_work().await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A new cluster gets its id and first generation from its first leader.
+    async fn name_cluster(&self) -> Result<(), KvError> {
+        while cluster::cluster(&self.raft.view())?.is_none() {
+            let generation = GenerationKey { counter: 1, random: rand::random() };
+            let id = *uuid::Uuid::new_v4().as_bytes();
+            let body = CommandBody::InitCluster { cluster: id, generation };
+            match self.raft.propose_local(None, body).await {
+                Ok((index, _)) => {
+                    tracing::info!(index, id = %uuid::Uuid::from_bytes(id), "cluster created")
+                }
+                Err(error) => self.log_and_wait("naming the cluster", &error).await,
+            }
+        }
+        Ok(())
+    }
+
+    async fn log_and_wait(&self, what: &str, error: &ProposeError) {
+        tracing::warn!(%error, "{what} failed; trying again while this controller leads");
+        tokio::time::sleep(LOOK).await;
+    }
+
+    fn begin_watch(&self) -> Result<(), KvError> {
+        let live: Vec<u64> =
+            sessions::live(&self.raft.view())?.into_iter().map(|(id, _)| id).collect();
+        self.liveness.begin(&live);
+        Ok(())
+    }
+
+    /// Follows sessions through their effects; tells whether work is pending.
+    fn take_note(
+        &self,
+        change: Result<Arc<Changes>, RecvError>,
+        changes: &mut broadcast::Receiver<Arc<Changes>>,
+    ) -> Result<bool, KvError> {
+        let batch = match change {
+            Ok(batch) if !batch.replaced => batch,
+            Ok(_) | Err(RecvError::Lagged(_)) => {
+                *changes = self.hub.subscribe();
+                self.begin_watch()?;
+                return Ok(true);
+            }
+            Err(RecvError::Closed) => return Ok(false),
+        };
+        let mut pending = false;
+        for effect in &batch.effects {
+            match effect {
+                Effect::SessionOpened(session) => self.liveness.opened(*session),
+                Effect::SessionEnded(session) => self.liveness.forget(*session),
+                Effect::WorkPending => pending = true,
+                Effect::Appended(..)
+                | Effect::Lease { .. }
+                | Effect::TopicReady(_)
+                | Effect::TopicDeleted(_)
+                | Effect::Cluster => {}
+            }
+        }
+        Ok(pending)
+    }
+
+    fn look_for_silence(
+        &self,
+        now: Instant,
+        looked: Instant,
+        ending: &mut Ending,
+    ) -> Result<(), KvError> {
+        // A process that was stopped for a while has heard nobody meanwhile;
+        // that is not their silence.
+        if now.saturating_duration_since(looked) > LOOK * 5 {
+            return self.begin_watch();
+        }
+        for session in self.liveness.expired() {
+            if !sessions::session(&self.raft.view(), session)?.is_some_and(|s| s.is_live()) {
+                self.liveness.forget(session);
+                continue;
+            }
+            if !ending.sessions.insert(session) {
+                continue;
+            }
+            tracing::warn!(session, "session fell silent; ending it");
+            let (raft, liveness) = (self.raft.clone(), Arc::clone(&self.liveness));
+            ending.proposals.spawn(async move {
+                let body = CommandBody::EndSession { session };
+                match raft.propose_local(None, body).await {
+                    Ok(_) => liveness.forget(session),
+                    Err(error) => tracing::warn!(session, %error, "ending the session failed"),
+                }
+                session
+            });
+        }
+        Ok(())
+    }
+
+    /// Proposes `Continue` until nothing is due.
+    async fn finish_work(&self) -> Result<(), KvError> {
+        while work::is_due(&self.raft.view(), self.clock.now_ms())? {
+            match self.raft.propose_local(None, CommandBody::Continue).await {
+                Ok((_, Reply::Continued { more: true })) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => self.log_and_wait("continuing work", &error).await,
+            }
+        }
+        Ok(())
+    }
+}

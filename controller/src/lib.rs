@@ -1,0 +1,24 @@
+//! The controllers of StreamHouse: all metadata of a cluster, replicated by
+//! Raft and kept in RocksDB.
+//!
+//! - [`state`]: the state machine, pure functions over a key-value transaction
+//! - [`raft`]: everything that names openraft, and the RocksDB beneath it
+//! - `service`: the gRPC services, one file each
+//! - the rest: what a leader does on its own account ([`clock`], liveness of
+//!   sessions, housekeeping) and how changes reach watchers
+
+pub mod clock;
+pub mod codec;
+mod controller;
+mod convert;
+mod errors;
+mod housekeeping;
+mod hub;
+mod liveness;
+mod options;
+pub mod raft;
+mod service;
+pub mod state;
+
+pub use controller::{Controller, StartError};
+pub use options::ControllerOptions;

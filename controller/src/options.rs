@@ -1,0 +1,58 @@
+//! What a controller is started with.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// See [`ControllerOptions::new`] for the defaults.
+#[derive(Debug, Clone)]
+pub struct ControllerOptions {
+    /// This controller's number, one of `peers`.
+    pub node_id: u64,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// `host:port` under which the others and clients reach it; by default
+    /// its address in `peers`.
+    pub advertise: Option<String>,
+    /// All controllers of the cluster, this one included.
+    pub peers: BTreeMap<u64, String>,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// A session that is silent for so long is ended.
+    pub session_ttl: Duration,
+    /// A session whose stream broke, or that a new leader has not heard of,
+    /// is ended after so long.
+    pub session_grace: Duration,
+    /// Agents are told to send heartbeats this often.
+    pub heartbeat_interval: Duration,
+    /// A snapshot is made after so many log entries.
+    pub snapshot_every: u64,
+    /// So many entries before the snapshot stay in the log.
+    pub keep_logs: u64,
+}
+
+impl ControllerOptions {
+    /// Options with the defaults: sessions end after 3 s of silence, 500 ms
+    /// after a broken stream, and send heartbeats every 300 ms; a snapshot
+    /// every 100,000 entries, of which the last 10,000 stay.
+    pub fn new(
+        node_id: u64,
+        listen: SocketAddr,
+        peers: BTreeMap<u64, String>,
+        data: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            node_id,
+            listen,
+            advertise: None,
+            peers,
+            data: data.into(),
+            session_ttl: Duration::from_secs(3),
+            session_grace: Duration::from_millis(500),
+            heartbeat_interval: Duration::from_millis(300),
+            snapshot_every: 100_000,
+            keep_logs: 10_000,
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The one RocksDB of a controller: `data/db`, with the column families
+//!
+//! - `log`: index u64 BE → [`super::entry`]
+//! - `raft`: the few keys of [`super::meta`]
+//! - `state`: the state machine's pairs, nothing else
+//!
+//! They share one write-ahead log, so a synced write of any of them makes all
+//! earlier writes durable, in order.
+
+use super::meta;
+use super::types::DiskId;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options,
+    WriteBatch, WriteOptions,
+};
+use std::path::{Path, PathBuf};
+
+const LOG: &str = "log";
+const RAFT: &str = "raft";
+const STATE: &str = "state";
+
+const BLOCK_CACHE_BYTES: usize = 128 << 20;
+const WRITE_BUFFER_BYTES: usize = 16 << 20;
+const WAL_BYTES: u64 = 256 << 20;
+
+/// A data directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("data directory {} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// It was written by another node.
+    #[error("data directory {} belongs to node {found}, not to node {expected}", path.display())]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: u64,
+        /// Who wanted it.
+        expected: u64,
+    },
+    /// What is in it is not what was written; the node can only rejoin with
+    /// an empty directory.
+    #[error(
+        "data directory {} is damaged: {what}; move it away and let this node rejoin as a learner",
+        path.display()
+    )]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// It could not be created or read.
+    #[error("data directory {}: {what}", path.display())]
+    Unreadable {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
+}
+
+/// The database; see the module.
+pub(crate) struct Db {
+    db: DB,
+}
+
+impl Db {
+    /// Opens the database of `node` under `data`, or creates it; returns the
+    /// disk's id too.
+    pub(crate) fn open(data: &Path, node: u64) -> Result<(Self, DiskId), OpenError> {
+        let unreadable = |what: String| OpenError::Unreadable { path: data.to_owned(), what };
+        std::fs::create_dir_all(data).map_err(|e| unreadable(e.to_string()))?;
+        let db = DB::open_cf_descriptors(&options(), data.join("db"), families())
+            .map_err(|e| open_error(data, &e))?;
+        let db = Self { db };
+        let damaged = |what: String| OpenError::Damaged { path: data.to_owned(), what };
+        let identity = db.get_raft(meta::IDENTITY).map_err(unreadable)?;
+        let disk = match identity {
+            Some(bytes) => {
+                let identity: meta::Identity =
+                    crate::codec::decode_serde(&bytes).map_err(|e| damaged(e.to_string()))?;
+                if identity.node != node {
+                    return Err(OpenError::OtherNode {
+                        path: data.to_owned(),
+                        found: identity.node,
+                        expected: node,
+                    });
+                }
+                identity.disk
+            }
+            None => {
+                let disk = uuid::Uuid::new_v4().into_bytes();
+                let identity = meta::Identity { node, disk };
+                let mut batch = WriteBatch::default();
+                let value = crate::codec::encode_serde(&identity);
+                batch.put_cf(db.raft(), meta::IDENTITY, value);
+                db.write_synced(batch).map_err(unreadable)?;
+                disk
+            }
+        };
+        Ok((db, disk))
+    }
+
+    pub(crate) fn log(&self) -> &ColumnFamily {
+        self.db.cf_handle(LOG).expect("opened with this column family")
+    }
+
+    pub(crate) fn raft(&self) -> &ColumnFamily {
+        self.db.cf_handle(RAFT).expect("opened with this column family")
+    }
+
+    pub(crate) fn state(&self) -> &ColumnFamily {
+        self.db.cf_handle(STATE).expect("opened with this column family")
+    }
+
+    /// The database itself, for iterators and snapshots.
+    pub(crate) fn rocks(&self) -> &DB {
+        &self.db
+    }
+
+    /// A value of the `raft` column family.
+    pub(crate) fn get_raft(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        self.db.get_cf(self.raft(), key).map_err(|e| e.to_string())
+    }
+
+    /// Writes `batch` and returns once it and all earlier writes are durable.
+    pub(crate) fn write_synced(&self, batch: WriteBatch) -> Result<(), String> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(batch, &options).map_err(|e| e.to_string())
+    }
+
+    /// Writes `batch`; it becomes durable with the next synced write.
+    pub(crate) fn write_unsynced(&self, batch: WriteBatch) -> Result<(), String> {
+        self.db.write(batch).map_err(|e| e.to_string())
+    }
+
+    /// Makes every earlier write durable.
+    pub(crate) fn sync(&self) -> Result<(), String> {
+        self.db.flush_wal(true).map_err(|e| e.to_string())
+    }
+}
+
+fn open_error(data: &Path, error: &rocksdb::Error) -> OpenError {
+    let (path, what) = (data.to_owned(), error.to_string());
+    match error.kind() {
+        rocksdb::ErrorKind::IOError if what.contains("lock") && what.contains("LOCK") => {
+            OpenError::InUse(path)
+        }
+        rocksdb::ErrorKind::Corruption => OpenError::Damaged { path, what },
+        _ => OpenError::Unreadable { path, what },
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // A torn record at the very end is what a power cut leaves; anything else
+    // that is wrong with the write-ahead log is damage and must not be passed
+    // over silently, as the default mode would.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_paranoid_checks(true);
+    options.set_max_total_wal_size(WAL_BYTES);
+    options.set_keep_log_file_num(4);
+    options.set_max_open_files(512);
+    options
+}
+
+fn families() -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+    let families = ["default", LOG, RAFT, STATE];
+    let family = |name: &str| {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&cache);
+        table.set_format_version(5);
+        if name == STATE {
+            table.set_bloom_filter(10.0, false);
+        }
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&table);
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        ColumnFamilyDescriptor::new(name, options)
+    };
+    families.into_iter().map(family).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_and_another_node_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, disk) = Db::open(dir.path(), 1).unwrap();
+        // The lock is per process, so a second open here stands for another.
+        assert!(matches!(Db::open(dir.path(), 1), Err(OpenError::InUse(_))));
+        drop(db);
+
+        let other = Db::open(dir.path(), 2).map(|_| ());
+        assert!(matches!(other, Err(OpenError::OtherNode { found: 1, expected: 2, .. })));
+
+        // Reopened by its owner, the disk is the one it was.
+        assert_eq!(Db::open(dir.path(), 1).unwrap().1, disk);
+    }
+}

@@ -1,0 +1,64 @@
+//! The failures after which this process must not go on, each with a name and
+//! an exit code of its own.
+//!
+//! What is on disk is then unknown or unreadable; a restart reads it afresh,
+//! a retry would build on a guess.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// Why the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FatalReason {
+    /// A write or sync of the log failed, so what it holds is unknown.
+    LogDiskFailed,
+    /// A write of the log did not end for so long that the disk is given up.
+    LogDiskStuck,
+    /// The state could not be read or written.
+    StateDiskFailed,
+    /// A committed command cannot be decoded by this release.
+    CommandUnreadable,
+}
+
+impl FatalReason {
+    /// The name in the log line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LogDiskFailed => "log-disk-failed",
+            Self::LogDiskStuck => "log-disk-stuck",
+            Self::StateDiskFailed => "state-disk-failed",
+            Self::CommandUnreadable => "command-unreadable",
+        }
+    }
+
+    /// The exit code of the process.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::LogDiskFailed => 74,
+            Self::LogDiskStuck => 75,
+            Self::StateDiskFailed => 76,
+            Self::CommandUnreadable => 77,
+        }
+    }
+}
+
+static HOOK: OnceLock<fn(FatalReason)> = OnceLock::new();
+
+/// For tests: `hook` is called instead of ending the process; the failing
+/// thread then panics. The first hook stays.
+pub fn set_fatal_hook(hook: fn(FatalReason)) {
+    HOOK.get_or_init(|| hook);
+}
+
+/// Logs the reason and ends the process.
+pub(crate) fn fatal(reason: FatalReason, detail: impl fmt::Display) -> ! {
+    let name = reason.name();
+    tracing::error!(reason = name, %detail, "fatal: the controller stops");
+    match HOOK.get() {
+        Some(hook) => {
+            hook(reason);
+            panic!("fatal: {name}: {detail}");
+        }
+        None => std::process::exit(reason.exit_code()),
+    }
+}

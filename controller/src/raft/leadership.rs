@@ -1,0 +1,63 @@
+//! Who leads, for those who act only as the leader or only while there is
+//! one.
+
+use super::node::RaftNode;
+use super::types::TypeConfig;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant, RaftMetrics, ServerState};
+use std::time::Duration;
+
+/// How often a leader looks whether its majority still answers.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+
+/// Who leads, as this node sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The term; a term has one leader at most.
+    pub term: u64,
+    /// The leader, if there is one that still has its majority.
+    pub leader: Option<u64>,
+    /// This node leads, and its state is current: it has applied an entry of
+    /// its own term, and so everything before.
+    pub is_leader: bool,
+}
+
+/// Keeps [`Leadership`] up to date until the node stops.
+pub(crate) async fn watch(node: RaftNode) {
+    let core = node.core();
+    // A leader whose majority has been silent for so long is likely deposed.
+    let lonely = core.options.election_max * 3;
+    let mut metrics = core.raft.metrics();
+    loop {
+        let now = leadership(&metrics.borrow_watched(), lonely);
+        core.leadership.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { break },
+            () = tokio::time::sleep(CHECK_EVERY) => {}
+            () = core.cancel.cancelled() => break,
+        }
+    }
+    core.leadership.send_modify(|known| {
+        known.leader = None;
+        known.is_leader = false;
+    });
+}
+
+fn leadership(metrics: &RaftMetrics<TypeConfig>, lonely: Duration) -> Leadership {
+    let term = metrics.current_term;
+    if metrics.state != ServerState::Leader {
+        return Leadership { term, leader: metrics.current_leader, is_leader: false };
+    }
+    let alone = metrics.membership_config.voter_ids().count() == 1;
+    let acked = metrics.last_quorum_acked.as_ref();
+    // A leader that no majority has answered yet has only just been elected.
+    if !alone && acked.is_some_and(|at| at.elapsed() > lonely) {
+        return Leadership { term, leader: None, is_leader: false };
+    }
+    let current = metrics.last_applied.is_some_and(|id| id.leader_id.term == term);
+    Leadership { term, leader: Some(metrics.id), is_leader: current }
+}

@@ -1,0 +1,272 @@
+//! openraft's log storage over RocksDB: reads come from memory and disk here,
+//! writes go through [`LogWriter`].
+
+use super::db::Db;
+use super::entry;
+use super::log_tail::LogTail;
+use super::log_writer::{LogWriter, Request, stopped};
+use super::meta;
+use super::types::{Entry, LogId, TypeConfig, Vote};
+use bytes::Bytes;
+use futures::Stream;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use parking_lot::RwLock;
+use rocksdb::ReadOptions;
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Bytes of entries after which one read for replication or apply ends: the
+/// message it becomes stays well below the limit even if its last entry is of
+/// the largest size.
+const READ_BYTES: usize = 2 << 20;
+/// The same, in entries.
+const READ_ENTRIES: u64 = 256;
+
+/// The log; clones share it.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    db: Arc<Db>,
+    tail: Arc<RwLock<LogTail>>,
+    writer: Arc<LogWriter>,
+}
+
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+impl LogStore {
+    /// Opens the log, reading all of it once: a gap or a damaged entry is an
+    /// error here, not later.
+    pub(crate) fn open(db: Arc<Db>) -> Result<Self, String> {
+        let purged = meta::load_log_id(&db, meta::PURGED)?;
+        let (first, last) = check(&db, purged)?;
+        let mut tail = LogTail::new(purged, first, last);
+        tail.vote = meta::load_vote(&db)?;
+        tail.committed = meta::load_log_id(&db, meta::COMMITTED)?;
+        let tail = Arc::new(RwLock::new(tail));
+        let writer = LogWriter::start(db.clone(), tail.clone());
+        let writer = Arc::new(writer.map_err(|e| format!("log writer: {e}"))?);
+        Ok(Self { db, tail, writer })
+    }
+
+    /// The thread behind it.
+    pub(crate) fn writer(&self) -> &Arc<LogWriter> {
+        &self.writer
+    }
+
+    /// Neither a vote nor an entry was ever written.
+    pub(crate) fn is_empty(&self) -> bool {
+        let tail = self.tail.read();
+        tail.vote.is_none() && tail.last.is_none()
+    }
+
+    /// Index of the last entry.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.tail.read().last.map_or(0, |id| id.index)
+    }
+
+    async fn complete(&self, request: Request, done: oneshot::Receiver<()>) -> io::Result<()> {
+        self.writer.send(request).await?;
+        done.await.map_err(|_| stopped())
+    }
+
+    /// Entries of `[from, to)` that the log has, at least one unless there is
+    /// none, about `max_bytes` at most.
+    async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        loop {
+            let read = self.tail.read().read(from, to);
+            if read.tail_from == read.from {
+                return Ok(limited(read.tail, max_bytes));
+            }
+            let (db, start, end) = (self.db.clone(), read.from, read.tail_from);
+            let stored = move || read_stored(&db, start, end, max_bytes);
+            let stored = tokio::task::spawn_blocking(stored).await.map_err(io::Error::other)?;
+            let mut entries = match stored {
+                Ok(entries) => entries,
+                // A purge overtook this read; the log begins later now.
+                Err(_) if self.tail.read().first.is_none_or(|first| first > start) => continue,
+                Err(error) => return Err(invalid(error)),
+            };
+            if entries.len() as u64 == end - start {
+                entries.extend(read.tail);
+            }
+            return Ok(limited(entries, max_bytes));
+        }
+    }
+}
+
+fn limited(mut entries: Vec<Entry>, max_bytes: usize) -> Vec<Entry> {
+    let mut bytes = 0;
+    let keep = entries.iter().position(|entry| {
+        let full = bytes >= max_bytes;
+        bytes += entry::size(entry);
+        full
+    });
+    entries.truncate(keep.unwrap_or(entries.len()));
+    entries
+}
+
+/// Entries `[start, end)`, all of which must be stored, up to `max_bytes`.
+fn read_stored(db: &Db, start: u64, end: u64, max_bytes: usize) -> Result<Vec<Entry>, String> {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(start.to_be_bytes());
+    options.set_iterate_upper_bound(end.to_be_bytes());
+    let mut iterator = db.rocks().raw_iterator_cf_opt(db.log(), options);
+    iterator.seek_to_first();
+    let (mut entries, mut bytes, mut next) = (Vec::new(), 0, start);
+    while next < end && bytes < max_bytes {
+        let Some((key, value)) = iterator.item() else {
+            iterator.status().map_err(|e| format!("log: {e}"))?;
+            return Err(format!("log entry {next} is missing"));
+        };
+        entries.push(stored_entry(key, value, next)?);
+        bytes += value.len();
+        next += 1;
+        iterator.next();
+    }
+    Ok(entries)
+}
+
+fn stored_entry(key: &[u8], value: &[u8], expected: u64) -> Result<Entry, String> {
+    if key != expected.to_be_bytes() {
+        return Err(format!("log entry {expected} is missing"));
+    }
+    let entry = entry::decode(Bytes::copy_from_slice(value))
+        .map_err(|e| format!("log entry {expected}: {e}"))?;
+    if entry.log_id.index != expected {
+        let found = entry.log_id.index;
+        return Err(format!("log entry {expected} holds entry {found}"));
+    }
+    Ok(entry)
+}
+
+/// Reads the whole log; its first index and its last id.
+fn check(db: &Db, purged: Option<LogId>) -> Result<(Option<u64>, Option<LogId>), String> {
+    let first = purged.map_or(0, |id| id.index + 1);
+    let (mut next, mut last): (u64, Option<LogId>) = (first, None);
+    let mut iterator = db.rocks().raw_iterator_cf(db.log());
+    iterator.seek_to_first();
+    while let Some((key, value)) = iterator.item() {
+        let entry = stored_entry(key, value, next)?;
+        if last.is_some_and(|last| last.leader_id > entry.log_id.leader_id) {
+            return Err(format!("log entry {next} is of an older term than the one before"));
+        }
+        last = Some(entry.log_id);
+        next += 1;
+        iterator.next();
+    }
+    iterator.status().map_err(|e| format!("log: {e}"))?;
+    Ok((last.map(|_| first), last))
+}
+
+fn start_end(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(at) => *at,
+        Bound::Excluded(at) => at.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(at) => at.saturating_add(1),
+        Bound::Excluded(at) => *at,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let (start, end) = start_end(&range);
+        self.read(start, end, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, READ_BYTES).await
+    }
+
+    /// In pieces, so that a long range is never in memory as a whole.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = start_end(&range);
+        let state = (self.clone(), start, VecDeque::new());
+        futures::stream::try_unfold(state, move |(log, mut next, mut piece)| async move {
+            if piece.is_empty() && next < end {
+                let to = end.min(next.saturating_add(READ_ENTRIES));
+                piece = VecDeque::from(log.read(next, to, READ_BYTES).await?);
+            }
+            let Some(entry) = piece.pop_front() else {
+                return Ok(None);
+            };
+            next = entry.log_id.index + 1;
+            Ok(Some((entry, (log, next, piece))))
+        })
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.tail.read().vote)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let tail = self.tail.read();
+        Ok(LogState { last_purged_log_id: tail.purged, last_log_id: tail.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.complete(Request::Vote(*vote, done), wait).await
+    }
+
+    /// Remembered, and written with the next batch: the applied state, which
+    /// is in the same database, says nearly as much.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.tail.write().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.tail.read().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, flushed: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        self.tail.write().append(&entries).map_err(invalid)?;
+        self.writer.send(Request::Append(entries, flushed)).await
+    }
+
+    async fn truncate_after(&mut self, after: Option<LogId>) -> io::Result<()> {
+        self.tail.write().truncate(after);
+        let (done, wait) = oneshot::channel();
+        let from = after.map_or(0, |id| id.index + 1);
+        self.complete(Request::Truncate(from, done), wait).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        self.tail.write().purge(upto);
+        let (done, wait) = oneshot::channel();
+        self.complete(Request::Purge(upto, done), wait).await
+    }
+}

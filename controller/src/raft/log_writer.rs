@@ -1,0 +1,205 @@
+//! The one thread that writes the log: appends, votes, truncations and
+//! purges, in the order in which they were asked for.
+//!
+//! Group commit: it takes whatever has queued up while the last write was
+//! synced, puts it into one synced batch, and then completes every waiter.
+//! ACK: nobody is told that something is durable before the sync returned. A
+//! write or sync that fails is fatal, never retried: after it, nobody knows
+//! what the disk holds.
+
+use super::db::Db;
+use super::entry;
+use super::fatal::{FatalReason, fatal};
+use super::log_tail::LogTail;
+use super::meta;
+use super::time;
+use super::types::{Entry, LogId, TypeConfig, Vote};
+use crate::codec;
+use openraft::storage::IOFlushed;
+use parking_lot::{Mutex, RwLock};
+use rocksdb::WriteBatch;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// BOUND on requests that wait for the writer.
+const QUEUE: usize = 256;
+/// No batch is started larger than this (its last request may exceed it).
+const BATCH_BYTES: usize = 8 << 20;
+
+/// One request to the writer.
+pub(crate) enum Request {
+    Append(Vec<Entry>, IOFlushed<TypeConfig>),
+    Vote(Vote, oneshot::Sender<()>),
+    /// Removes all entries from this index on.
+    Truncate(u64, oneshot::Sender<()>),
+    Purge(LogId, oneshot::Sender<()>),
+    Stop,
+}
+
+/// Handle of the writer thread.
+pub(crate) struct LogWriter {
+    queue: mpsc::Sender<Request>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    progress: Arc<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    syncs: AtomicU64,
+    started: Mutex<Option<Instant>>,
+}
+
+impl LogWriter {
+    /// Starts the thread.
+    pub(crate) fn start(db: Arc<Db>, tail: Arc<RwLock<LogTail>>) -> io::Result<Self> {
+        let (queue, requests) = mpsc::channel(QUEUE);
+        let progress = Arc::<Progress>::default();
+        let writer = Writer { db, tail, progress: progress.clone(), buffer: Vec::new() };
+        let thread = std::thread::Builder::new()
+            .name("raft-log".into())
+            .spawn(move || writer.run(requests))?;
+        Ok(Self { queue, thread: Mutex::new(Some(thread)), progress })
+    }
+
+    /// Queues a request; waits while the queue is full.
+    pub(crate) async fn send(&self, request: Request) -> io::Result<()> {
+        self.queue.send(request).await.map_err(|_| stopped())
+    }
+
+    /// How many synced writes there were.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.progress.syncs.load(Ordering::Relaxed)
+    }
+
+    /// How long the write in progress has been going on.
+    pub(crate) fn outstanding(&self) -> Option<Duration> {
+        let started = *self.progress.started.lock();
+        started.map(|at| time::now().saturating_duration_since(at))
+    }
+
+    /// Writes what is queued, then ends the thread.
+    pub(crate) async fn stop(&self) {
+        let _ = self.queue.send(Request::Stop).await;
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+/// The error of a request after [`LogWriter::stop`].
+pub(crate) fn stopped() -> io::Error {
+    io::Error::other("the log writer has stopped")
+}
+
+enum Waiter {
+    Flushed(IOFlushed<TypeConfig>),
+    Done(oneshot::Sender<()>),
+}
+
+#[derive(Default)]
+struct Pending {
+    batch: WriteBatch,
+    waiters: Vec<Waiter>,
+    last_index: Option<u64>,
+    vote: Option<Vote>,
+    stop: bool,
+}
+
+struct Writer {
+    db: Arc<Db>,
+    tail: Arc<RwLock<LogTail>>,
+    progress: Arc<Progress>,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(request) = requests.blocking_recv() {
+            *self.progress.started.lock() = Some(time::now());
+            let mut pending = Pending::default();
+            self.add(&mut pending, request);
+            while pending.batch.size_in_bytes() < BATCH_BYTES
+                && !pending.stop
+                && let Ok(request) = requests.try_recv()
+            {
+                self.add(&mut pending, request);
+            }
+            let stop = pending.stop;
+            self.commit(pending);
+            *self.progress.started.lock() = None;
+            if stop {
+                return;
+            }
+        }
+    }
+
+    fn add(&mut self, pending: &mut Pending, request: Request) {
+        match request {
+            Request::Append(entries, flushed) => {
+                for entry in &entries {
+                    self.buffer.clear();
+                    entry::encode(entry, &mut self.buffer);
+                    let key = entry.log_id.index.to_be_bytes();
+                    pending.batch.put_cf(self.db.log(), key, &self.buffer);
+                    pending.last_index = Some(entry.log_id.index);
+                }
+                pending.waiters.push(Waiter::Flushed(flushed));
+            }
+            Request::Vote(vote, done) => {
+                let value = codec::encode_serde(&vote);
+                pending.batch.put_cf(self.db.raft(), meta::VOTE, value);
+                pending.vote = Some(vote);
+                pending.waiters.push(Waiter::Done(done));
+            }
+            Request::Truncate(from, done) => {
+                let (from, to) = (from.to_be_bytes(), u64::MAX.to_be_bytes());
+                pending.batch.delete_range_cf(self.db.log(), from, to);
+                pending.last_index = None;
+                pending.waiters.push(Waiter::Done(done));
+            }
+            Request::Purge(upto, done) => {
+                let end = upto.index.saturating_add(1);
+                let (from, to) = (0u64.to_be_bytes(), end.to_be_bytes());
+                pending.batch.delete_range_cf(self.db.log(), from, to);
+                let value = codec::encode_serde(&upto);
+                pending.batch.put_cf(self.db.raft(), meta::PURGED, value);
+                pending.waiters.push(Waiter::Done(done));
+            }
+            Request::Stop => pending.stop = true,
+        }
+    }
+
+    fn commit(&self, mut pending: Pending) {
+        let committed = self.tail.read().committed;
+        if let Some(committed) = committed {
+            let value = codec::encode_serde(&committed);
+            pending.batch.put_cf(self.db.raft(), meta::COMMITTED, value);
+        }
+        if let Err(error) = self.db.write_synced(pending.batch) {
+            fatal(FatalReason::LogDiskFailed, error);
+        }
+        self.progress.syncs.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut tail = self.tail.write();
+            if let Some(durable) = pending.last_index {
+                tail.evict(durable);
+            }
+            if pending.vote.is_some() {
+                tail.vote = pending.vote;
+            }
+        }
+        for waiter in pending.waiters {
+            match waiter {
+                Waiter::Flushed(flushed) => flushed.io_completed(Ok(())),
+                Waiter::Done(done) => {
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+}

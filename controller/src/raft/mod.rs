@@ -1,0 +1,75 @@
+//! The replicated log: everything that names openraft.
+//!
+//! - ACK: an entry counts as stored when the log's disk has synced it, see
+//!   [`log_writer`]; a proposal is answered when a majority has it so and it
+//!   is applied.
+//! - The log, the vote, the applied state and what it is the state of live in
+//!   one RocksDB, see [`db`]; snapshots in files beside it, see
+//!   [`snapshot_file`].
+//! - No type of openraft leaves this folder: use [`RaftNode`].
+
+mod append_stream;
+mod bootstrap;
+mod db;
+mod entry;
+mod fatal;
+mod hash;
+mod leadership;
+mod log_store;
+mod log_tail;
+mod log_writer;
+mod message;
+mod meta;
+mod network;
+mod node;
+mod options;
+mod peers;
+mod propose;
+mod read;
+#[cfg(test)]
+mod recovery_tests;
+mod server;
+mod snapshot_file;
+mod snapshot_receive;
+mod snapshot_send;
+mod snapshot_store;
+mod stall;
+mod start;
+mod state_machine;
+mod state_store;
+#[cfg(test)]
+mod suite_tests;
+mod time;
+mod types;
+mod view;
+
+pub use db::OpenError;
+pub use fatal::{FatalReason, set_fatal_hook};
+pub use leadership::Leadership;
+pub use node::{RaftNode, RaftStatus, Role};
+pub use options::{MAX_COMMAND_BYTES, RaftOptions};
+pub use propose::ProposeError;
+pub use read::ReadError;
+pub use server::RaftService;
+pub use start::StartError;
+pub use view::StateView;
+
+use crate::state::reply::Effect;
+
+/// Hears what was applied. Called in log order, by one caller at a time; must
+/// not block.
+pub trait ApplyObserver: Send + Sync + 'static {
+    /// Everything up to `index` is applied, and can be read; since the last
+    /// call, this is what it changed.
+    fn applied(&self, index: u64, effects: Vec<Effect>);
+
+    /// The whole state was replaced by a snapshot at `index`.
+    fn installed(&self, index: u64);
+}
+
+/// Cluster time for new commands (CLOCK).
+pub trait CommandClock: Send + Sync + 'static {
+    /// The time of a command that is proposed now, in milliseconds since the
+    /// epoch. Called on the leader only.
+    fn stamp_ms(&self) -> u64;
+}

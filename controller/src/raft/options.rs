@@ -1,0 +1,84 @@
+//! What a controller's Raft node is started with.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The largest encoded command, so that any batch of entries fits a message.
+pub const MAX_COMMAND_BYTES: usize = 4 << 20;
+
+/// See [`RaftOptions::new`] for the defaults.
+#[derive(Debug, Clone)]
+pub struct RaftOptions {
+    /// This node's number.
+    pub node_id: u64,
+    /// `host:port` under which the others reach this node.
+    pub advertise: String,
+    /// All controllers of the cluster, this one included, by number.
+    pub peers: BTreeMap<u64, String>,
+    /// The data directory; this node's alone.
+    pub data: PathBuf,
+    /// Between a leader's heartbeats.
+    pub heartbeat: Duration,
+    /// See `election_max`.
+    pub election_min: Duration,
+    /// A follower holds to its leader for `election_max` after the last word
+    /// from it, and campaigns after a further random time between
+    /// `election_min` and `election_max`.
+    pub election_max: Duration,
+    /// A snapshot is made after so many entries.
+    pub snapshot_every: u64,
+    /// So many entries before the snapshot stay in the log, for followers
+    /// that are a little behind.
+    pub keep_logs: u64,
+}
+
+impl RaftOptions {
+    /// Options with the defaults: heartbeats every 100 ms, campaigns 0.8 to
+    /// 1 s after the last one, a snapshot every 100,000 entries of which the
+    /// last 10,000 stay in the log.
+    pub fn new(
+        node_id: u64,
+        advertise: impl Into<String>,
+        peers: BTreeMap<u64, String>,
+        data: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            node_id,
+            advertise: advertise.into(),
+            peers,
+            data: data.into(),
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(500),
+            snapshot_every: 100_000,
+            keep_logs: 10_000,
+        }
+    }
+
+    /// openraft's configuration.
+    pub(crate) fn config(&self) -> Result<openraft::Config, openraft::ConfigError> {
+        let millis = |duration: Duration| duration.as_millis() as u64;
+        openraft::Config {
+            cluster_name: "streamhouse".into(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: millis(self.election_max),
+            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_every),
+            max_in_snapshot_log_to_keep: self.keep_logs,
+            // Entries are better than a snapshot as long as the log has them.
+            replication_lag_threshold: self.snapshot_every.saturating_mul(2),
+            max_payload_entries: 256,
+            // BOUND on what waits for the core; proposals are bounded in bytes
+            // where they come in.
+            api_channel_size: Some(8192),
+            enable_pre_vote: Some(true),
+            // The state is written unsynced, so a leader that restarts does
+            // not know that its state is current before an election says so.
+            enable_leader_restore: Some(false),
+            backoff: "50ms 100ms 200ms ...500ms".into(),
+            ..openraft::Config::default()
+        }
+        .validate()
+    }
+}

@@ -1,0 +1,103 @@
+//! Connections to the other controllers: one per peer and lane, opened when
+//! first used, reopened by tonic when lost.
+
+use super::types::ControllerNode;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+use streamhouse_proto::MAX_MESSAGE_BYTES;
+use streamhouse_proto::v1::raft_client::RaftClient;
+use tonic::transport::{Channel, Endpoint};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// What a connection carries. Liveness must not queue behind bulk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Log entries.
+    Log,
+    /// Heartbeats and votes.
+    Pulse,
+    /// Snapshots.
+    Snapshot,
+    /// Forwarded proposals and read indexes.
+    Forward,
+}
+
+/// An address that no connection can be made to.
+#[derive(Debug, thiserror::Error)]
+#[error("address {address:?} of node {node} is not usable")]
+pub(crate) struct AddressError {
+    node: u64,
+    address: String,
+}
+
+/// Where the peers are, and the connections to them.
+pub(crate) struct Peers {
+    configured: BTreeMap<u64, String>,
+    channels: Mutex<HashMap<(u64, Lane), (String, Channel)>>,
+}
+
+impl Peers {
+    pub(crate) fn new(configured: BTreeMap<u64, String>) -> Self {
+        Self { configured, channels: Mutex::default() }
+    }
+
+    /// Where `node` is: as configured here, else as the membership says.
+    pub(crate) fn address<'a>(&'a self, node: u64, member: &'a ControllerNode) -> &'a str {
+        self.configured.get(&node).unwrap_or(&member.address)
+    }
+
+    /// A client of `node` at `address`.
+    pub(crate) fn client(
+        &self,
+        node: u64,
+        lane: Lane,
+        address: &str,
+    ) -> Result<RaftClient<Channel>, AddressError> {
+        let channel = {
+            let mut channels = self.channels.lock();
+            match channels.get(&(node, lane)) {
+                Some((known, channel)) if known == address => channel.clone(),
+                _ => {
+                    let channel = connect(node, address)?;
+                    channels.insert((node, lane), (address.to_owned(), channel.clone()));
+                    channel
+                }
+            }
+        };
+        Ok(RaftClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+}
+
+fn connect(node: u64, address: &str) -> Result<Channel, AddressError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_| AddressError { node, address: address.to_owned() })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_EVERY)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .connect_lazy())
+}
+
+/// The call never left this process: no connection could be made.
+pub(crate) fn never_sent(status: &tonic::Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}

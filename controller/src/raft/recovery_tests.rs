@@ -1,0 +1,174 @@
+//! What is found on a disk after damage or a crash.
+
+use super::ApplyObserver;
+use super::db::Db;
+use super::log_store::LogStore;
+use super::meta::{self, AppliedMeta};
+use super::snapshot_file::{self, SnapshotError};
+use super::snapshot_store::SnapshotStore;
+use super::state_store::StateStore;
+use super::types::{EncodedCommand, Entry, LogId, Payload};
+use crate::codec;
+use crate::state::command::{Command, CommandBody};
+use crate::state::reply::Effect;
+use openraft::RaftLogReader;
+use openraft::storage::RaftLogStorageExt;
+use rocksdb::WriteBatch;
+use std::path::Path;
+use std::sync::Arc;
+
+/// For tests that do not care what is applied.
+pub(super) struct Deaf;
+
+impl ApplyObserver for Deaf {
+    fn applied(&self, _: u64, _: Vec<Effect>) {}
+    fn installed(&self, _: u64) {}
+}
+
+fn create(index: u64) -> Entry {
+    let mut topic = [7; 16];
+    topic[..8].copy_from_slice(&index.to_be_bytes());
+    let name = format!("topic-{index}");
+    let body = CommandBody::CreateTopic { topic, name, partitions: 1, config: Vec::new() };
+    let command = codec::encode(&Command { time_ms: 1 + index, request: None, body });
+    let payload = Payload::Normal(EncodedCommand(command.into()));
+    Entry { log_id: LogId::new_term_index(1, index), payload }
+}
+
+async fn log_of(db: &Arc<Db>, entries: u64) -> LogStore {
+    let mut log = LogStore::open(db.clone()).unwrap();
+    log.blocking_append((0..entries).map(create)).await.unwrap();
+    log
+}
+
+fn open(dir: &Path) -> Arc<Db> {
+    Arc::new(Db::open(dir, 1).unwrap().0)
+}
+
+fn reopened(db: &Arc<Db>) -> Result<(), String> {
+    LogStore::open(db.clone()).map(|_| ())
+}
+
+#[tokio::test]
+async fn a_log_is_found_again_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let log = log_of(&db, 10).await;
+    log.writer().stop().await;
+    let mut log = LogStore::open(db).unwrap();
+    let entries = log.try_get_log_entries(..).await.unwrap();
+    assert_eq!(entries, (0..10).map(create).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_flipped_byte_in_the_log_is_detected() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let log = log_of(&db, 10).await;
+    log.writer().stop().await;
+    let key = 4u64.to_be_bytes();
+    let mut value = db.rocks().get_cf(db.log(), key).unwrap().unwrap();
+    value[20] ^= 1;
+    db.rocks().put_cf(db.log(), key, value).unwrap();
+    let error = reopened(&db).unwrap_err();
+    assert!(error.contains("log entry 4") && error.contains("checksum"), "{error}");
+}
+
+#[tokio::test]
+async fn a_gap_in_the_log_is_detected() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let log = log_of(&db, 10).await;
+    log.writer().stop().await;
+    db.rocks().delete_cf(db.log(), 4u64.to_be_bytes()).unwrap();
+    assert_eq!(reopened(&db).unwrap_err(), "log entry 4 is missing");
+}
+
+#[tokio::test]
+async fn damage_that_comes_later_is_detected_when_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let log = log_of(&db, 10).await;
+    log.writer().stop().await;
+    // Reopened, nothing is in memory: every read goes to the disk.
+    let mut log = LogStore::open(db.clone()).unwrap();
+    db.rocks().delete_cf(db.log(), 6u64.to_be_bytes()).unwrap();
+    assert_eq!(log.try_get_log_entries(0..5).await.unwrap().len(), 5);
+    let error = log.try_get_log_entries(5..8).await.unwrap_err();
+    assert_eq!(error.to_string(), "log entry 6 is missing");
+}
+
+/// A state of `entries` topics, and a snapshot of it.
+fn state_of(db: &Arc<Db>, dir: &Path, entries: u64) -> (StateStore, AppliedMeta) {
+    let store = StateStore::open(db.clone(), SnapshotStore::open(dir).unwrap()).unwrap();
+    let mut applied = AppliedMeta::load(db).unwrap();
+    let entries: Vec<Entry> = (0..entries).map(create).collect();
+    store.apply(&mut applied, &entries);
+    store.snapshots().build(&store.view().unwrap()).unwrap();
+    (store, applied)
+}
+
+#[test]
+fn an_interrupted_installation_is_done_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let (store, applied) = state_of(&db, dir.path(), 20);
+    let file = store.snapshots().current().unwrap().unwrap().snapshot;
+    drop(store);
+
+    // The crash came after the state was emptied and partly filled.
+    let mut batch = WriteBatch::default();
+    batch.put_cf(db.raft(), meta::INSTALLING, file.path.file_name().unwrap().as_encoded_bytes());
+    batch.delete_range_cf(db.state(), &b""[..], &[255; 8][..]);
+    batch.put_cf(db.state(), b"half", b"written");
+    db.write_synced(batch).unwrap();
+
+    let store = StateStore::open(db.clone(), SnapshotStore::open(dir.path()).unwrap()).unwrap();
+    assert_eq!(AppliedMeta::load(&db).unwrap(), applied);
+    assert_eq!(db.get_raft(meta::INSTALLING).unwrap(), None);
+    // The pairs themselves add up to the hash: write verifies by reading.
+    let copy = dir.path().join("copy");
+    snapshot_file::write(&copy, &store.view().unwrap()).unwrap();
+    assert_eq!(snapshot_file::verify(&copy).unwrap(), applied);
+}
+
+#[test]
+fn a_view_taken_before_an_installation_stays_what_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let (store, applied) = state_of(&db, dir.path(), 5);
+    let file = store.snapshots().current().unwrap().unwrap().snapshot;
+    let mut later = applied.clone();
+    store.apply(&mut later, &[create(5), create(6)]);
+    let view = store.view().unwrap();
+
+    let installed = store.install(&file).unwrap();
+    assert_eq!(installed, applied);
+    assert_eq!(store.view().unwrap().state_hash(), applied.state_hash);
+    assert_eq!((view.applied(), view.state_hash()), (6, later.state_hash));
+}
+
+#[test]
+fn any_flipped_or_missing_byte_in_a_snapshot_is_detected() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let (store, applied) = state_of(&db, dir.path(), 5);
+    let file = store.snapshots().current().unwrap().unwrap().snapshot;
+    assert_eq!(snapshot_file::verify(&file.path).unwrap(), applied);
+    let good = std::fs::read(&file.path).unwrap();
+    let path = dir.path().join("bad");
+    let is_damaged = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        matches!(snapshot_file::verify(&path), Err(SnapshotError::Damaged(_)))
+    };
+    for at in 0..good.len() {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x40;
+        assert!(is_damaged(&bytes), "byte {at} of {}", good.len());
+        assert!(is_damaged(&good[..at]), "cut off at {at}");
+    }
+    assert!(is_damaged(&[good.as_slice(), &[0]].concat()));
+    // A damaged snapshot is refused at start, not ignored.
+    std::fs::write(&file.path, &good[..good.len() - 1]).unwrap();
+    assert!(matches!(SnapshotStore::open(dir.path()), Err(SnapshotError::Damaged(_))));
+}

@@ -1,0 +1,125 @@
+//! Starting a node: opening what is on disk, checking all of it, and joining
+//! the parts.
+
+use super::db::{Db, OpenError};
+use super::leadership::{self, Leadership};
+use super::log_store::LogStore;
+use super::meta::AppliedMeta;
+use super::network::Network;
+use super::node::{Core, RaftNode};
+use super::options::RaftOptions;
+use super::peers::Peers;
+use super::propose::IN_FLIGHT_BYTES;
+use super::server::RaftService;
+use super::snapshot_file::SnapshotError;
+use super::snapshot_store::SnapshotStore;
+use super::state_machine::{AppliedState, StateMachine};
+use super::state_store::StateStore;
+use super::types::DiskId;
+use super::{ApplyObserver, CommandClock, bootstrap, stall};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use streamhouse_proto::MAX_MESSAGE_BYTES;
+use streamhouse_proto::v1::raft_server::RaftServer;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A node that cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its options contradict each other.
+    #[error("raft options: {0}")]
+    Options(String),
+    /// Its data directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Raft itself did not start.
+    #[error("raft: {0}")]
+    Raft(String),
+}
+
+/// What is on disk.
+struct Disk {
+    db: Arc<Db>,
+    id: DiskId,
+    log: LogStore,
+    state: Arc<StateStore>,
+    applied: AppliedMeta,
+}
+
+impl RaftNode {
+    /// Opens the data directory and starts the node. The caller must serve
+    /// the service at once: the others cannot reach this node before.
+    ///
+    /// A new cluster is founded in the background when all of
+    /// [`RaftOptions::peers`] answer and are empty.
+    pub async fn start(
+        options: RaftOptions,
+        observer: Arc<dyn ApplyObserver>,
+        clock: Arc<dyn CommandClock>,
+    ) -> Result<(Self, RaftServer<RaftService>), StartError> {
+        if !options.peers.contains_key(&options.node_id) {
+            let id = options.node_id;
+            return Err(StartError::Options(format!("node {id} is not among its own peers")));
+        }
+        let config = options.config().map_err(|e| StartError::Options(e.to_string()))?;
+        let (data, id) = (options.data.clone(), options.node_id);
+        let disk = tokio::task::spawn_blocking(move || open(&data, id)).await;
+        let disk = disk.map_err(|e| StartError::Raft(e.to_string()))??;
+
+        let applied = AppliedState::new(&disk.applied);
+        let peers = Arc::new(Peers::new(options.peers.clone()));
+        let network = Network { id, disk: disk.id, peers: peers.clone(), applied: applied.clone() };
+        let machine =
+            StateMachine::new(disk.state.clone(), disk.applied, applied.clone(), observer);
+        let raft =
+            super::types::Raft::new(id, Arc::new(config), network, disk.log.clone(), machine)
+                .await
+                .map_err(|e| StartError::Raft(e.to_string()))?;
+
+        let node = Self::new(Core {
+            options,
+            disk: disk.id,
+            db: disk.db,
+            raft,
+            log: disk.log,
+            state: disk.state,
+            applied,
+            peers,
+            clock,
+            proposals: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
+            leadership: watch::Sender::new(Leadership::default()),
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+            stopping: AtomicBool::new(false),
+        });
+        let tasks = &node.core().tasks;
+        tasks.spawn(leadership::watch(node.clone()));
+        tasks.spawn(stall::watch(node.clone()));
+        tasks.spawn(bootstrap::found(node.clone()));
+        let service = RaftServer::new(RaftService::new(node.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Ok((node, service))
+    }
+}
+
+fn open(data: &Path, node: u64) -> Result<Disk, OpenError> {
+    let (db, id) = Db::open(data, node)?;
+    let db = Arc::new(db);
+    let path = || data.to_owned();
+    let damaged = |what: String| OpenError::Damaged { path: path(), what };
+    let snapshot = |error: SnapshotError| match error {
+        SnapshotError::Io(error) => {
+            OpenError::Unreadable { path: path(), what: format!("snapshot: {error}") }
+        }
+        error => OpenError::Damaged { path: path(), what: error.to_string() },
+    };
+    let snapshots = SnapshotStore::open(data).map_err(snapshot)?;
+    let state = Arc::new(StateStore::open(db.clone(), snapshots).map_err(snapshot)?);
+    let applied = AppliedMeta::load(&db).map_err(damaged)?;
+    let log = LogStore::open(db.clone()).map_err(damaged)?;
+    Ok(Disk { db, id, log, state, applied })
+}

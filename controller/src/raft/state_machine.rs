@@ -1,0 +1,134 @@
+//! openraft's state machine over [`StateStore`]. The work on RocksDB runs on
+//! tokio's blocking threads, one group of entries at a time.
+
+use super::ApplyObserver;
+use super::meta::AppliedMeta;
+use super::snapshot_store::SnapshotFile;
+use super::state_store::StateStore;
+use super::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use super::view::StateView;
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use parking_lot::RwLock;
+use std::io;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Entries per write.
+const GROUP: usize = 256;
+
+/// What others may know of the applied state without reading the database.
+pub(crate) struct AppliedState {
+    /// Index of the last applied entry, set after its write.
+    pub(crate) index: watch::Sender<u64>,
+    /// The cluster's id, once known.
+    pub(crate) cluster: RwLock<Option<[u8; 16]>>,
+}
+
+impl AppliedState {
+    pub(crate) fn new(applied: &AppliedMeta) -> Arc<Self> {
+        let index = watch::Sender::new(applied.index());
+        Arc::new(Self { index, cluster: RwLock::new(applied.cluster) })
+    }
+
+    fn publish(&self, applied: &AppliedMeta) {
+        *self.cluster.write() = applied.cluster;
+        self.index.send_replace(applied.index());
+    }
+}
+
+/// See the module.
+pub(crate) struct StateMachine {
+    store: Arc<StateStore>,
+    applied: AppliedMeta,
+    shared: Arc<AppliedState>,
+    observer: Arc<dyn ApplyObserver>,
+}
+
+impl StateMachine {
+    pub(crate) fn new(
+        store: Arc<StateStore>,
+        applied: AppliedMeta,
+        shared: Arc<AppliedState>,
+        observer: Arc<dyn ApplyObserver>,
+    ) -> Self {
+        Self { store, applied, shared, observer }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied.last_applied, self.applied.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut groups = entries.ready_chunks(GROUP);
+        while let Some(group) = groups.next().await {
+            let group: Vec<_> = group.into_iter().collect::<io::Result<_>>()?;
+            let (entries, responders): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+            let (store, mut applied) = (self.store.clone(), self.applied.clone());
+            let work = move || (store.apply(&mut applied, &entries), applied);
+            let (group, applied) = blocking(work).await?;
+            self.applied = applied;
+            self.shared.publish(&self.applied);
+            for (responder, answer) in responders.into_iter().zip(group.applied) {
+                if let Some(responder) = responder {
+                    responder.send(answer);
+                }
+            }
+            self.observer.applied(self.applied.index(), group.effects);
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        // A failure to read shows again, as an error, when building.
+        SnapshotBuilder { store: self.store.clone(), view: self.store.view().ok() }
+    }
+
+    async fn install_snapshot(&mut self, _: &SnapshotMeta, file: SnapshotFile) -> io::Result<()> {
+        let store = self.store.clone();
+        let installed = blocking(move || store.install(&file)).await?;
+        self.applied = installed.map_err(io::Error::other)?;
+        self.shared.publish(&self.applied);
+        self.observer.installed(self.applied.index());
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        self.store.snapshots().current().map_err(io::Error::other)
+    }
+}
+
+/// Builds a snapshot of the state as it was when the builder was made.
+pub(crate) struct SnapshotBuilder {
+    store: Arc<StateStore>,
+    view: Option<StateView>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let (store, view) = (self.store.clone(), self.view.take());
+        let work = move || {
+            let view = match view {
+                Some(view) => view,
+                None => store.view().map_err(|e| io::Error::other(e.0))?,
+            };
+            store.snapshots().build(&view).map_err(io::Error::other)
+        };
+        blocking(work).await?
+    }
+}

@@ -1,0 +1,184 @@
+//! The applied state in RocksDB: applying groups of entries to it, replacing
+//! it by a snapshot, and handing out views of it.
+
+use super::db::Db;
+use super::fatal::{FatalReason, fatal};
+use super::hash;
+use super::meta::{self, AppliedMeta};
+use super::snapshot_file::{SnapshotError, SnapshotReader};
+use super::snapshot_store::{SnapshotFile, SnapshotStore};
+use super::types::{Applied, EncodedCommand, Entry, StoredMembership};
+use super::view::{LiveState, StateView};
+use crate::codec;
+use crate::state;
+use crate::state::command::{Command, CommandBody};
+use crate::state::kv::{KvError, Transaction};
+use crate::state::reply::{Effect, Reply};
+use openraft::EntryPayload;
+use parking_lot::RwLock;
+use rocksdb::WriteBatch;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bytes per write while a snapshot is installed.
+const INSTALL_BYTES: usize = 1 << 20;
+
+/// The state and who may read it.
+pub(crate) struct StateStore {
+    db: Arc<Db>,
+    snapshots: SnapshotStore,
+    /// While a snapshot is being installed, what everyone reads instead.
+    frozen: RwLock<Option<StateView>>,
+}
+
+/// What applying a group of entries led to.
+pub(crate) struct Group {
+    /// One per entry.
+    pub(crate) applied: Vec<Applied>,
+    /// In the order of the entries.
+    pub(crate) effects: Vec<Effect>,
+}
+
+impl StateStore {
+    /// Opens the state; ends an installation that a crash interrupted.
+    pub(crate) fn open(db: Arc<Db>, snapshots: SnapshotStore) -> Result<Self, SnapshotError> {
+        let store = Self { db, snapshots, frozen: RwLock::new(None) };
+        let marker = store.db.get_raft(meta::INSTALLING).map_err(SnapshotError::State)?;
+        if let Some(name) = marker {
+            let name = String::from_utf8_lossy(&name).into_owned();
+            tracing::info!(snapshot = name, "resuming the installation of a snapshot");
+            store.replace(&store.snapshots.named(&name))?;
+        }
+        Ok(store)
+    }
+
+    pub(crate) fn snapshots(&self) -> &SnapshotStore {
+        &self.snapshots
+    }
+
+    /// The state as of now, or, during an installation, as it was before.
+    pub(crate) fn view(&self) -> Result<StateView, KvError> {
+        let frozen = self.frozen.read();
+        match &*frozen {
+            Some(view) => Ok(view.clone()),
+            None => StateView::take(&self.db),
+        }
+    }
+
+    /// Applies committed entries and writes state and [`AppliedMeta`] in one
+    /// batch. The write need not be synced: the log before it is, and a crash
+    /// that loses it only makes the entries be applied again.
+    ///
+    /// Runs alone: openraft applies in order, from one task.
+    pub(crate) fn apply(&self, applied: &mut AppliedMeta, entries: &[Entry]) -> Group {
+        let base = LiveState(&self.db);
+        let mut tx = Transaction::new(&base);
+        let mut group = Group { applied: Vec::with_capacity(entries.len()), effects: Vec::new() };
+        for entry in entries {
+            let index = entry.log_id.index;
+            let mut reply = Reply::Done;
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(command) => {
+                    let command = decode(index, command);
+                    note_cluster(applied, &command);
+                    let outcome = state::apply(&mut tx, index, &command);
+                    let (answer, effects) = outcome.unwrap_or_else(|e| state_failed(e));
+                    reply = answer;
+                    group.effects.extend(effects);
+                }
+                EntryPayload::Membership(members) => {
+                    let members = members.clone();
+                    applied.membership = StoredMembership::new(Some(entry.log_id), members);
+                }
+            }
+            applied.last_applied = Some(entry.log_id);
+            group.applied.push(Applied { index, reply });
+        }
+        applied.state_hash =
+            hash::after(applied.state_hash, &tx).unwrap_or_else(|e| state_failed(e));
+        let mut batch = WriteBatch::default();
+        for (key, value) in tx.into_writes() {
+            match value {
+                Some(value) => batch.put_cf(self.db.state(), key, value),
+                None => batch.delete_cf(self.db.state(), key),
+            }
+        }
+        batch.put_cf(self.db.raft(), meta::APPLIED, codec::encode_serde(applied));
+        self.db.write_unsynced(batch).unwrap_or_else(|e| state_failed(e));
+        group
+    }
+
+    /// Replaces the state by the snapshot in `file`; returns what it is of.
+    pub(crate) fn install(&self, file: &SnapshotFile) -> Result<AppliedMeta, SnapshotError> {
+        let (_, path) = self.snapshots.adopt(file)?;
+        let before = self.view().map_err(|e| SnapshotError::State(e.0))?;
+        *self.frozen.write() = Some(before);
+        let applied = self.replace(&path).unwrap_or_else(|e| state_failed(e));
+        *self.frozen.write() = None;
+        Ok(applied)
+    }
+
+    /// SUBTLE: a crash at any point must leave either the old state, or the
+    /// new one, or the marker.
+    ///
+    /// 1. The marker is written, synced; `path` has been synced before. From
+    ///    here on the state counts for nothing.
+    /// 2. The state is emptied and filled in pieces of bounded size.
+    /// 3. The last batch writes what the state is of and removes the marker,
+    ///    synced, and with it all pieces before it.
+    ///
+    /// At start, a marker means: begin again at 1.
+    fn replace(&self, path: &Path) -> Result<AppliedMeta, SnapshotError> {
+        let failed = SnapshotError::State;
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.db.raft(), meta::INSTALLING, name);
+        self.db.write_synced(batch).map_err(failed)?;
+        self.clear().map_err(failed)?;
+
+        let mut reader = SnapshotReader::open(path)?;
+        let mut batch = WriteBatch::default();
+        while reader.next_block(|key, value| batch.put_cf(self.db.state(), key, value))? {
+            if batch.size_in_bytes() >= INSTALL_BYTES {
+                self.db.write_unsynced(std::mem::take(&mut batch)).map_err(failed)?;
+            }
+        }
+        let applied = reader.applied().clone();
+        batch.put_cf(self.db.raft(), meta::APPLIED, codec::encode_serde(&applied));
+        batch.delete_cf(self.db.raft(), meta::INSTALLING);
+        self.db.write_synced(batch).map_err(failed)?;
+        Ok(applied)
+    }
+
+    fn clear(&self) -> Result<(), String> {
+        let mut iterator = self.db.rocks().raw_iterator_cf(self.db.state());
+        iterator.seek_to_last();
+        let last = iterator.key().map(<[u8]>::to_vec);
+        iterator.status().map_err(|e| e.to_string())?;
+        let Some(last) = last else {
+            return Ok(());
+        };
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(self.db.state(), Vec::new(), last.clone());
+        batch.delete_cf(self.db.state(), last);
+        self.db.write_unsynced(batch)
+    }
+}
+
+fn decode(index: u64, command: &EncodedCommand) -> Command {
+    codec::decode(&command.0).unwrap_or_else(|error| {
+        fatal(FatalReason::CommandUnreadable, format_args!("log entry {index}: {error}"))
+    })
+}
+
+/// The same rule as the state machine's: the first id stays.
+fn note_cluster(applied: &mut AppliedMeta, command: &Command) {
+    if let CommandBody::InitCluster { cluster, .. } = &command.body {
+        applied.cluster.get_or_insert(*cluster);
+    }
+}
+
+fn state_failed<T>(error: impl ToString) -> T {
+    fatal(FatalReason::StateDiskFailed, error.to_string())
+}

@@ -1,0 +1,34 @@
+//! openraft's own storage suite, over the real log store and state machine.
+
+use super::db::Db;
+use super::log_store::LogStore;
+use super::meta::AppliedMeta;
+use super::recovery_tests::Deaf;
+use super::snapshot_store::SnapshotStore;
+use super::state_machine::{AppliedState, StateMachine};
+use super::state_store::StateStore;
+use super::types::TypeConfig;
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(dir.path(), 0).unwrap().0);
+        let snapshots = SnapshotStore::open(dir.path()).unwrap();
+        let state = Arc::new(StateStore::open(db.clone(), snapshots).unwrap());
+        let applied = AppliedMeta::load(&db).unwrap();
+        let shared = AppliedState::new(&applied);
+        let machine = StateMachine::new(state, applied, shared, Arc::new(Deaf));
+        Ok((dir, LogStore::open(db).unwrap(), machine))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_storage_passes_openrafts_suite() {
+    Suite::test_all(Builder).await.unwrap();
+}

@@ -1,0 +1,144 @@
+//! Reading the state: [`KvRead`] over the live database, for apply, and over
+//! a RocksDB snapshot, for everyone else.
+
+use super::db::Db;
+use super::meta::{self, AppliedMeta};
+use crate::state::kv::{KvError, KvRead, Value};
+use rocksdb::{DBRawIterator, ReadOptions, Snapshot};
+use std::sync::Arc;
+
+type Pair = (Vec<u8>, Value);
+
+fn kv_error(error: impl ToString) -> KvError {
+    KvError(error.to_string())
+}
+
+fn bounds(start: &[u8], end: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(start);
+    options.set_iterate_upper_bound(end);
+    options
+}
+
+fn collect(mut iterator: DBRawIterator<'_>, limit: usize) -> Result<Vec<Pair>, KvError> {
+    let mut pairs = Vec::new();
+    iterator.seek_to_first();
+    while pairs.len() < limit
+        && let Some((key, value)) = iterator.item()
+    {
+        pairs.push((key.to_vec(), value.to_vec()));
+        iterator.next();
+    }
+    iterator.status().map_err(kv_error)?;
+    Ok(pairs)
+}
+
+fn last_of(mut iterator: DBRawIterator<'_>) -> Result<Option<Pair>, KvError> {
+    iterator.seek_to_last();
+    let pair = iterator.item().map(|(key, value)| (key.to_vec(), value.to_vec()));
+    iterator.status().map_err(kv_error)?;
+    Ok(pair)
+}
+
+/// The state as it is now; only the thread that applies may read it so.
+pub(crate) struct LiveState<'a>(pub(crate) &'a Db);
+
+impl KvRead for LiveState<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Value>, KvError> {
+        self.0.rocks().get_cf(self.0.state(), key).map_err(kv_error)
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let options = bounds(start, end);
+        collect(self.0.rocks().raw_iterator_cf_opt(self.0.state(), options), limit)
+    }
+
+    fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, KvError> {
+        if start >= end {
+            return Ok(None);
+        }
+        last_of(self.0.rocks().raw_iterator_cf_opt(self.0.state(), bounds(start, end)))
+    }
+}
+
+self_cell::self_cell!(
+    struct SnapshotCell {
+        owner: Arc<Db>,
+        #[covariant]
+        dependent: Snapshot,
+    }
+);
+
+/// The state at one applied index, unchanged by whatever is applied later.
+/// Cheap to take and to clone; while one lives, the database keeps what it
+/// sees, so do not keep it for long.
+#[derive(Clone)]
+pub struct StateView {
+    cell: Arc<SnapshotCell>,
+    meta: Arc<AppliedMeta>,
+}
+
+impl StateView {
+    /// A view of the state as of now.
+    pub(crate) fn take(db: &Arc<Db>) -> Result<Self, KvError> {
+        let cell = SnapshotCell::new(db.clone(), |db| db.rocks().snapshot());
+        let bytes = {
+            let snapshot = cell.borrow_dependent();
+            snapshot.get_cf(db.raft(), meta::APPLIED).map_err(kv_error)?
+        };
+        let meta = AppliedMeta::decode(bytes.as_deref()).map_err(KvError)?;
+        Ok(Self { cell: Arc::new(cell), meta: Arc::new(meta) })
+    }
+
+    /// Index of the last entry applied to this state.
+    pub fn applied(&self) -> u64 {
+        self.meta.index()
+    }
+
+    /// Equal on every controller at the same applied index.
+    pub fn state_hash(&self) -> u128 {
+        self.meta.state_hash
+    }
+
+    pub(crate) fn meta(&self) -> &AppliedMeta {
+        &self.meta
+    }
+
+    /// An iterator over the whole state, in key order.
+    pub(crate) fn iterate(&self) -> DBRawIterator<'_> {
+        let db = self.cell.borrow_owner();
+        let mut iterator = self.cell.borrow_dependent().raw_iterator_cf(db.state());
+        iterator.seek_to_first();
+        iterator
+    }
+
+    fn iterator(&self, start: &[u8], end: &[u8]) -> DBRawIterator<'_> {
+        let db = self.cell.borrow_owner();
+        let options = bounds(start, end);
+        self.cell.borrow_dependent().raw_iterator_cf_opt(db.state(), options)
+    }
+}
+
+impl KvRead for StateView {
+    fn get(&self, key: &[u8]) -> Result<Option<Value>, KvError> {
+        let db = self.cell.borrow_owner();
+        self.cell.borrow_dependent().get_cf(db.state(), key).map_err(kv_error)
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        collect(self.iterator(start, end), limit)
+    }
+
+    fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, KvError> {
+        if start >= end {
+            return Ok(None);
+        }
+        last_of(self.iterator(start, end))
+    }
+}

@@ -1,0 +1,256 @@
+//! The stream that keeps a session alive and carries its leases.
+//!
+//! An agent attaches to every controller. Each takes note of its heartbeats,
+//! so that whoever leads next knows it lives; only the leader sends leases.
+
+use super::{Shared, address_of};
+use crate::convert::{lease_wire, partition_wire};
+use crate::errors::{invalid, refused};
+use crate::hub::Changes;
+use crate::raft::{Leadership, StateView};
+use crate::state::command::PartitionKey;
+use crate::state::kv::KvError;
+use crate::state::reply::{Effect, Refusal};
+use crate::state::{leases, partitions, sessions};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use streamhouse_proto::to_status;
+use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+pub(super) type AttachStream = ReceiverStream<Result<v1::AttachResponse, Status>>;
+
+/// BOUND: answers waiting for a slow agent.
+const QUEUE: usize = 16;
+
+pub(super) async fn attach(
+    shared: Arc<Shared>,
+    mut incoming: Streaming<v1::AttachRequest>,
+) -> Result<AttachStream, Status> {
+    let first = incoming.message().await?;
+    let session = first.ok_or_else(|| invalid("the stream ended before it began"))?.session;
+    if session == 0 {
+        return Err(refused(&Refusal::SessionEnded(0)));
+    }
+    let (out, stream) = mpsc::channel(QUEUE);
+    let tasks = shared.tasks.clone();
+    tasks.spawn(Attachment { shared, session, out }.run(incoming));
+    Ok(ReceiverStream::new(stream))
+}
+
+/// One agent's stream at this controller.
+struct Attachment {
+    shared: Arc<Shared>,
+    session: u64,
+    out: mpsc::Sender<Result<v1::AttachResponse, Status>>,
+}
+
+/// The agent went away.
+struct Gone;
+
+enum Failed {
+    Gone,
+    Store(KvError),
+}
+
+impl From<Gone> for Failed {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<KvError> for Failed {
+    fn from(error: KvError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Attachment {
+    async fn run(self, incoming: Streaming<v1::AttachRequest>) {
+        let session = self.session;
+        self.shared.liveness.attached(session);
+        let cancel = self.shared.cancel.clone();
+        let end = tokio::select! {
+            () = cancel.cancelled() => Some((ErrorCode::ShuttingDown, "the controller stops".into())),
+            () = self.out.closed() => None,
+            () = self.listen(incoming) => None,
+            failed = self.tell() => match failed {
+                Failed::Gone => None,
+                Failed::Store(error) => Some((ErrorCode::Internal, error.to_string())),
+            },
+        };
+        self.shared.liveness.detached(session);
+        tracing::debug!(session, "agent's stream ended");
+        if let Some((code, message)) = end {
+            // The agent may have gone meanwhile.
+            let _ = self.out.try_send(Err(to_status(ErrorInfo::new(code, message))));
+        }
+    }
+
+    /// Takes note of heartbeats until the stream ends.
+    async fn listen(&self, mut incoming: Streaming<v1::AttachRequest>) {
+        while let Ok(Some(_)) = incoming.message().await {
+            self.shared.liveness.heard(self.session);
+        }
+    }
+
+    async fn tell(&self) -> Failed {
+        loop {
+            let Err(failed) = self.tell_once().await else { continue };
+            return failed;
+        }
+    }
+
+    /// Tells the agent who leads and, while this controller does, its leases;
+    /// returns when that has changed.
+    async fn tell_once(&self) -> Result<(), Failed> {
+        let mut leadership = self.shared.raft.leadership();
+        let now = leadership.borrow_and_update().clone();
+        let mut beat = tokio::time::interval(self.shared.options.heartbeat_interval);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if !now.is_leader {
+            self.send(self.leadership_only(&now)).await?;
+            return leadership.changed().await.map_err(|_| Failed::Gone);
+        }
+        // Subscribed before the state is read, so that nothing falls between.
+        let mut changes = self.shared.hub.subscribe();
+        let mut full = true;
+        loop {
+            if full {
+                let all = self.all_leases(&now)?;
+                self.send(all).await?;
+                full = false;
+            }
+            tokio::select! {
+                changed = leadership.changed() => {
+                    return changed.map_err(|_| Failed::Gone);
+                }
+                change = changes.recv() => {
+                    full = !self.pass_on(&now, change, &mut changes).await?;
+                }
+                _ = beat.tick() => {
+                    let applied = self.shared.raft.view().applied();
+                    self.send(self.response(&now, applied)).await?;
+                }
+            }
+        }
+    }
+
+    async fn send(&self, response: v1::AttachResponse) -> Result<(), Gone> {
+        self.out.send(Ok(response)).await.map_err(|_| Gone)
+    }
+
+    fn response(&self, now: &Leadership, applied: u64) -> v1::AttachResponse {
+        v1::AttachResponse {
+            leader: now.is_leader,
+            term: now.term,
+            applied,
+            cluster_time_ms: self.shared.clock.now_ms(),
+            ..v1::AttachResponse::default()
+        }
+    }
+
+    fn leadership_only(&self, now: &Leadership) -> v1::AttachResponse {
+        v1::AttachResponse {
+            leader: false,
+            term: now.term,
+            leader_address: self.shared.raft.leader_address().unwrap_or_default(),
+            ..v1::AttachResponse::default()
+        }
+    }
+
+    fn all_leases(&self, now: &Leadership) -> Result<v1::AttachResponse, KvError> {
+        let view = self.shared.raft.view();
+        let mut response = self.response(now, view.applied());
+        response.full = true;
+        let live = sessions::session(&view, self.session)?.is_some_and(|s| s.is_live());
+        response.ended = !live;
+        for key in leases::held_by(&view, self.session, usize::MAX)? {
+            if let Some(partition) = partitions::partition(&view, &key)? {
+                response.leases.push(lease_wire(&key, &partition));
+            }
+        }
+        Ok(response)
+    }
+
+    /// Sends what a batch changed for this session; false if everything must
+    /// be sent anew.
+    async fn pass_on(
+        &self,
+        now: &Leadership,
+        change: Result<Arc<Changes>, RecvError>,
+        changes: &mut Receiver<Arc<Changes>>,
+    ) -> Result<bool, Failed> {
+        let batch = match change {
+            Ok(batch) if !batch.replaced => batch,
+            Ok(_) => return Ok(false),
+            Err(RecvError::Lagged(_)) => {
+                *changes = self.shared.hub.subscribe();
+                return Ok(false);
+            }
+            Err(RecvError::Closed) => return Err(Failed::Gone),
+        };
+        let mut touched = BTreeSet::new();
+        let mut ended = false;
+        for effect in &batch.effects {
+            match effect {
+                Effect::Lease { partition, was, now }
+                    if *was == self.session || *now == self.session =>
+                {
+                    touched.insert(*partition);
+                }
+                Effect::SessionEnded(session) => ended |= *session == self.session,
+                Effect::Lease { .. }
+                | Effect::Appended(..)
+                | Effect::SessionOpened(_)
+                | Effect::TopicReady(_)
+                | Effect::TopicDeleted(_)
+                | Effect::Cluster
+                | Effect::WorkPending => {}
+            }
+        }
+        if touched.is_empty() && !ended {
+            return Ok(true);
+        }
+        let changed = self.changed_leases(now, &touched, ended)?;
+        self.send(changed).await?;
+        Ok(true)
+    }
+
+    fn changed_leases(
+        &self,
+        now: &Leadership,
+        touched: &BTreeSet<PartitionKey>,
+        ended: bool,
+    ) -> Result<v1::AttachResponse, KvError> {
+        let view = self.shared.raft.view();
+        let mut response = self.response(now, view.applied());
+        response.ended = ended;
+        for key in touched {
+            match partitions::partition(&view, key)? {
+                Some(partition) if partition.holder == self.session => {
+                    response.leases.push(lease_wire(key, &partition));
+                }
+                found => response.lost.push(lost(&view, key, found.as_ref())?),
+            }
+        }
+        Ok(response)
+    }
+}
+
+fn lost(
+    view: &StateView,
+    key: &PartitionKey,
+    found: Option<&partitions::Partition>,
+) -> Result<v1::LostLease, KvError> {
+    let holder = found.map_or(0, |partition| partition.holder);
+    Ok(v1::LostLease {
+        partition: Some(partition_wire(key)),
+        epoch: found.map_or(u32::MAX, |partition| partition.lease_epoch),
+        address: address_of(view, holder)?,
+    })
+}

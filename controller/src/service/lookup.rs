@@ -1,0 +1,76 @@
+//! Read plans: which byte ranges of which objects hold the records wanted.
+
+use super::Shared;
+use crate::convert::{partition_key, partition_wire, segment_wire};
+use crate::errors::{invalid, show, store_failed};
+use crate::raft::StateView;
+use crate::state::command::PartitionKey;
+use crate::state::kv::KvError;
+use crate::state::{partitions, segments};
+use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
+use tonic::Status;
+
+/// BOUND: entries of one plan, and of one answer.
+const MAX_SEGMENTS: usize = 1_000;
+/// BOUND: ranges of one request.
+const MAX_RANGES: usize = 1_000;
+
+pub(super) async fn find(
+    shared: &Shared,
+    wire: v1::FindSegmentsRequest,
+) -> Result<v1::FindSegmentsResponse, Status> {
+    if wire.ranges.len() > MAX_RANGES {
+        let count = wire.ranges.len();
+        return Err(invalid(format!("{count} ranges in one look-up, allowed are {MAX_RANGES}")));
+    }
+    let view = shared.view_at(wire.min_applied, false).await?;
+    let mut budget = MAX_SEGMENTS * 10;
+    let mut plans = Vec::with_capacity(wire.ranges.len());
+    for range in &wire.ranges {
+        let key = partition_key(range.partition.as_ref())?;
+        let plan = plan(&view, &key, range, budget).map_err(|e| store_failed(&e))?;
+        budget -= plan.segments.len();
+        plans.push(plan);
+    }
+    Ok(v1::FindSegmentsResponse { plans, applied: view.applied() })
+}
+
+fn plan(
+    view: &StateView,
+    key: &PartitionKey,
+    range: &v1::SegmentRange,
+    budget: usize,
+) -> Result<v1::ReadPlan, KvError> {
+    let mut plan = v1::ReadPlan { partition: Some(partition_wire(key)), ..v1::ReadPlan::default() };
+    let Some(partition) = partitions::partition(view, key)? else {
+        let message = format!("partition {} does not exist", show(key));
+        plan.error = Some(ErrorInfo::new(ErrorCode::UnknownPartition, message));
+        return Ok(plan);
+    };
+    plan.log_start = partition.log_start;
+    plan.high_watermark = partition.next_offset;
+    if range.offset < partition.log_start || range.offset > partition.next_offset {
+        let message = format!(
+            "offset {} of {} is outside the log, which holds {} to {}",
+            range.offset,
+            show(key),
+            partition.log_start,
+            partition.next_offset
+        );
+        plan.error = Some(ErrorInfo::new(ErrorCode::OffsetOutOfRange, message));
+        return Ok(plan);
+    }
+    let limit = match range.max_segments {
+        0 => MAX_SEGMENTS,
+        asked => (asked as usize).min(MAX_SEGMENTS),
+    };
+    let mut bytes = 0;
+    for (base, entry) in segments::segments_from(view, key, range.offset, limit.min(budget))? {
+        plan.segments.push(segment_wire(base, &entry));
+        bytes += u64::from(entry.length);
+        if range.max_bytes > 0 && bytes >= range.max_bytes {
+            break;
+        }
+    }
+    Ok(plan)
+}

@@ -1,0 +1,144 @@
+//! The `Metadata` service: routes each call to the file that answers it.
+
+use super::{Shared, lookup, offsets, topics, watch};
+use crate::convert::{generation_wire, hash_text};
+use crate::errors::store_failed;
+use crate::raft::Role;
+use crate::state::{cluster, sessions, topics as state_topics};
+use std::sync::Arc;
+use streamhouse_proto::v1;
+use streamhouse_proto::v1::metadata_server::Metadata;
+use tonic::{Request, Response, Status};
+
+/// One per controller.
+pub(crate) struct MetadataService(pub(crate) Arc<Shared>);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Metadata for MetadataService {
+    type WatchStream = watch::WatchStream;
+
+    async fn get_cluster(
+        &self,
+        _: Request<v1::GetClusterRequest>,
+    ) -> Answer<v1::GetClusterResponse> {
+        let view = self.0.raft.view();
+        let known = cluster::cluster(&view).map_err(|e| store_failed(&e))?;
+        let topics = state_topics::topics(&view).map_err(|e| store_failed(&e))?;
+        let status = self.0.raft.status();
+        let controllers = self.0.options.peers.iter().map(|(id, address)| {
+            let voter = status.voters.contains_key(id);
+            v1::ControllerAddress { id: *id, address: address.clone(), voter }
+        });
+        Ok(Response::new(v1::GetClusterResponse {
+            cluster_id: known.as_ref().map(|c| c.cluster.to_vec()).unwrap_or_default(),
+            generation: known.as_ref().map(|c| generation_wire(c.generation)),
+            store_url: known.and_then(|c| c.store_url).unwrap_or_default(),
+            controllers: controllers.collect(),
+            leader_id: status.leader.unwrap_or(0),
+            applied: view.applied(),
+            topics: topics.len() as u64,
+        }))
+    }
+
+    async fn get_controller(
+        &self,
+        _: Request<v1::GetControllerRequest>,
+    ) -> Answer<v1::GetControllerResponse> {
+        let status = self.0.raft.status();
+        let view = self.0.raft.view();
+        let role = match status.role {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::Learner => "learner",
+        };
+        let own = self.0.options.peers.get(&status.id).cloned();
+        Ok(Response::new(v1::GetControllerResponse {
+            id: status.id,
+            address: self.0.options.advertise.clone().or(own).unwrap_or_default(),
+            pid: std::process::id(),
+            role: role.to_owned(),
+            term: status.term,
+            applied: view.applied(),
+            last_log: status.last_log,
+            state_hash: hash_text(view.state_hash()),
+            snapshot: status.snapshot,
+        }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<v1::ListAgentsRequest>,
+    ) -> Answer<v1::ListAgentsResponse> {
+        let view = self.0.view_at(0, request.into_inner().linearizable).await?;
+        let live = sessions::live(&view).map_err(|e| store_failed(&e))?;
+        let agents = live.into_iter().map(|(id, session)| v1::Agent {
+            session: id,
+            instance: session.instance.to_vec(),
+            address: session.address,
+            pid: session.pid,
+            group: session.group,
+            zone: session.zone,
+            draining: session.draining,
+            leases: u64::from(session.leases),
+        });
+        let agents = agents.collect();
+        Ok(Response::new(v1::ListAgentsResponse { agents, applied: view.applied() }))
+    }
+
+    async fn create_topic(
+        &self,
+        request: Request<v1::CreateTopicRequest>,
+    ) -> Answer<v1::CreateTopicResponse> {
+        topics::create(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<v1::DeleteTopicRequest>,
+    ) -> Answer<v1::DeleteTopicResponse> {
+        topics::delete(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<v1::ListTopicsRequest>,
+    ) -> Answer<v1::ListTopicsResponse> {
+        topics::list(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn describe_topic(
+        &self,
+        request: Request<v1::DescribeTopicRequest>,
+    ) -> Answer<v1::DescribeTopicResponse> {
+        topics::describe(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn find_segments(
+        &self,
+        request: Request<v1::FindSegmentsRequest>,
+    ) -> Answer<v1::FindSegmentsResponse> {
+        lookup::find(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let shared = Arc::clone(&self.0);
+        watch::watch(shared, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn commit_offsets(
+        &self,
+        request: Request<v1::CommitOffsetsRequest>,
+    ) -> Answer<v1::CommitOffsetsResponse> {
+        offsets::commit(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn fetch_offsets(
+        &self,
+        request: Request<v1::FetchOffsetsRequest>,
+    ) -> Answer<v1::FetchOffsetsResponse> {
+        offsets::fetch(&self.0, request.into_inner()).await.map(Response::new)
+    }
+}

@@ -1,0 +1,68 @@
+//! Consumer groups' offsets.
+
+use super::Shared;
+use crate::convert::{partition_key, partition_wire, request_key};
+use crate::errors::{propose_failed, refusal_info, refused, store_failed, unexpected};
+use crate::state::command::{CommandBody, PartitionKey};
+use crate::state::offsets::{self, CommittedOffset};
+use crate::state::reply::Reply;
+use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
+use tonic::Status;
+
+/// BOUND: offsets of one answer.
+const MAX_OFFSETS: usize = 100_000;
+
+pub(super) async fn commit(
+    shared: &Shared,
+    wire: v1::CommitOffsetsRequest,
+) -> Result<v1::CommitOffsetsResponse, Status> {
+    let request = request_key(wire.request)?;
+    let mut commits = Vec::with_capacity(wire.offsets.len());
+    for commit in wire.offsets {
+        commits.push((partition_key(commit.partition.as_ref())?, commit.offset, commit.metadata));
+    }
+    let body = CommandBody::CommitOffsets { group: wire.group, offsets: commits };
+    let proposed = shared.raft.propose(Some(request), body).await;
+    let (applied, reply) = proposed.map_err(|e| propose_failed(&e))?;
+    match reply {
+        Reply::Offsets(results) => {
+            let info = |refusal: Option<_>| match refusal {
+                Some(refusal) => refusal_info(&refusal),
+                None => ErrorInfo::new(ErrorCode::Unspecified, ""),
+            };
+            let results = results.into_iter().map(info).collect();
+            Ok(v1::CommitOffsetsResponse { results, applied })
+        }
+        Reply::Refused(refusal) => Err(refused(&refusal)),
+        _ => Err(unexpected("commit offsets")),
+    }
+}
+
+pub(super) async fn fetch(
+    shared: &Shared,
+    wire: v1::FetchOffsetsRequest,
+) -> Result<v1::FetchOffsetsResponse, Status> {
+    let view = shared.view_at(wire.min_applied, wire.linearizable).await?;
+    let found = if wire.partitions.is_empty() {
+        offsets::all_committed(&view, &wire.group, MAX_OFFSETS).map_err(|e| store_failed(&e))?
+    } else {
+        let mut found = Vec::new();
+        for partition in wire.partitions.iter().take(MAX_OFFSETS) {
+            let key = partition_key(Some(partition))?;
+            let offset = offsets::committed(&view, &wire.group, &key);
+            found.extend(offset.map_err(|e| store_failed(&e))?.map(|offset| (key, offset)));
+        }
+        found
+    };
+    let offsets = found.iter().map(|(key, offset)| offset_wire(key, offset)).collect();
+    Ok(v1::FetchOffsetsResponse { offsets, applied: view.applied() })
+}
+
+fn offset_wire(key: &PartitionKey, committed: &CommittedOffset) -> v1::CommittedOffset {
+    v1::CommittedOffset {
+        partition: Some(partition_wire(key)),
+        offset: committed.offset,
+        metadata: committed.metadata.clone(),
+        commit_time_ms: committed.committed_ms,
+    }
+}

@@ -1,0 +1,205 @@
+//! Watch streams: a controller's own applied changes, as they happen.
+
+use super::{Shared, address_of};
+use crate::convert::{id16, partition_state};
+use crate::errors::{invalid, refused, store_failed};
+use crate::hub::Changes;
+use crate::state::command::{PartitionKey, TopicKey};
+use crate::state::kv::KvError;
+use crate::state::reply::{Effect, Refusal};
+use crate::state::{partitions, topics};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use streamhouse_proto::to_status;
+use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+pub(super) type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
+
+/// BOUND: answers waiting for a slow watcher; what changes meanwhile is
+/// gathered into the next.
+const QUEUE: usize = 4;
+/// BOUND: topics of one watch.
+const MAX_TOPICS: usize = 1_000;
+/// BOUND: applied batches gathered into one answer.
+const GATHERED: usize = 256;
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A controller without a leader for so long sends its watchers elsewhere.
+const LEADERLESS: Duration = Duration::from_secs(2);
+
+pub(super) async fn watch(
+    shared: Arc<Shared>,
+    wire: v1::WatchRequest,
+) -> Result<WatchStream, Status> {
+    if wire.topic_ids.is_empty() || wire.topic_ids.len() > MAX_TOPICS {
+        let count = wire.topic_ids.len();
+        return Err(invalid(format!("{count} topics in one watch, allowed are 1 to {MAX_TOPICS}")));
+    }
+    let topics = wire.topic_ids.iter().map(|id| id16("topic id", id));
+    let topics = topics.collect::<Result<BTreeSet<_>, _>>()?;
+    // Subscribed before the state is read, so that nothing falls between.
+    let changes = shared.hub.subscribe();
+    let view = shared.view_at(wire.min_applied, false).await?;
+    for topic in &topics {
+        if topics::topic(&view, topic).map_err(|e| store_failed(&e))?.is_none() {
+            let id = uuid::Uuid::from_bytes(*topic).to_string();
+            return Err(refused(&Refusal::UnknownTopic(id)));
+        }
+    }
+    let (out, stream) = mpsc::channel(QUEUE);
+    let tasks = shared.tasks.clone();
+    tasks.spawn(Watcher { shared, topics, out }.run(changes));
+    Ok(ReceiverStream::new(stream))
+}
+
+/// Ends when its client goes away, with the controller, or when the
+/// controller has lost its leader.
+struct Watcher {
+    shared: Arc<Shared>,
+    topics: BTreeSet<TopicKey>,
+    out: mpsc::Sender<Result<v1::WatchResponse, Status>>,
+}
+
+/// What is to be sent next.
+#[derive(Default)]
+struct Pending {
+    partitions: BTreeSet<PartitionKey>,
+    deleted: BTreeSet<TopicKey>,
+    everything: bool,
+}
+
+impl Watcher {
+    async fn run(self, changes: Receiver<Arc<Changes>>) {
+        let cancel = self.shared.cancel.clone();
+        let end = tokio::select! {
+            () = cancel.cancelled() => Some((ErrorCode::ShuttingDown, "the controller stops".into())),
+            () = self.out.closed() => None,
+            () = self.leaderless() => Some((ErrorCode::NoLeader, "this controller has no leader".into())),
+            sent = self.follow(changes) => match sent {
+                Ok(()) => None,
+                Err(error) => Some((ErrorCode::Internal, error.to_string())),
+            },
+        };
+        if let Some((code, message)) = end {
+            // The client may have gone meanwhile.
+            let _ = self.out.send(Err(to_status(ErrorInfo::new(code, message)))).await;
+        }
+    }
+
+    /// Returns once there has been no leader for a while.
+    async fn leaderless(&self) {
+        let mut leadership = self.shared.raft.leadership();
+        loop {
+            if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
+                return;
+            }
+            let back = leadership.wait_for(|now| now.leader.is_some());
+            if tokio::time::timeout(LEADERLESS, back).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn follow(&self, mut changes: Receiver<Arc<Changes>>) -> Result<(), KvError> {
+        let mut pending = Pending { everything: true, ..Pending::default() };
+        let mut first = true;
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.reset();
+        loop {
+            // A place in the queue first: what changes while the client is
+            // slow is then still part of this answer.
+            let Ok(place) = self.out.reserve().await else { return Ok(()) };
+            while !first && pending.is_empty() {
+                tokio::select! {
+                    change = changes.recv() => match change {
+                        Ok(change) => self.gather(&change, &mut pending),
+                        Err(RecvError::Lagged(_)) => pending.everything = true,
+                        Err(RecvError::Closed) => return Ok(()),
+                    },
+                    _ = heartbeat.tick() => break,
+                }
+            }
+            for _ in 0..GATHERED {
+                match changes.try_recv() {
+                    Ok(change) => self.gather(&change, &mut pending),
+                    Err(TryRecvError::Lagged(_)) => pending.everything = true,
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                }
+            }
+            let resync = pending.everything && !first;
+            place.send(Ok(self.answer(std::mem::take(&mut pending), resync)?));
+            first = false;
+        }
+    }
+
+    fn gather(&self, change: &Changes, pending: &mut Pending) {
+        pending.everything |= change.replaced;
+        for effect in &change.effects {
+            match effect {
+                Effect::Appended(partition, _) | Effect::Lease { partition, .. } => {
+                    if self.topics.contains(&partition.topic) {
+                        pending.partitions.insert(*partition);
+                    }
+                }
+                Effect::TopicDeleted(topic) => {
+                    if self.topics.contains(topic) {
+                        pending.deleted.insert(*topic);
+                    }
+                }
+                // Addresses of holders change with their sessions, and every
+                // such change moves leases too.
+                Effect::SessionOpened(_)
+                | Effect::SessionEnded(_)
+                | Effect::TopicReady(_)
+                | Effect::Cluster
+                | Effect::WorkPending => {}
+            }
+        }
+    }
+
+    fn answer(&self, pending: Pending, resync: bool) -> Result<v1::WatchResponse, KvError> {
+        let view = self.shared.raft.view();
+        let mut deleted = pending.deleted;
+        let mut states = Vec::new();
+        let mut push = |key: &PartitionKey, partition: &partitions::Partition| {
+            let address = address_of(&view, partition.holder)?;
+            states.push(partition_state(key, partition, address));
+            Ok::<(), KvError>(())
+        };
+        if pending.everything {
+            for topic in &self.topics {
+                if topics::topic(&view, topic)?
+                    .is_none_or(|topic| topic.stage == topics::TopicStage::Deleting)
+                {
+                    deleted.insert(*topic);
+                }
+                for (key, partition) in partitions::partitions(&view, topic, 0, usize::MAX)? {
+                    push(&key, &partition)?;
+                }
+            }
+        } else {
+            for key in &pending.partitions {
+                if let Some(partition) = partitions::partition(&view, key)? {
+                    push(key, &partition)?;
+                }
+            }
+        }
+        Ok(v1::WatchResponse {
+            applied: view.applied(),
+            partitions: states,
+            resync,
+            deleted_topic_ids: deleted.iter().map(|id| id.to_vec()).collect(),
+        })
+    }
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        !self.everything && self.partitions.is_empty() && self.deleted.is_empty()
+    }
+}

@@ -1,0 +1,178 @@
+//! The commands of the replicated log: everything that changes state.
+//!
+//! Stored in the log under the rules of [`crate::codec`]: variants and fields
+//! are only ever appended. Time and random values travel inside (PURE, CLOCK).
+
+use bincode::{Decode, Encode};
+
+/// A topic's UUID.
+pub type TopicKey = [u8; 16];
+
+/// One partition of one topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct PartitionKey {
+    /// The topic.
+    pub topic: TopicKey,
+    /// Partition number from 0.
+    pub partition: u32,
+}
+
+/// One log entry.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Command {
+    /// The leader's cluster time in milliseconds since the epoch, set by the
+    /// leader when it proposes.
+    pub time_ms: u64,
+    /// RETRY: who asked, and as which of its requests.
+    pub request: Option<RequestKey>,
+    /// What to do.
+    pub body: CommandBody,
+}
+
+/// Names one attempt of a mutating call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct RequestKey {
+    /// Random, chosen once by the caller.
+    pub requester: [u8; 16],
+    /// Counts up from 1 per requester.
+    pub number: u64,
+}
+
+/// The generation of a cluster: see DESIGN, "Records and objects".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct GenerationKey {
+    /// 1 when created, one more with each restore or rebuild.
+    pub counter: u32,
+    /// Minted with the counter.
+    pub random: u64,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum CommandBody {
+    /// Gives a new cluster its identity; without effect on one that has it.
+    InitCluster {
+        /// Random.
+        cluster: [u8; 16],
+        /// The first generation.
+        generation: GenerationKey,
+    },
+    /// Creates a topic; continued by `Continue` where it is large.
+    CreateTopic {
+        /// Random, used if the topic is created.
+        topic: TopicKey,
+        /// The name.
+        name: String,
+        /// How many.
+        partitions: u32,
+        /// The configuration, in key order.
+        config: Vec<(String, String)>,
+    },
+    /// Deletes a topic by name; its partitions go by `Continue`.
+    DeleteTopic {
+        /// The name.
+        name: String,
+    },
+    /// Opens a session; its id is the index of this entry.
+    RegisterSession(Registration),
+    /// Ends a session and fences its partitions.
+    EndSession {
+        /// Which.
+        session: u64,
+    },
+    /// Revokes every lease of a session and grants it no new ones.
+    DrainSession {
+        /// Which.
+        session: u64,
+    },
+    /// Gives leases back: partition and the epoch under which it was held.
+    ReleaseLeases {
+        /// Whose.
+        session: u64,
+        /// At most [`crate::state::MAX_BATCH`].
+        leases: Vec<(PartitionKey, u32)>,
+    },
+    /// Puts a session's uploaded objects into the index.
+    CommitObjects {
+        /// Whose.
+        session: u64,
+        /// Ascending sequences without gap.
+        objects: Vec<ObjectCommit>,
+    },
+    /// Sets group offsets, outside membership.
+    CommitOffsets {
+        /// The group.
+        group: String,
+        /// Partition, next offset to read, metadata.
+        offsets: Vec<(PartitionKey, u64, String)>,
+    },
+    /// Does the next chunk of whatever was too large for one entry, and
+    /// expires what is due.
+    Continue,
+}
+
+/// A session's registration.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Registration {
+    /// Random, new with every start of an agent.
+    pub instance: [u8; 16],
+    /// Advertised `host:port`.
+    pub address: String,
+    /// Agent group.
+    pub group: String,
+    /// Zone, or empty.
+    pub zone: String,
+    /// Process id, for operators.
+    pub pid: u32,
+    /// Where the agent writes.
+    pub store_url: String,
+}
+
+/// One object of a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ObjectCommit {
+    /// The session's number for it.
+    pub sequence: u64,
+    /// Bytes.
+    pub size: u64,
+    /// What became of its PUT.
+    pub contents: ObjectContents,
+}
+
+/// What became of an object's PUT.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum ObjectContents {
+    /// It succeeded; these are its slices.
+    Written(Vec<SliceCommit>),
+    /// It was given up: the number is used up, these epochs are raised.
+    Abandoned(Vec<PartitionKey>),
+}
+
+/// One slice of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SliceCommit {
+    /// Which partition.
+    pub partition: PartitionKey,
+    /// Epoch under which it was written.
+    pub lease_epoch: u32,
+    /// First offset.
+    pub base_offset: u64,
+    /// Last offset.
+    pub last_offset: u64,
+    /// Records in it.
+    pub record_count: u32,
+    /// Byte position in the object.
+    pub position: u64,
+    /// Bytes.
+    pub length: u32,
+    /// Over those bytes.
+    pub crc32c: u32,
+    /// Cluster time at the agent.
+    pub append_time_ms: u64,
+    /// Smallest record timestamp.
+    pub min_timestamp_ms: i64,
+    /// Largest record timestamp.
+    pub max_timestamp_ms: i64,
+    /// Bits of the segment format.
+    pub flags: u32,
+}

@@ -1,0 +1,83 @@
+//! The state machine: plain data and pure functions over an ordered key-value
+//! transaction. It imports neither tokio nor RocksDB nor openraft.
+//!
+//! [`apply`] is the only way in for changes; the public functions of the
+//! domains read. Keys and values are listed in [`keys`].
+
+pub mod cluster;
+pub mod command;
+pub mod keys;
+pub mod kv;
+pub mod leases;
+pub mod names;
+pub mod offsets;
+pub mod partitions;
+pub mod reply;
+pub mod requests;
+pub mod segments;
+pub mod sessions;
+pub mod topics;
+mod typed;
+pub mod work;
+
+use command::{Command, CommandBody};
+use kv::{KvError, Transaction};
+use reply::{Effect, Refusal, Reply};
+
+/// Most leases moved, slices committed or offsets set by one entry.
+pub const MAX_BATCH: usize = 4_096;
+
+/// Applies one committed command at `index` of the log.
+///
+/// PURE: reads nothing but the arguments. Refusals are replies; an error is a
+/// store that cannot be read, and fatal.
+pub fn apply(
+    tx: &mut Transaction<'_>,
+    index: u64,
+    command: &Command,
+) -> Result<(Reply, Vec<Effect>), KvError> {
+    let now_ms = cluster::advance(tx, command.time_ms)?;
+    let Some(request) = &command.request else {
+        return execute(tx, index, now_ms, command);
+    };
+    // RETRY: what was applied before is answered as it was then.
+    if let Some(reply) = requests::answered(tx, request)? {
+        return Ok((reply, Vec::new()));
+    }
+    let (reply, effects) = execute(tx, index, now_ms, command)?;
+    requests::remember(tx, request, now_ms, &reply)?;
+    Ok((reply, effects))
+}
+
+fn execute(
+    tx: &mut Transaction<'_>,
+    index: u64,
+    now_ms: u64,
+    command: &Command,
+) -> Result<(Reply, Vec<Effect>), KvError> {
+    match &command.body {
+        CommandBody::InitCluster { cluster, generation } => {
+            cluster::init(tx, *cluster, *generation)
+        }
+        CommandBody::CreateTopic { topic, name, partitions, config } => {
+            topics::create(tx, now_ms, *topic, name, *partitions, config)
+        }
+        CommandBody::DeleteTopic { name } => topics::delete(tx, name),
+        CommandBody::RegisterSession(new) => sessions::register(tx, index, now_ms, new),
+        CommandBody::EndSession { session } => sessions::end(tx, *session, now_ms),
+        CommandBody::DrainSession { session } => sessions::drain(tx, *session, now_ms),
+        CommandBody::ReleaseLeases { session, leases } => {
+            if leases.len() > MAX_BATCH {
+                let message = format!("{} leases, allowed are {MAX_BATCH}", leases.len());
+                return Ok((Reply::Refused(Refusal::Limit(message)), Vec::new()));
+            }
+            leases::release(tx, *session, leases)
+        }
+        CommandBody::CommitObjects { session, objects } => segments::commit(tx, *session, objects),
+        CommandBody::CommitOffsets { group, offsets } => {
+            let reply = offsets::commit(tx, now_ms, command.request, group, offsets)?;
+            Ok((reply, Vec::new()))
+        }
+        CommandBody::Continue => work::proceed(tx, now_ms),
+    }
+}

@@ -1,0 +1,177 @@
+//! Consumer groups' committed offsets.
+//!
+//! GROUP: commits of one consumer are applied in the order in which it sent
+//! them; an older one that arrives late is refused.
+
+use super::command::{PartitionKey, RequestKey, TopicKey};
+use super::keys::{Key, tag, trailing_partition};
+use super::kv::{KvError, KvRead, Transaction};
+use super::names::check_group;
+use super::reply::{Refusal, Reply};
+use super::topics::{self, TopicStage};
+use super::{MAX_BATCH, typed};
+use bincode::{Decode, Encode};
+
+/// Longest metadata of one committed offset, in bytes; Kafka's default.
+pub const MAX_METADATA_BYTES: usize = 4_096;
+
+/// A consumer group.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Group {
+    /// Cluster time of its first commit.
+    pub created_ms: u64,
+    /// Cluster time of its last commit.
+    pub committed_ms: u64,
+}
+
+/// One partition's committed offset.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CommittedOffset {
+    /// Next offset to read.
+    pub offset: u64,
+    /// The application's own.
+    pub metadata: String,
+    /// Cluster time of the commit.
+    pub committed_ms: u64,
+    /// Which request of which consumer set it.
+    pub by: Option<RequestKey>,
+}
+
+fn group_key(group: &str) -> Vec<u8> {
+    Key::new(tag::GROUP).bytes(group.as_bytes()).done()
+}
+
+fn offset_key(group: &str, partition: &PartitionKey) -> Vec<u8> {
+    Key::new(tag::OFFSET).name(group).partition(partition).done()
+}
+
+fn topic_key(topic: &TopicKey, group: &str) -> Vec<u8> {
+    Key::new(tag::OFFSET_TOPIC).bytes(topic).bytes(group.as_bytes()).done()
+}
+
+/// A group, once it has committed.
+pub fn group(kv: &dyn KvRead, name: &str) -> Result<Option<Group>, KvError> {
+    typed::get(kv, &group_key(name))
+}
+
+/// What the group committed for a partition.
+pub fn committed(
+    kv: &dyn KvRead,
+    group: &str,
+    partition: &PartitionKey,
+) -> Result<Option<CommittedOffset>, KvError> {
+    typed::get(kv, &offset_key(group, partition))
+}
+
+/// Up to `limit` offsets of the group, by partition.
+pub fn all_committed(
+    kv: &dyn KvRead,
+    group: &str,
+    limit: usize,
+) -> Result<Vec<(PartitionKey, CommittedOffset)>, KvError> {
+    let (start, end) = Key::new(tag::OFFSET).name(group).range();
+    let pairs = kv.scan(&start, &end, limit)?;
+    let offsets = pairs.into_iter().map(|(key, value)| {
+        let partition = trailing_partition(&key).ok_or_else(|| typed::malformed(&key))?;
+        Ok((partition, typed::decode(&key, &value)?))
+    });
+    offsets.collect()
+}
+
+pub(super) fn commit(
+    tx: &mut Transaction<'_>,
+    now_ms: u64,
+    by: Option<RequestKey>,
+    name: &str,
+    offsets: &[(PartitionKey, u64, String)],
+) -> Result<Reply, KvError> {
+    if let Err(refusal) = check_group(name) {
+        return Ok(Reply::Refused(refusal));
+    }
+    if offsets.len() > MAX_BATCH {
+        let message = format!("{} offsets in one commit, allowed are {MAX_BATCH}", offsets.len());
+        return Ok(Reply::Refused(Refusal::Limit(message)));
+    }
+    let mut results = Vec::with_capacity(offsets.len());
+    for (partition, offset, metadata) in offsets {
+        let refusal = check(tx, by, name, partition, *offset, metadata)?;
+        if refusal.is_none() {
+            let value = CommittedOffset {
+                offset: *offset,
+                metadata: metadata.clone(),
+                committed_ms: now_ms,
+                by,
+            };
+            typed::put(tx, offset_key(name, partition), &value);
+            typed::mark(tx, topic_key(&partition.topic, name));
+        }
+        results.push(refusal);
+    }
+    if results.iter().any(Option::is_none) {
+        let created_ms = group(tx, name)?.map_or(now_ms, |group| group.created_ms);
+        typed::put(tx, group_key(name), &Group { created_ms, committed_ms: now_ms });
+    }
+    Ok(Reply::Offsets(results))
+}
+
+fn check(
+    tx: &Transaction<'_>,
+    by: Option<RequestKey>,
+    name: &str,
+    partition: &PartitionKey,
+    offset: u64,
+    metadata: &str,
+) -> Result<Option<Refusal>, KvError> {
+    if metadata.len() > MAX_METADATA_BYTES {
+        return Ok(Some(Refusal::Limit(format!(
+            "offset metadata has {} bytes, allowed are {MAX_METADATA_BYTES}",
+            metadata.len()
+        ))));
+    }
+    if i64::try_from(offset).is_err() {
+        return Ok(Some(Refusal::Invalid(format!("offset {offset} is not a 63-bit number"))));
+    }
+    match topics::topic(tx, &partition.topic)? {
+        Some(topic) if topic.stage != TopicStage::Deleting => {
+            if partition.partition >= topic.partitions {
+                return Ok(Some(Refusal::UnknownPartition(*partition)));
+            }
+        }
+        _ => {
+            let id = uuid::Uuid::from_bytes(partition.topic).to_string();
+            return Ok(Some(Refusal::UnknownTopic(id)));
+        }
+    }
+    let last = committed(tx, name, partition)?.and_then(|committed| committed.by);
+    Ok(match (last, by) {
+        (Some(last), Some(by)) if last.requester == by.requester && last.number > by.number => {
+            Some(Refusal::Superseded)
+        }
+        _ => None,
+    })
+}
+
+/// Removes up to `limit` offsets of a deleted topic; tells whether all are
+/// gone.
+pub(super) fn delete_topic(
+    tx: &mut Transaction<'_>,
+    topic: &TopicKey,
+    limit: usize,
+) -> Result<bool, KvError> {
+    let (start, end) = Key::new(tag::OFFSET_TOPIC).bytes(topic).range();
+    let mut left = limit;
+    for (mark, _) in tx.scan(&start, &end, limit)? {
+        let group = String::from_utf8(mark[17..].to_vec()).map_err(|_| typed::malformed(&mark))?;
+        let (first, last) = Key::new(tag::OFFSET).name(&group).bytes(topic).range();
+        let offsets = tx.scan(&first, &last, left)?;
+        left -= offsets.len();
+        for (key, _) in offsets {
+            tx.delete(key);
+        }
+        if left == 0 {
+            return Ok(false);
+        }
+        tx.delete(mark);
+    }
+    Ok(tx.scan(&start, &end, 1)?.is_empty())
+}

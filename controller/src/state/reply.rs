@@ -1,0 +1,114 @@
+//! What applying a command answers, and what it changed.
+//!
+//! Replies are stored for RETRY, so they follow the rules of [`crate::codec`].
+
+use super::command::{PartitionKey, TopicKey};
+use bincode::{Decode, Encode};
+
+/// The answer to a command.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// Done; nothing to tell.
+    Done,
+    /// The command was refused without effect.
+    Refused(Refusal),
+    /// A topic was created, or is being created, or was deleted.
+    Topic(TopicKey),
+    /// A session was opened (or found, for a retried registration).
+    Session(u64),
+    /// One per object of the commit.
+    Objects(Vec<ObjectReply>),
+    /// One per offset of the commit.
+    Offsets(Vec<Option<Refusal>>),
+    /// Whether more chunks are waiting.
+    Continued {
+        /// Propose `Continue` again.
+        more: bool,
+    },
+}
+
+/// Why a command, or a part of it, was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Refusal {
+    /// Name, partition count, configuration or another argument is wrong.
+    Invalid(String),
+    /// No such topic.
+    UnknownTopic(String),
+    /// The topic has no such partition.
+    UnknownPartition(PartitionKey),
+    /// The name is taken.
+    TopicExists(String),
+    /// The session has ended, or never was.
+    SessionEnded(u64),
+    /// The record of this request has expired; it may have been applied.
+    OutcomeUnknown,
+    /// A commit that is not the session's next.
+    OutOfOrder {
+        /// What must come next.
+        expected: u64,
+    },
+    /// Another session holds the lease, or none does.
+    NotHolder,
+    /// Written under an epoch that has ended, or at an offset that is not the
+    /// partition's next.
+    Stale,
+    /// Another store than the cluster's.
+    StoreMismatch {
+        /// The cluster's.
+        expected: String,
+    },
+    /// An older request than one already applied.
+    Superseded,
+    /// A limit of the cluster.
+    Limit(String),
+}
+
+/// What became of one object of a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum ObjectReply {
+    /// Processed: one per slice, or per abandoned partition.
+    Processed(Vec<SliceReply>),
+    /// Not processed as a whole.
+    Refused(Refusal),
+}
+
+/// What became of one slice.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SliceReply {
+    /// `None` if it was accepted.
+    pub refusal: Option<Refusal>,
+    /// The partition's lease epoch after the command.
+    pub lease_epoch: u32,
+    /// The partition's next offset after the command.
+    pub next_offset: u64,
+    /// Whether the session still holds the lease.
+    pub still_holder: bool,
+}
+
+/// Something that watchers care about; they read the state for the details.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Records were added: the partition's new next offset.
+    Appended(PartitionKey, u64),
+    /// Holder, epoch or revocation of a partition changed; `was` held it.
+    Lease {
+        /// Which.
+        partition: PartitionKey,
+        /// The session that held it before, 0 if none.
+        was: u64,
+        /// The session that holds it now, 0 if none.
+        now: u64,
+    },
+    /// A session was opened.
+    SessionOpened(u64),
+    /// A session has ended.
+    SessionEnded(u64),
+    /// A topic was created and is ready.
+    TopicReady(TopicKey),
+    /// A topic was deleted.
+    TopicDeleted(TopicKey),
+    /// The cluster got its identity or its store.
+    Cluster,
+    /// Chunks are waiting for `Continue`.
+    WorkPending,
+}

@@ -1,0 +1,101 @@
+//! RETRY for every mutating command that is not a commit: the replies to a
+//! requester's last [`KEPT`] requests, kept for a day of cluster time after
+//! its last one.
+
+use super::command::RequestKey;
+use super::keys::{Key, tag, trailing_id};
+use super::kv::{KvError, KvRead, Transaction};
+use super::reply::{Refusal, Reply};
+use super::typed;
+use bincode::{Decode, Encode};
+
+/// Replies kept per requester.
+pub const KEPT: u64 = 64;
+/// How long a requester's replies outlive its last request.
+pub const KEPT_MS: u64 = 24 * 3_600_000;
+
+/// What is remembered of a requester.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Requester {
+    /// Its largest request number.
+    pub last: u64,
+    /// Cluster time of its last request.
+    pub used_ms: u64,
+}
+
+fn reply_key(requester: &[u8; 16], number: u64) -> Vec<u8> {
+    Key::new(tag::REQUEST).bytes(requester).u64(number).done()
+}
+
+fn requester_key(requester: &[u8; 16]) -> Vec<u8> {
+    Key::new(tag::REQUESTER).bytes(requester).done()
+}
+
+fn time_key(used_ms: u64, requester: &[u8; 16]) -> Vec<u8> {
+    Key::new(tag::REQUESTER_TIME).u64(used_ms).bytes(requester).done()
+}
+
+/// The answer to a request that was applied before, or whose record is gone.
+pub(super) fn answered(kv: &dyn KvRead, request: &RequestKey) -> Result<Option<Reply>, KvError> {
+    if let Some(reply) = typed::get(kv, &reply_key(&request.requester, request.number))? {
+        return Ok(Some(reply));
+    }
+    let known: Option<Requester> = typed::get(kv, &requester_key(&request.requester))?;
+    match known {
+        Some(known) if request.number.saturating_add(KEPT) <= known.last => {
+            Ok(Some(Reply::Refused(Refusal::OutcomeUnknown)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Remembers the first result of a request.
+pub(super) fn remember(
+    tx: &mut Transaction<'_>,
+    request: &RequestKey,
+    now_ms: u64,
+    reply: &Reply,
+) -> Result<(), KvError> {
+    let id = &request.requester;
+    let mut last = request.number;
+    if let Some(known) = typed::get::<Requester>(tx, &requester_key(id))? {
+        last = last.max(known.last);
+        tx.delete(time_key(known.used_ms, id));
+        // Numbers may arrive in any order inside the window, so everything
+        // that the window just left goes, not only one number.
+        let (start, end) = (reply_key(id, 0), reply_key(id, (last + 1).saturating_sub(KEPT)));
+        for (key, _) in tx.scan(&start, &end, KEPT as usize)? {
+            tx.delete(key);
+        }
+    }
+    typed::put(tx, requester_key(id), &Requester { last, used_ms: now_ms });
+    typed::mark(tx, time_key(now_ms, id));
+    typed::put(tx, reply_key(id, request.number), reply);
+    Ok(())
+}
+
+fn due(kv: &dyn KvRead, now_ms: u64, limit: usize) -> Result<Vec<Vec<u8>>, KvError> {
+    let Some(before) = now_ms.checked_sub(KEPT_MS) else { return Ok(Vec::new()) };
+    let (start, end) =
+        (Key::new(tag::REQUESTER_TIME).done(), Key::new(tag::REQUESTER_TIME).u64(before).done());
+    Ok(kv.scan(&start, &end, limit)?.into_iter().map(|(key, _)| key).collect())
+}
+
+/// Whether [`expire`] has something to do.
+pub(super) fn expiry_is_due(kv: &dyn KvRead, now_ms: u64) -> Result<bool, KvError> {
+    Ok(!due(kv, now_ms, 1)?.is_empty())
+}
+
+/// Forgets up to `limit` requesters that have been silent for a day.
+pub(super) fn expire(tx: &mut Transaction<'_>, now_ms: u64, limit: usize) -> Result<(), KvError> {
+    for key in due(tx, now_ms, limit)? {
+        let id = trailing_id(&key).ok_or_else(|| typed::malformed(&key))?;
+        let (start, end) = Key::new(tag::REQUEST).bytes(&id).range();
+        for (reply, _) in tx.scan(&start, &end, KEPT as usize)? {
+            tx.delete(reply);
+        }
+        tx.delete(requester_key(&id));
+        tx.delete(key);
+    }
+    Ok(())
+}

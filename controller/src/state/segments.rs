@@ -1,0 +1,370 @@
+//! The segment index, and the commits that write it.
+//!
+//! An entry's key holds its base offset, its value the rest, so that one big
+//! entry can take the place of many small ones; its source is an enum, so that
+//! other places than an agent's object can be added.
+
+use super::command::{GenerationKey, ObjectCommit, ObjectContents, PartitionKey, SliceCommit};
+use super::keys::{Key, tag, trailing_u64};
+use super::kv::{KvError, KvRead, Transaction};
+use super::partitions::{self, Partition};
+use super::reply::{Effect, ObjectReply, Refusal, Reply, SliceReply};
+use super::sessions::{self, Session};
+use super::topics::{self, TopicStage};
+use super::{MAX_BATCH, cluster, typed};
+use bincode::{Decode, Encode};
+use std::collections::BTreeMap;
+
+/// RETRY: results kept per live session. An agent starts sequence n + 64 only
+/// after n's answer.
+pub const RESULTS_KEPT: u64 = 64;
+
+/// One entry of the index: a run of record batches inside one object.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct IndexEntry {
+    /// Last offset of the range that begins at the key's base offset.
+    pub last_offset: u64,
+    /// Records in it.
+    pub record_count: u32,
+    /// Where the bytes are.
+    pub source: Source,
+    /// Byte position in the object.
+    pub position: u64,
+    /// Bytes.
+    pub length: u32,
+    /// Over those bytes.
+    pub crc32c: u32,
+    /// Cluster time at which the agent wrote it.
+    pub append_time_ms: u64,
+    /// Smallest record timestamp.
+    pub min_timestamp_ms: i64,
+    /// Largest record timestamp.
+    pub max_timestamp_ms: i64,
+    /// Epoch under which it was written.
+    pub lease_epoch: u32,
+    /// Bits of the segment format.
+    pub flags: u32,
+}
+
+/// Where an entry's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Source {
+    /// In the object an agent wrote.
+    L0 {
+        /// The cluster's when it was written.
+        generation: GenerationKey,
+        /// The agent's session.
+        session: u64,
+        /// The session's number for it.
+        sequence: u64,
+    },
+}
+
+/// An object that the index refers to.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ObjectRecord {
+    /// Bytes of the whole object.
+    pub size: u64,
+    /// Entries that refer to it; without any the record goes.
+    pub live: u32,
+}
+
+fn segment_key(partition: &PartitionKey, base: u64) -> Vec<u8> {
+    Key::new(tag::SEGMENT).partition(partition).u64(base).done()
+}
+
+fn object_key(session: u64, sequence: u64) -> Vec<u8> {
+    Key::new(tag::OBJECT).u64(session).u64(sequence).done()
+}
+
+fn result_key(session: u64, sequence: u64) -> Vec<u8> {
+    Key::new(tag::RESULT).u64(session).u64(sequence).done()
+}
+
+/// Up to `limit` entries, with their base offsets, from the one that holds
+/// `offset` on.
+pub fn segments_from(
+    kv: &dyn KvRead,
+    partition: &PartitionKey,
+    offset: u64,
+    limit: usize,
+) -> Result<Vec<(u64, IndexEntry)>, KvError> {
+    let (first, end) = Key::new(tag::SEGMENT).partition(partition).range();
+    let mut start = segment_key(partition, offset);
+    if let Some((key, value)) =
+        kv.last(&first, &segment_key(partition, offset.saturating_add(1)))?
+    {
+        let entry: IndexEntry = typed::decode(&key, &value)?;
+        if entry.last_offset >= offset {
+            start = key;
+        }
+    }
+    let pairs = kv.scan(&start, &end, limit)?;
+    let entries = pairs.into_iter().map(|(key, value)| {
+        let base = trailing_u64(&key).ok_or_else(|| typed::malformed(&key))?;
+        Ok((base, typed::decode(&key, &value)?))
+    });
+    entries.collect()
+}
+
+/// An object's record, while the index refers to it.
+pub fn object(
+    kv: &dyn KvRead,
+    session: u64,
+    sequence: u64,
+) -> Result<Option<ObjectRecord>, KvError> {
+    typed::get(kv, &object_key(session, sequence))
+}
+
+pub(super) fn commit(
+    tx: &mut Transaction<'_>,
+    id: u64,
+    objects: &[ObjectCommit],
+) -> Result<(Reply, Vec<Effect>), KvError> {
+    let mut effects = Vec::new();
+    let Some(mut session) = sessions::session(tx, id)? else {
+        let unknown = ObjectReply::Refused(Refusal::OutcomeUnknown);
+        return Ok((Reply::Objects(vec![unknown; objects.len()]), effects));
+    };
+    let before = session.last_sequence;
+    let mut replies = Vec::with_capacity(objects.len());
+    for object in objects {
+        replies.push(commit_object(tx, id, &mut session, object, &mut effects)?);
+    }
+    if session.last_sequence != before {
+        sessions::put(tx, id, &session);
+    }
+    Ok((Reply::Objects(replies), effects))
+}
+
+fn commit_object(
+    tx: &mut Transaction<'_>,
+    id: u64,
+    session: &mut Session,
+    object: &ObjectCommit,
+    effects: &mut Vec<Effect>,
+) -> Result<ObjectReply, KvError> {
+    // RETRY: the duplicate check comes before the fence check.
+    if object.sequence <= session.last_sequence {
+        let kept = typed::get(tx, &result_key(id, object.sequence))?;
+        return Ok(kept.unwrap_or(ObjectReply::Refused(Refusal::OutcomeUnknown)));
+    }
+    if !session.is_live() {
+        return Ok(ObjectReply::Refused(Refusal::SessionEnded(id)));
+    }
+    let expected = session.last_sequence + 1;
+    if object.sequence != expected {
+        return Ok(ObjectReply::Refused(Refusal::OutOfOrder { expected }));
+    }
+    let slices = match &object.contents {
+        ObjectContents::Written(slices) => {
+            if slices.is_empty() || slices.len() > MAX_BATCH {
+                let message =
+                    format!("an object has 1 to {MAX_BATCH} slices, this one {}", slices.len());
+                return Ok(ObjectReply::Refused(Refusal::Invalid(message)));
+            }
+            commit_slices(tx, id, object, slices, effects)?
+        }
+        ObjectContents::Abandoned(partitions) => abandon(tx, id, partitions, effects)?,
+    };
+    session.last_sequence = object.sequence;
+    let reply = ObjectReply::Processed(slices);
+    typed::put(tx, result_key(id, object.sequence), &reply);
+    if let Some(old) = object.sequence.checked_sub(RESULTS_KEPT) {
+        tx.delete(result_key(id, old));
+    }
+    Ok(reply)
+}
+
+/// Partitions touched by one object: read once, written once.
+type Touched = BTreeMap<PartitionKey, Partition>;
+
+fn commit_slices(
+    tx: &mut Transaction<'_>,
+    id: u64,
+    object: &ObjectCommit,
+    slices: &[SliceCommit],
+    effects: &mut Vec<Effect>,
+) -> Result<Vec<SliceReply>, KvError> {
+    let generation = cluster::cluster(tx)?
+        .map(|cluster| cluster.generation)
+        .ok_or_else(|| KvError("a session exists in a cluster without identity".into()))?;
+    let source = Source::L0 { generation, session: id, sequence: object.sequence };
+    let mut touched = Touched::new();
+    let mut replies = Vec::with_capacity(slices.len());
+    let mut live = 0;
+    for slice in slices {
+        let loaded = load(tx, &mut touched, &slice.partition)?;
+        let partition = match loaded {
+            Ok(partition) => partition,
+            Err(refusal) => {
+                replies.push(gone(refusal));
+                continue;
+            }
+        };
+        let refusal = check_slice(id, slice, partition);
+        match refusal {
+            None => {
+                partition.next_offset = slice.last_offset + 1;
+                partition.last_stable_offset = partition.next_offset;
+                partition.segments += 1;
+                partition.bytes += u64::from(slice.length);
+                live += 1;
+                let entry = entry_of(slice, source.clone());
+                typed::put(tx, segment_key(&slice.partition, slice.base_offset), &entry);
+                effects.push(Effect::Appended(slice.partition, partition.next_offset));
+            }
+            // Whatever was written behind a refused slice of the current
+            // epoch falls with it: its offsets no longer fit.
+            Some(Refusal::Stale | Refusal::Invalid(_))
+                if slice.lease_epoch == partition.lease_epoch =>
+            {
+                partition.raise_epoch();
+                effects.push(Effect::Lease { partition: slice.partition, was: id, now: id });
+            }
+            Some(_) => {}
+        }
+        replies.push(reply_of(id, refusal, partition));
+    }
+    for (key, partition) in &touched {
+        partitions::put(tx, key, partition);
+    }
+    if live > 0 {
+        let record = ObjectRecord { size: object.size, live };
+        typed::put(tx, object_key(id, object.sequence), &record);
+    }
+    Ok(replies)
+}
+
+/// The partition's record, if its topic is in use.
+fn load<'a>(
+    tx: &Transaction<'_>,
+    touched: &'a mut Touched,
+    key: &PartitionKey,
+) -> Result<Result<&'a mut Partition, Refusal>, KvError> {
+    use std::collections::btree_map::Entry;
+    let vacant = match touched.entry(*key) {
+        Entry::Occupied(occupied) => return Ok(Ok(occupied.into_mut())),
+        Entry::Vacant(vacant) => vacant,
+    };
+    let topic = topics::topic(tx, &key.topic)?;
+    if topic.is_none_or(|topic| topic.stage == TopicStage::Deleting) {
+        let id = uuid::Uuid::from_bytes(key.topic).to_string();
+        return Ok(Err(Refusal::UnknownTopic(id)));
+    }
+    match partitions::partition(tx, key)? {
+        Some(partition) => Ok(Ok(vacant.insert(partition))),
+        None => Ok(Err(Refusal::UnknownPartition(*key))),
+    }
+}
+
+/// FENCE and DENSE: decided here, when the commit is applied.
+fn check_slice(id: u64, slice: &SliceCommit, partition: &Partition) -> Option<Refusal> {
+    if partition.holder != id {
+        return Some(Refusal::NotHolder);
+    }
+    if slice.lease_epoch != partition.lease_epoch || slice.base_offset != partition.next_offset {
+        return Some(Refusal::Stale);
+    }
+    // A range's length fits u64, and one past its end too.
+    let range = slice.last_offset.checked_sub(slice.base_offset);
+    let fits = range.is_some_and(|r| u64::from(slice.record_count) <= r.saturating_add(1));
+    if !fits || slice.last_offset > i64::MAX as u64 - 1 || slice.record_count == 0 {
+        return Some(Refusal::Invalid(format!(
+            "a slice of {} records cannot cover offsets {} to {}",
+            slice.record_count, slice.base_offset, slice.last_offset
+        )));
+    }
+    None
+}
+
+fn entry_of(slice: &SliceCommit, source: Source) -> IndexEntry {
+    IndexEntry {
+        last_offset: slice.last_offset,
+        record_count: slice.record_count,
+        source,
+        position: slice.position,
+        length: slice.length,
+        crc32c: slice.crc32c,
+        append_time_ms: slice.append_time_ms,
+        min_timestamp_ms: slice.min_timestamp_ms,
+        max_timestamp_ms: slice.max_timestamp_ms,
+        lease_epoch: slice.lease_epoch,
+        flags: slice.flags,
+    }
+}
+
+fn reply_of(id: u64, refusal: Option<Refusal>, partition: &Partition) -> SliceReply {
+    SliceReply {
+        refusal,
+        lease_epoch: partition.lease_epoch,
+        next_offset: partition.next_offset,
+        still_holder: partition.holder == id,
+    }
+}
+
+fn gone(refusal: Refusal) -> SliceReply {
+    SliceReply { refusal: Some(refusal), lease_epoch: 0, next_offset: 0, still_holder: false }
+}
+
+/// ONCE: a PUT was given up, so what it may still write must never count.
+fn abandon(
+    tx: &mut Transaction<'_>,
+    id: u64,
+    keys: &[PartitionKey],
+    effects: &mut Vec<Effect>,
+) -> Result<Vec<SliceReply>, KvError> {
+    let mut touched = Touched::new();
+    let mut replies = Vec::with_capacity(keys.len());
+    for key in keys {
+        match load(tx, &mut touched, key)? {
+            Err(refusal) => replies.push(gone(refusal)),
+            Ok(partition) => {
+                if partition.holder == id {
+                    partition.raise_epoch();
+                    effects.push(Effect::Lease { partition: *key, was: id, now: id });
+                }
+                replies.push(reply_of(id, Some(Refusal::Stale), partition));
+            }
+        }
+    }
+    for (key, partition) in &touched {
+        partitions::put(tx, key, partition);
+    }
+    Ok(replies)
+}
+
+/// Removes up to `limit` entries of a partition, lowest offsets first; tells
+/// how many.
+pub(super) fn delete_some(
+    tx: &mut Transaction<'_>,
+    partition: &PartitionKey,
+    limit: usize,
+) -> Result<usize, KvError> {
+    let (start, end) = Key::new(tag::SEGMENT).partition(partition).range();
+    let pairs = tx.scan(&start, &end, limit)?;
+    let removed = pairs.len();
+    for (key, value) in pairs {
+        let entry: IndexEntry = typed::decode(&key, &value)?;
+        let Source::L0 { session, sequence, .. } = entry.source;
+        if let Some(mut record) = object(tx, session, sequence)? {
+            record.live -= 1;
+            if record.live == 0 {
+                tx.delete(object_key(session, sequence));
+            } else {
+                typed::put(tx, object_key(session, sequence), &record);
+            }
+        }
+        tx.delete(key);
+    }
+    Ok(removed)
+}
+
+/// Forgets the results of a session that ended long ago.
+pub(super) fn forget_results(tx: &mut Transaction<'_>, session: u64) -> Result<(), KvError> {
+    let (start, end) = Key::new(tag::RESULT).u64(session).range();
+    for (key, _) in tx.scan(&start, &end, RESULTS_KEPT as usize)? {
+        tx.delete(key);
+    }
+    Ok(())
+}

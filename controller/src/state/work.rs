@@ -1,0 +1,94 @@
+//! What was too large for one entry, or waits for its time: done in bounded
+//! chunks by `Continue`, which the leader proposes while anything is due.
+
+use super::keys::{Key, tag, trailing_u64};
+use super::kv::{KvError, KvRead, Transaction};
+use super::reply::{Effect, Reply};
+use super::{leases, requests, sessions, topics, typed};
+
+/// Kinds of unfinished work, by the byte that stands in the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Subject: topic id.
+    CreateTopic = 1,
+    /// Subject: topic id.
+    DeleteTopic = 2,
+    /// Leases of an ended session still to be moved. Subject: session.
+    MoveLeases = 3,
+    /// Partitions that nobody holds and somebody could. Subject: agent group.
+    AssignGroup = 4,
+    /// A draining session with leases not yet revoked. Subject: session.
+    RevokeAll = 5,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        [Self::CreateTopic, Self::DeleteTopic, Self::MoveLeases, Self::AssignGroup, Self::RevokeAll]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// Requesters and ended sessions expired by one entry.
+const EXPIRED_AT_ONCE: usize = 100;
+
+fn work_key(kind: Kind, subject: &[u8]) -> Vec<u8> {
+    Key::new(tag::WORK).byte(kind as u8).bytes(subject).done()
+}
+
+/// Remembers unfinished work.
+pub(super) fn add(tx: &mut Transaction<'_>, kind: Kind, subject: &[u8], effects: &mut Vec<Effect>) {
+    typed::mark(tx, work_key(kind, subject));
+    effects.push(Effect::WorkPending);
+}
+
+/// Forgets it.
+pub(super) fn done(tx: &mut Transaction<'_>, kind: Kind, subject: &[u8]) {
+    tx.delete(work_key(kind, subject));
+}
+
+fn next(kv: &dyn KvRead) -> Result<Option<(Kind, Vec<u8>)>, KvError> {
+    let (start, end) = Key::new(tag::WORK).range();
+    let Some((key, _)) = kv.scan(&start, &end, 1)?.pop() else { return Ok(None) };
+    let kind = key.get(1).copied().and_then(Kind::of).ok_or_else(|| typed::malformed(&key))?;
+    Ok(Some((kind, key)))
+}
+
+/// Whether `Continue` at cluster time `now_ms` would find something to do.
+pub fn is_due(kv: &dyn KvRead, now_ms: u64) -> Result<bool, KvError> {
+    Ok(next(kv)?.is_some()
+        || leases::revocation_is_due(kv, now_ms)?
+        || sessions::expiry_is_due(kv, now_ms)?
+        || requests::expiry_is_due(kv, now_ms)?)
+}
+
+/// One chunk of work.
+pub(super) fn proceed(
+    tx: &mut Transaction<'_>,
+    now_ms: u64,
+) -> Result<(Reply, Vec<Effect>), KvError> {
+    let mut effects = Vec::new();
+    if let Some((kind, key)) = next(tx)? {
+        let session = || trailing_u64(&key).ok_or_else(|| typed::malformed(&key));
+        match kind {
+            Kind::CreateTopic => {
+                topics::continue_creation(tx, &topics::subject(&key)?, &mut effects)?;
+            }
+            Kind::DeleteTopic => {
+                topics::continue_deletion(tx, &topics::subject(&key)?, &mut effects)?;
+            }
+            Kind::MoveLeases => leases::move_all(tx, session()?, &mut effects)?,
+            Kind::AssignGroup => {
+                let group = String::from_utf8(key[2..].to_vec());
+                let group = group.map_err(|_| typed::malformed(&key))?;
+                leases::assign_waiting(tx, &group, &mut effects)?;
+            }
+            Kind::RevokeAll => leases::revoke_all(tx, session()?, now_ms, &mut effects)?,
+        }
+    }
+    leases::take_overdue(tx, now_ms, &mut effects)?;
+    sessions::expire(tx, now_ms, EXPIRED_AT_ONCE)?;
+    requests::expire(tx, now_ms, EXPIRED_AT_ONCE)?;
+    let more = is_due(tx, now_ms)?;
+    Ok((Reply::Continued { more }, effects))
+}

@@ -1,0 +1,101 @@
+//! What a controller's disk guarantees: group commit, snapshots, damage.
+
+mod raft_support;
+
+use raft_support::{Cluster, PATIENCE, create, poll, propose, run};
+use std::collections::BTreeMap;
+use streamhouse_controller::raft::{OpenError, RaftNode, RaftOptions, StartError};
+
+fn defaults(_: &mut RaftOptions) {}
+
+fn small_snapshots(options: &mut RaftOptions) {
+    options.snapshot_every = 50;
+    options.keep_logs = 5;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_proposals_share_their_syncs() {
+    const PROPOSALS: u64 = 2000;
+    let cluster = Cluster::start(1, defaults).await;
+    cluster.leader().await;
+    let node = cluster.node(1);
+    let before = node.status().log_syncs;
+    let proposals = (0..PROPOSALS).map(|number| propose(node, create(number)));
+    futures::future::join_all(proposals).await;
+    let syncs = node.status().log_syncs - before;
+    println!("{PROPOSALS} proposals took {syncs} synced writes");
+    assert!(syncs < PROPOSALS / 10, "{syncs} syncs for {PROPOSALS} proposals");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_far_behind_gets_a_snapshot() {
+    let mut cluster = Cluster::start(3, small_snapshots).await;
+    let leader = cluster.leader().await;
+    let (index, _) = propose(cluster.node(leader), create(0)).await;
+    cluster.settle(index).await;
+    let absent = 1 + leader % 3;
+    cluster.crash(absent).await;
+
+    let mut last = 0;
+    for number in 1..=300 {
+        (last, _) = propose(cluster.node(leader), create(number)).await;
+    }
+    poll("a snapshot that the absent node needs", || {
+        (cluster.node(leader).status().snapshot > index + 100).then_some(())
+    })
+    .await;
+
+    cluster.launch(absent).await;
+    cluster.node(absent).wait_applied(last, PATIENCE).await.unwrap();
+    assert!(!cluster.running[&absent].observer.installed.lock().is_empty());
+    let hash = cluster.settle(last).await;
+
+    // It goes on from there, and finds all of it again after a crash.
+    let (last, _) = propose(cluster.node(absent), create(1000)).await;
+    assert_ne!(cluster.settle(last).await, hash);
+    let hash = cluster.node(absent).view().state_hash();
+    cluster.crash(absent).await;
+    cluster.launch(absent).await;
+    cluster.node(absent).wait_applied(last, PATIENCE).await.unwrap();
+    assert_eq!(cluster.node(absent).view().state_hash(), hash);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_does_not_change() {
+    let cluster = Cluster::start(1, defaults).await;
+    cluster.leader().await;
+    let node = cluster.node(1);
+    let (first, _) = propose(node, create(1)).await;
+    let view = node.view();
+    let hash = view.state_hash();
+    propose(node, create(2)).await;
+    assert_eq!((view.applied(), view.state_hash()), (first, hash));
+    assert_ne!(node.view().state_hash(), hash);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_of_another_node_or_process_is_refused() {
+    let mut cluster = Cluster::start(1, defaults).await;
+    cluster.leader().await;
+    let data = cluster.dirs[&1].path().to_owned();
+    let start = |id: u64| {
+        let peers = BTreeMap::from([(id, raft_support::free_address())]);
+        let options = RaftOptions::new(id, peers[&id].clone(), peers, &data);
+        let observer = std::sync::Arc::new(raft_support::Observer::default());
+        async move { RaftNode::start(options, observer, raft_support::clock()).await.map(|_| ()) }
+    };
+    let in_use = start(1).await;
+    assert!(matches!(in_use, Err(StartError::Open(OpenError::InUse(_)))), "{in_use:?}");
+    cluster.crash(1).await;
+    // The last task lets go of the database a moment after the crash.
+    let other = loop {
+        match start(2).await {
+            Err(StartError::Open(OpenError::InUse(_))) => tokio::task::yield_now().await,
+            outcome => break outcome,
+        }
+    };
+    let found = matches!(other, Err(StartError::Open(OpenError::OtherNode { found: 1, .. })));
+    assert!(found, "{other:?}");
+    // Its owner is welcome.
+    run(1, &cluster.addresses, &data, defaults).await.shutdown().await;
+}

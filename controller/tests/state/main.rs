@@ -1,0 +1,9 @@
+//! The state machine, through `apply` alone: over a map in memory, one
+//! command after another, as the log would have it.
+
+mod commits;
+mod machine;
+mod model;
+mod placement;
+mod requests;
+mod topics;

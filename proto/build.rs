@@ -1,0 +1,24 @@
+//! Compiles the contracts without a system `protoc`.
+
+use std::path::PathBuf;
+
+const FILES: [&str; 5] = [
+    "streamhouse/v1/common.proto",
+    "streamhouse/v1/metadata.proto",
+    "streamhouse/v1/sessions.proto",
+    "streamhouse/v1/produce.proto",
+    "streamhouse/v1/raft.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
+    println!("cargo:rerun-if-changed=streamhouse");
+    let descriptors = protox::compile(FILES, [&root])?;
+    tonic_prost_build::configure()
+        .bytes(".streamhouse.v1.ProduceBatch.batch")
+        .bytes(".streamhouse.v1.Payload.body")
+        .bytes(".streamhouse.v1.SnapshotChunk.data")
+        .btree_map(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! `ErrorInfo` to gRPC status and back: the only such mapping.
+//!
+//! The whole `ErrorInfo` travels in the status details, so a client never
+//! parses messages. A status without details (from a proxy, or from the
+//! transport) maps to the nearest code.
+
+use crate::v1::{ErrorCode, ErrorInfo};
+use bytes::Bytes;
+use prost::Message;
+use tonic::{Code, Status};
+
+/// The two questions that every error answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advice {
+    /// The same call may succeed later, perhaps at another address.
+    pub retryable: bool,
+    /// The call may have taken effect although it is reported as failed.
+    pub indeterminate: bool,
+}
+
+/// Can a retry help, and may it have taken effect?
+pub fn advice(code: ErrorCode) -> Advice {
+    let (retryable, indeterminate) = match code {
+        ErrorCode::InvalidArgument
+        | ErrorCode::UnknownTopic
+        | ErrorCode::UnknownPartition
+        | ErrorCode::TopicExists
+        | ErrorCode::RecordTooLarge
+        | ErrorCode::CorruptBatch
+        | ErrorCode::OffsetOutOfRange
+        | ErrorCode::StoreMismatch
+        | ErrorCode::WrongCluster
+        | ErrorCode::SessionEnded => (false, false),
+        ErrorCode::NotLeaseHolder
+        | ErrorCode::TopicNotReady
+        | ErrorCode::StaleCommit
+        | ErrorCode::NoLeader
+        | ErrorCode::Overloaded
+        | ErrorCode::ShuttingDown
+        | ErrorCode::Behind
+        | ErrorCode::StoreUnavailable => (true, false),
+        ErrorCode::TimedOut | ErrorCode::ConnectionLost => (true, true),
+        ErrorCode::OutcomeUnknown | ErrorCode::Internal | ErrorCode::Unspecified => (false, true),
+    };
+    Advice { retryable, indeterminate }
+}
+
+fn grpc_code(code: ErrorCode) -> Code {
+    match code {
+        ErrorCode::InvalidArgument | ErrorCode::RecordTooLarge | ErrorCode::CorruptBatch => {
+            Code::InvalidArgument
+        }
+        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => Code::NotFound,
+        ErrorCode::TopicExists => Code::AlreadyExists,
+        ErrorCode::OffsetOutOfRange => Code::OutOfRange,
+        ErrorCode::StoreMismatch
+        | ErrorCode::NotLeaseHolder
+        | ErrorCode::TopicNotReady
+        | ErrorCode::SessionEnded => Code::FailedPrecondition,
+        ErrorCode::StaleCommit => Code::Aborted,
+        ErrorCode::NoLeader
+        | ErrorCode::ShuttingDown
+        | ErrorCode::Behind
+        | ErrorCode::ConnectionLost
+        | ErrorCode::StoreUnavailable => Code::Unavailable,
+        ErrorCode::Overloaded => Code::ResourceExhausted,
+        ErrorCode::TimedOut => Code::DeadlineExceeded,
+        ErrorCode::WrongCluster => Code::PermissionDenied,
+        ErrorCode::OutcomeUnknown => Code::Unknown,
+        ErrorCode::Internal | ErrorCode::Unspecified => Code::Internal,
+    }
+}
+
+/// The status that carries `info`.
+pub fn to_status(info: ErrorInfo) -> Status {
+    let code = grpc_code(info.code());
+    let details = Bytes::from(info.encode_to_vec());
+    Status::with_details(code, info.message, details)
+}
+
+/// The `ErrorInfo` inside `status`, or the nearest one for a status that
+/// carries none.
+pub fn from_status(status: &Status) -> ErrorInfo {
+    if !status.details().is_empty()
+        && let Ok(info) = ErrorInfo::decode(status.details())
+    {
+        return info;
+    }
+    let code = match status.code() {
+        Code::DeadlineExceeded | Code::Cancelled => ErrorCode::TimedOut,
+        Code::ResourceExhausted => ErrorCode::Overloaded,
+        Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidArgument,
+        // The transport itself failed, perhaps after the peer had acted.
+        _ => ErrorCode::ConnectionLost,
+    };
+    ErrorInfo { code: code.into(), message: status.message().to_owned(), address: String::new() }
+}
+
+impl ErrorInfo {
+    /// An error without an address.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), address: String::new() }
+    }
+
+    /// The same error, saying where to go instead.
+    pub fn at(mut self, address: impl Into<String>) -> Self {
+        self.address = address.into();
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_survives_the_way_through_a_status() {
+        let info = ErrorInfo::new(ErrorCode::NotLeaseHolder, "orders/3 moved").at("10.0.0.1:7");
+        assert_eq!(from_status(&to_status(info.clone())), info);
+    }
+
+    #[test]
+    fn a_bare_transport_failure_may_have_taken_effect() {
+        let info = from_status(&Status::unavailable("connection reset"));
+        let expected = Advice { retryable: true, indeterminate: true };
+        assert_eq!(advice(info.code()), expected);
+    }
+}

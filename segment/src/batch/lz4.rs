@@ -1,0 +1,336 @@
+//! LZ4 frames, written and read around lz4_flex's blocks.
+//!
+//! Source: the LZ4 frame format description, version 1.6.4 (`doc/lz4_Frame_format.md` of the reference
+//! implementation), and KIP-57 on how Kafka uses it. Kafka's Java client reads only frames with independent blocks,
+//! so that is what we write; librdkafka and others may write linked ones, so those are read too.
+//!
+//! ```text
+//! frame   magic 0x184D2204 (LE), FLG, BD, [content size u64], [dictionary id u32], header checksum u8,
+//!         blocks, end mark (u32 0), [content checksum u32]
+//! block   size u32 (top bit: stored, not compressed), bytes, [block checksum u32]
+//! ```
+//!
+//! We handle frames ourselves for two reasons: a block is decompressed straight into its place in the one buffer that
+//! consumers slice, and sizes are known from the block headers before that buffer is allocated (invariant BOUND). The
+//! frame's own xxHash checksums are not checked: every byte of it is under the batch's CRC-32C.
+
+use lz4_flex::block::{
+    CompressTable, compress_into_with_table, decompress_into, decompress_into_with_dict,
+    get_maximum_output_size,
+};
+
+use super::{BatchError, Limits};
+
+const MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
+/// FLG: version 1, independent blocks, no checksums, no content size. BD: blocks of at most 64 KiB. Then the second
+/// byte of the xxHash-32 of these two.
+const DESCRIPTOR: [u8; 3] = [0x60, 0x40, 0x82];
+const BLOCK_BYTES: usize = 64 << 10;
+const END_MARK: [u8; 4] = [0; 4];
+/// In a block's size: the block is stored as it is.
+const STORED: u32 = 1 << 31;
+/// How far back a match may reach.
+const WINDOW_BYTES: usize = 64 << 10;
+/// No input byte of a compressed block yields more output than this.
+const MAX_RATIO: usize = 255;
+
+/// The most that `len` bytes can become: all blocks stored.
+pub(super) const fn worst_case_bytes(len: usize) -> usize {
+    MAGIC.len() + DESCRIPTOR.len() + len.div_ceil(BLOCK_BYTES) * 4 + len + END_MARK.len()
+}
+
+/// One frame with all of `input`, behind `room` zero bytes.
+pub(super) fn compress(room: usize, input: &[u8]) -> Vec<u8> {
+    // A block needs room for its worst case, which is more than what is kept of it at the end.
+    let scratch = get_maximum_output_size(input.len().min(BLOCK_BYTES));
+    let mut output = Vec::with_capacity(room + worst_case_bytes(input.len()) + scratch);
+    output.resize(room, 0);
+    output.extend_from_slice(&MAGIC);
+    output.extend_from_slice(&DESCRIPTOR);
+    let mut table = if input.len() < usize::from(u16::MAX) {
+        CompressTable::small()
+    } else {
+        CompressTable::large()
+    };
+    for block in input.chunks(BLOCK_BYTES) {
+        compress_block(block, &mut output, &mut table);
+    }
+    output.extend_from_slice(&END_MARK);
+    output.shrink_to_fit();
+    output
+}
+
+fn compress_block(block: &[u8], output: &mut Vec<u8>, table: &mut CompressTable) {
+    let start = output.len();
+    let body = start + 4;
+    output.resize(body + get_maximum_output_size(block.len()), 0);
+    let size = match compress_into_with_table(block, &mut output[body..], table) {
+        Ok(compressed) if compressed < block.len() => {
+            output.truncate(body + compressed);
+            compressed as u32
+        }
+        // It does not shrink.
+        _ => {
+            output.truncate(body);
+            output.extend_from_slice(block);
+            block.len() as u32 | STORED
+        }
+    };
+    output[start..body].copy_from_slice(&size.to_le_bytes());
+}
+
+/// What a frame's descriptor says.
+struct Frame {
+    independent: bool,
+    block_checksums: bool,
+    content_checksum: bool,
+    content_size: Option<u64>,
+    /// The most that one block may decompress to.
+    block_limit: usize,
+}
+
+/// Reads on in a frame.
+struct Reader<'a> {
+    input: &'a [u8],
+    position: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], BatchError> {
+        let rest = &self.input[self.position..];
+        let taken = rest.get(..len).ok_or_else(|| self.problem("the frame ends early"))?;
+        self.position += len;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], BatchError> {
+        let bytes = self.take(N)?;
+        Ok(*bytes.first_chunk().expect("take returns what was asked for"))
+    }
+
+    fn problem(&self, problem: &'static str) -> BatchError {
+        BatchError::MalformedLz4 { position: self.position as u64, problem }
+    }
+
+    fn descriptor(&mut self) -> Result<Frame, BatchError> {
+        if self.array()? != MAGIC {
+            return Err(self.problem("the magic number is not that of a frame"));
+        }
+        let [flags, sizes] = self.array()?;
+        if flags >> 6 != 1 || flags & 0b10 != 0 || sizes & 0b1000_1111 != 0 {
+            return Err(self.problem("unknown version or reserved bits set"));
+        }
+        if flags & 1 != 0 {
+            return Err(self.problem("it needs a dictionary"));
+        }
+        let block_limit = match sizes >> 4 {
+            code @ 4..=7 => 1 << (2 * usize::from(code) + 8),
+            _ => return Err(self.problem("unknown block size")),
+        };
+        let content_size =
+            if flags & (1 << 3) == 0 { None } else { Some(u64::from_le_bytes(self.array()?)) };
+        self.take(1)?; // header checksum
+        Ok(Frame {
+            independent: flags & (1 << 5) != 0,
+            block_checksums: flags & (1 << 4) != 0,
+            content_checksum: flags & (1 << 2) != 0,
+            content_size,
+            block_limit,
+        })
+    }
+
+    /// The next block, `None` at the end mark.
+    fn block(&mut self, frame: &Frame) -> Result<Option<Block<'a>>, BatchError> {
+        let size = u32::from_le_bytes(self.array()?);
+        if size == 0 {
+            return Ok(None);
+        }
+        let len = (size & !STORED) as usize;
+        if len > frame.block_limit {
+            return Err(self.problem("a block is larger than the frame allows"));
+        }
+        let bytes = self.take(len)?;
+        if frame.block_checksums {
+            self.take(4)?;
+        }
+        Ok(Some(Block { bytes, stored: size & STORED != 0 }))
+    }
+}
+
+struct Block<'a> {
+    bytes: &'a [u8],
+    stored: bool,
+}
+
+impl Block<'_> {
+    /// The most this block can decompress to.
+    fn bound(&self, frame: &Frame) -> usize {
+        if self.stored {
+            self.bytes.len()
+        } else {
+            (self.bytes.len() * MAX_RATIO).min(frame.block_limit)
+        }
+    }
+}
+
+/// The content of the one frame that `input` is.
+pub(super) fn decompress(input: &[u8], limits: &Limits) -> Result<Vec<u8>, BatchError> {
+    let limit = limits.max_decompressed_bytes;
+    let too_large = BatchError::DecompressedTooLarge { limit: limit as u64 };
+    let mut reader = Reader { input, position: 0 };
+    let frame = reader.descriptor()?;
+    let bound = content_bound(&mut reader, &frame)?;
+    // BOUND: never more than the limit, and never more than the frame can fill.
+    let capacity = match frame.content_size {
+        Some(size) if size > limit as u64 => return Err(too_large),
+        Some(size) => bound.min(size as usize),
+        None => bound.min(limit),
+    };
+
+    let mut output = vec![0; capacity];
+    let mut filled = 0;
+    reader.position = 0;
+    reader.descriptor()?;
+    while let Some(block) = reader.block(&frame)? {
+        let end = capacity.min(filled + frame.block_limit);
+        match decompress_block(&block, &mut output, filled, end, &frame) {
+            Some(len) => filled += len,
+            None if end == capacity && capacity == limit => return Err(too_large),
+            None => return Err(reader.problem("a block does not decompress")),
+        }
+    }
+    if frame.content_size.is_some_and(|size| size != filled as u64) {
+        return Err(reader.problem("the content is not as long as the frame says"));
+    }
+    output.truncate(filled);
+    if filled < capacity / 2 {
+        output.shrink_to_fit();
+    }
+    Ok(output)
+}
+
+/// Walks over all blocks without decompressing them, checks that the frame is whole and nothing follows, and returns
+/// the most it can decompress to.
+fn content_bound(reader: &mut Reader<'_>, frame: &Frame) -> Result<usize, BatchError> {
+    let mut bound = 0_usize;
+    while let Some(block) = reader.block(frame)? {
+        bound = bound.saturating_add(block.bound(frame));
+    }
+    if frame.content_checksum {
+        reader.take(4)?;
+    }
+    if reader.position != reader.input.len() {
+        return Err(reader.problem("bytes follow the frame"));
+    }
+    Ok(bound)
+}
+
+/// Decompresses a block into `output[start..end]` and returns how much that was, `None` if it is broken or too long.
+fn decompress_block(
+    block: &Block<'_>,
+    output: &mut [u8],
+    start: usize,
+    end: usize,
+    frame: &Frame,
+) -> Option<usize> {
+    if block.stored {
+        let target = output[start..end].get_mut(..block.bytes.len())?;
+        target.copy_from_slice(block.bytes);
+        return Some(block.bytes.len());
+    }
+    let (before, rest) = output.split_at_mut(start);
+    let target = &mut rest[..end - start];
+    if frame.independent || before.is_empty() {
+        decompress_into(block.bytes, target).ok()
+    } else {
+        let window = &before[before.len().saturating_sub(WINDOW_BYTES)..];
+        decompress_into_with_dict(block.bytes, target, window).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+    use std::io::{Read, Write};
+
+    /// Compressible, yet not the same everywhere.
+    fn text(len: usize) -> Vec<u8> {
+        (0..)
+            .flat_map(|n: u32| format!("{} flights, ", n * n % 1013).into_bytes())
+            .take(len)
+            .collect()
+    }
+
+    #[test]
+    fn another_decoder_reads_our_frames_and_checks_their_header() {
+        for len in [1, 12, 13, 1000, 65_534, 65_535, 65_536, 65_537, 300_000] {
+            let input = text(len);
+            let frame = compress(3, &input);
+            assert!(frame.len() <= 3 + worst_case_bytes(len));
+            let mut output = Vec::new();
+            FrameDecoder::new(&frame[3..]).read_to_end(&mut output).unwrap();
+            assert_eq!(output, input, "{len}");
+            assert_eq!(decompress(&frame[3..], &Limits::default()).unwrap(), input);
+        }
+    }
+
+    #[test]
+    fn frames_of_every_kind_are_read() {
+        let input = text(700_000);
+        for mode in [BlockMode::Independent, BlockMode::Linked] {
+            for size in
+                [BlockSize::Max64KB, BlockSize::Max256KB, BlockSize::Max1MB, BlockSize::Max4MB]
+            {
+                for extras in [false, true] {
+                    let info = FrameInfo::new()
+                        .block_mode(mode)
+                        .block_size(size)
+                        .block_checksums(extras)
+                        .content_checksum(extras)
+                        .content_size(extras.then_some(input.len() as u64));
+                    let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+                    encoder.write_all(&input).unwrap();
+                    let frame = encoder.finish().unwrap();
+                    assert_eq!(decompress(&frame, &Limits::default()).unwrap(), input);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn content_over_the_limit_is_refused_and_at_the_limit_is_not() {
+        let input = text(200_000);
+        let frame = compress(0, &input);
+        let limits =
+            |max_decompressed_bytes| Limits { max_decompressed_bytes, ..Limits::default() };
+        assert_eq!(decompress(&frame, &limits(200_000)).unwrap(), input);
+        assert_eq!(
+            decompress(&frame, &limits(199_999)),
+            Err(BatchError::DecompressedTooLarge { limit: 199_999 })
+        );
+    }
+
+    #[test]
+    fn a_claimed_content_size_allocates_nothing_and_must_be_true() {
+        for claimed in [u64::MAX, 64 << 20, 999, 0] {
+            let info = FrameInfo::new().content_size(Some(1000));
+            let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+            encoder.write_all(&text(1000)).unwrap();
+            let mut frame = encoder.finish().unwrap();
+            assert!(decompress(&frame, &Limits::default()).is_ok());
+            frame[6..14].copy_from_slice(&claimed.to_le_bytes());
+            assert!(decompress(&frame, &Limits::default()).is_err(), "{claimed}");
+        }
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_or_followed_by_anything_is_refused() {
+        let mut frame = compress(0, &text(500));
+        for len in 0..frame.len() {
+            assert!(decompress(&frame[..len], &Limits::default()).is_err(), "{len}");
+        }
+        frame.push(0);
+        assert!(decompress(&frame, &Limits::default()).is_err());
+    }
+}

@@ -1,0 +1,83 @@
+//! Writing: one create-only attempt, delete, and making durable what was found.
+
+use std::sync::Arc;
+
+use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use crate::error::PutError;
+use crate::fault::{Fault, FaultKind};
+use crate::location::StoreKind;
+use crate::store::Store;
+
+/// What a create-only attempt that was answered came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    /// This attempt wrote the object.
+    New,
+    /// The key was taken. This proves nothing by itself: an earlier attempt of the caller's own may have taken
+    /// it, another writer, or (S3 says 409) one that has not finished and may still fail. Read the object.
+    AlreadyExists,
+}
+
+impl Store {
+    /// One attempt to create the object `key`; an existing object is never touched. No retries inside.
+    ///
+    /// The bytes are not copied; hand over a [`Bytes`](bytes::Bytes) or a [`PutPayload`] of several chunks.
+    /// On `file://`, success means that the file, its directory and every directory above it are on the disk
+    /// (ACK). If the future is dropped, the write may still happen.
+    pub async fn create(
+        &self,
+        key: &str,
+        payload: impl Into<PutPayload>,
+    ) -> Result<Created, PutError> {
+        let path = self.path(key).map_err(|fault| self.put_error(fault, key))?;
+        if let Some(folder) = &self.inner.folder {
+            let sync = Arc::clone(folder).sync_parents(key);
+            sync.await.map_err(|error| self.put_error(Fault::of_io(&error), key))?;
+        }
+        let options = PutOptions::from(PutMode::Create);
+        match self.inner.objects.put_opts(&path, payload.into(), options).await {
+            Ok(_) => Ok(Created::New),
+            Err(error) => match Fault::of(&error) {
+                Fault { kind: FaultKind::Exists, .. } => Ok(Created::AlreadyExists),
+                fault => Err(self.put_error(fault, key)),
+            },
+        }
+    }
+
+    /// Delete the object `key`; one that is not there is deleted already. No retries inside.
+    pub async fn delete(&self, key: &str) -> Result<(), PutError> {
+        let path = self.path(key).map_err(|fault| self.put_error(fault, key))?;
+        match self.inner.objects.delete(&path).await {
+            Ok(()) => Ok(()),
+            Err(error) => match Fault::of(&error) {
+                // A missing bucket is "not found" as well, and no success.
+                Fault { kind: FaultKind::NotFound, cause } if !cause.contains("NoSuchBucket") => {
+                    Ok(())
+                }
+                fault => Err(self.put_error(fault, key)),
+            },
+        }
+    }
+
+    /// Make an object durable that was found to exist. Only `file://` has something to do: a file may be seen
+    /// before its writer has synced the directory, and the writer may have died in between. The file, its
+    /// directory and every directory above are synced.
+    pub async fn sync_existing(&self, key: &str) -> Result<(), PutError> {
+        self.path(key).map_err(|fault| self.put_error(fault, key))?;
+        match (&self.inner.folder, self.kind()) {
+            (Some(folder), _) => {
+                let sync = Arc::clone(folder).sync_existing(key);
+                sync.await.map_err(|error| self.put_error(Fault::of_io(&error), key))
+            }
+            (None, StoreKind::File) => {
+                Err(self.put_error(Fault::refused("this store knows no folder to sync"), key))
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
+    fn put_error(&self, fault: Fault, key: &str) -> PutError {
+        fault.into_put(self.url(), key)
+    }
+}

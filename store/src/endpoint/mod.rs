@@ -1,0 +1,94 @@
+//! Test support: an S3 endpoint inside this process, on loopback, over any `object_store`.
+//!
+//! It speaks as much of the protocol as StreamHouse uses: PutObject (`If-None-Match: *`), GetObject with ranges,
+//! HeadObject, DeleteObject, ListObjectsV2. Buckets need not be made: a bucket is the first segment of a key.
+//! Whether two creators of one key can both win is decided by the store underneath, atomically for
+//! [`InMemory`](object_store::memory::InMemory) and for a folder. Signatures are checked.
+
+mod objects;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use object_store::ObjectStore;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use objects::Objects;
+
+const ACCESS_KEY: &str = "streamhouse";
+const SECRET_KEY: &str = "not-a-secret";
+
+/// A running endpoint. Dropping it closes its port and all its connections.
+pub struct Endpoint {
+    address: SocketAddr,
+    /// The accepting task, which owns the connections' tasks. Dropping the set ends it.
+    _server: JoinSet<()>,
+}
+
+impl Endpoint {
+    /// Serve `objects` on a free port of 127.0.0.1.
+    pub async fn start(objects: Arc<dyn ObjectStore>) -> io::Result<Self> {
+        let mut builder = S3ServiceBuilder::new(Objects::new(objects));
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = builder.build();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, service));
+        Ok(Self { address, _server: server })
+    }
+
+    /// `http://127.0.0.1:<port>`
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The options with which [`Store::open_with`](crate::Store::open_with) reaches this endpoint.
+    #[must_use]
+    pub fn options(&self) -> Vec<(String, String)> {
+        [
+            ("AWS_ENDPOINT", self.url().as_str()),
+            ("AWS_ALLOW_HTTP", "true"),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+}
+
+/// Connections are tasks of the set, which ends them when it is dropped with this task.
+async fn serve(listener: TcpListener, service: S3Service) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve_connection(stream, service.clone()));
+                }
+                Err(error) => tracing::warn!(%error, "endpoint cannot accept"),
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, service: S3Service) {
+    // Without this an answer waits up to 40 ms for the client's delayed acknowledgement.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "endpoint connection ended");
+        return;
+    }
+    let server = auto::Builder::new(TokioExecutor::new());
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(error, "endpoint connection ended");
+    }
+}

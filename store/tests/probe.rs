@@ -1,0 +1,172 @@
+//! The probe refuses stores that would lose records without a sign. Each is a sound store with one thing broken.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use streamhouse_store::{ProbeError, Store, StoreKind};
+
+#[derive(Debug, Clone, Copy)]
+enum Broken {
+    /// `If-None-Match` is read by nobody: every create overwrites and succeeds.
+    IgnoresTheCondition,
+    /// Two creates look, find nothing, and both write.
+    LetsThreeWin,
+    /// Every create is told that the key is taken.
+    LetsNobodyWin,
+    /// The loser's bytes replace the winner's.
+    KeepsTheLosersBytes,
+    /// The first 20 requests fail in passing.
+    FailsAtFirst,
+    /// Every write fails in passing.
+    NeverAnswers,
+}
+
+#[derive(Debug)]
+struct Faulty {
+    inner: InMemory,
+    broken: Broken,
+    puts: AtomicUsize,
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Faulty({:?})", self.broken)
+    }
+}
+
+fn passing() -> Error {
+    let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
+    Error::Generic { store: "Faulty", source: source.into() }
+}
+
+fn taken(location: &Path) -> Error {
+    Error::AlreadyExists { path: location.to_string(), source: "taken".into() }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        mut options: PutOptions,
+    ) -> Result<PutResult> {
+        let put = self.puts.fetch_add(1, Ordering::SeqCst);
+        match self.broken {
+            Broken::IgnoresTheCondition => options.mode = PutMode::Overwrite,
+            Broken::LetsThreeWin if put < 3 => options.mode = PutMode::Overwrite,
+            Broken::LetsThreeWin => {}
+            Broken::LetsNobodyWin => return Err(taken(location)),
+            Broken::KeepsTheLosersBytes => {
+                options.mode = PutMode::Overwrite;
+                let written = self.inner.put_opts(location, payload, options).await;
+                return if put == 0 { written } else { Err(taken(location)) };
+            }
+            Broken::FailsAtFirst if put < 20 => return Err(passing()),
+            Broken::FailsAtFirst => {}
+            Broken::NeverAnswers => return Err(passing()),
+        }
+        self.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+fn store(broken: Broken) -> Store {
+    let faulty = Faulty { inner: InMemory::new(), broken, puts: AtomicUsize::new(0) };
+    Store::from_object_store(Arc::new(faulty), "", StoreKind::Memory)
+}
+
+#[tokio::test]
+async fn a_store_that_lets_several_writers_win_is_refused() {
+    let error = store(Broken::LetsThreeWin).probe("cluster").await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the store memory://given does not honour create-only PUT: 3 of 16 concurrent creates of one key won"
+    );
+    assert!(!error.can_retry());
+    let error = store(Broken::IgnoresTheCondition).probe("cluster").await.unwrap_err();
+    assert!(matches!(error, ProbeError::NotExclusive { winners: 16, .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_in_which_nobody_wins_is_refused() {
+    let error = store(Broken::LetsNobodyWin).probe("cluster").await.unwrap_err();
+    assert!(matches!(error, ProbeError::NoWinner { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_that_keeps_the_losers_bytes_is_refused() {
+    let error = store(Broken::KeepsTheLosersBytes).probe("cluster").await.unwrap_err();
+    assert!(matches!(error, ProbeError::WrongBytes { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passing_failure_is_waited_out() {
+    let store = store(Broken::FailsAtFirst);
+    store.probe("").await.unwrap();
+    assert!(store.list("", None, 10).await.unwrap().is_empty(), "the probe cleans up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_is_given_up_in_bounded_time() {
+    let started = tokio::time::Instant::now();
+    let error = store(Broken::NeverAnswers).probe("cluster").await.unwrap_err();
+    assert!(matches!(error, ProbeError::Put(_)) && error.can_retry(), "{error}");
+    assert!(started.elapsed() <= std::time::Duration::from_secs(11));
+}
+
+#[tokio::test]
+async fn a_layer_sees_the_requests_of_the_store_it_covers() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Store::open(&format!("file://{}", dir.path().display())).unwrap();
+    let covered = folder.layered(|_| {
+        let puts = AtomicUsize::new(0);
+        Arc::new(Faulty { inner: InMemory::new(), broken: Broken::NeverAnswers, puts })
+    });
+    assert_eq!(covered.url(), folder.url());
+    let error = covered.create("k", Bytes::from_static(b"x")).await.unwrap_err();
+    assert!(error.may_have_happened(), "{error}");
+    assert_eq!(folder.head("k").await.unwrap(), None);
+}

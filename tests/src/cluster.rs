@@ -1,0 +1,312 @@
+//! A cluster of real processes: any of them can be killed, stopped, continued and started again.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::MutexGuard;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binary::{self, Finished, binary, run_with};
+use crate::guard::{self, Guardian};
+use crate::ports::free_ports;
+use crate::wait::until;
+
+/// How long a cluster may take to get over whatever was done to it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Controllers and agents are numbered from 1.
+#[derive(Debug)]
+pub struct LocalCluster {
+    controllers: Vec<SocketAddr>,
+    agents: Vec<SocketAddr>,
+    processes: BTreeMap<(Role, usize), Child>,
+    // Dropped in this order: processes first, then what they used.
+    guardian: Guardian,
+    folder: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Controller,
+    Agent,
+}
+
+impl LocalCluster {
+    /// A new cluster that can take writes.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot within a minute.
+    pub fn start(controllers: usize, agents: usize) -> Self {
+        let alone = guard::one_at_a_time();
+        let mut addresses: Vec<SocketAddr> = free_ports(controllers + agents)
+            .into_iter()
+            .map(|port| (Ipv4Addr::LOCALHOST, port).into())
+            .collect();
+        let agent_addresses = addresses.split_off(controllers);
+        let mut cluster = Self {
+            controllers: addresses,
+            agents: agent_addresses,
+            processes: BTreeMap::new(),
+            guardian: Guardian::of_a_group(),
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            _alone: alone,
+        };
+        for n in 1..=controllers {
+            cluster.start_controller(n);
+        }
+        for n in 1..=agents {
+            cluster.start_agent(n);
+        }
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    /// Everything the cluster keeps.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The folder that is its object store.
+    pub fn objects(&self) -> PathBuf {
+        self.folder().join("objects")
+    }
+
+    /// All controllers, as `--controllers` takes them.
+    pub fn controllers(&self) -> String {
+        let addresses: Vec<String> = self.controllers.iter().map(ToString::to_string).collect();
+        addresses.join(",")
+    }
+
+    /// Where agent `n` listens.
+    pub fn agent_address(&self, n: usize) -> SocketAddr {
+        self.agents[n - 1]
+    }
+
+    /// Which agent listens there.
+    pub fn agent_at(&self, address: &str) -> Option<usize> {
+        let found = self.agents.iter().position(|agent| agent.to_string() == address);
+        found.map(|index| index + 1)
+    }
+
+    /// Starts controller `n`, on the data it may have.
+    pub fn start_controller(&mut self, n: usize) {
+        let peers = self.controllers.iter().zip(1..).map(|(address, id)| format!("{id}={address}"));
+        let peers = peers.collect::<Vec<_>>().join(",");
+        let data = self.folder().join(format!("controller-{n}"));
+        let data = data.to_str().expect("the folder's name is text").to_owned();
+        let listen = self.controllers[n - 1].to_string();
+        let id = n.to_string();
+        let args = [
+            "controller",
+            "--node-id",
+            &id,
+            "--listen",
+            &listen,
+            "--peers",
+            &peers,
+            "--data",
+            &data,
+        ];
+        self.spawn(Role::Controller, n, &args);
+    }
+
+    /// Starts agent `n`.
+    pub fn start_agent(&mut self, n: usize) {
+        let store = format!("file://{}", self.objects().display());
+        let listen = self.agents[n - 1].to_string();
+        let controllers = self.controllers();
+        let args = ["agent", "--controllers", &controllers, "--listen", &listen, "--store", &store];
+        self.spawn(Role::Agent, n, &args);
+    }
+
+    fn spawn(&mut self, role: Role, n: usize, args: &[&str]) {
+        let path = self.folder().join(format!("{role:?}-{n}.log").to_lowercase());
+        let log = File::options().create(true).append(true).open(path).expect("a log file");
+        let child = Command::new(binary())
+            .args(args)
+            .env_remove("STREAMHOUSE_CONTROLLERS")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .process_group(self.guardian.group())
+            .spawn()
+            .expect("the binary starts");
+        self.processes.insert((role, n), child);
+    }
+
+    /// `kill -9` for controller `n`.
+    pub fn kill_controller(&mut self, n: usize) {
+        self.kill(Role::Controller, n);
+    }
+
+    /// `kill -9` for agent `n`.
+    pub fn kill_agent(&mut self, n: usize) {
+        self.kill(Role::Agent, n);
+    }
+
+    /// `kill -9` for all controllers, as close to at once as signals go.
+    pub fn kill_all_controllers(&mut self) {
+        for n in 1..=self.controllers.len() {
+            self.signal(Role::Controller, n, Signal::SIGKILL);
+        }
+        for n in 1..=self.controllers.len() {
+            self.kill(Role::Controller, n);
+        }
+    }
+
+    /// SIGSTOP: agent `n` does nothing until [`continue_agent`](Self::continue_agent).
+    pub fn stop_agent(&self, n: usize) {
+        self.signal(Role::Agent, n, Signal::SIGSTOP);
+    }
+
+    /// SIGCONT: agent `n` goes on as if nothing had been.
+    pub fn continue_agent(&self, n: usize) {
+        self.signal(Role::Agent, n, Signal::SIGCONT);
+    }
+
+    fn signal(&self, role: Role, n: usize, signal: Signal) {
+        let child = self.processes.get(&(role, n)).expect("the process was started");
+        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("the process is there");
+    }
+
+    fn kill(&mut self, role: Role, n: usize) {
+        let mut child = self.processes.remove(&(role, n)).expect("the process was started");
+        child.kill().expect("the process is there");
+        child.wait().expect("it ends");
+    }
+
+    /// Runs a command of this cluster to its end.
+    pub fn run(&self, args: &[&str]) -> Finished {
+        self.run_with_input(args, b"")
+    }
+
+    /// Runs a command of this cluster with that input.
+    pub fn run_with_input(&self, args: &[&str], input: &[u8]) -> Finished {
+        run_with(args, &[("STREAMHOUSE_CONTROLLERS", &self.controllers())], input)
+    }
+
+    /// Starts a command of this cluster, with pipes for its input, output and errors.
+    pub fn spawn_command(&self, args: &[&str]) -> Running {
+        let child = Command::new(binary())
+            .args(args)
+            .env("STREAMHOUSE_CONTROLLERS", self.controllers())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(self.guardian.group())
+            .spawn()
+            .expect("the binary starts");
+        Running { args: args.iter().map(ToString::to_string).collect(), child }
+    }
+
+    /// What `status` says, if it says anything.
+    pub fn try_status(&self) -> Option<Value> {
+        let status = self.run(&["status", "--output", "json"]);
+        (status.code == Some(0)).then(|| status.json())
+    }
+
+    /// What `topic describe` says about every partition.
+    pub fn partitions(&self, topic: &str) -> Vec<Value> {
+        let description = self.run(&["topic", "describe", topic, "--output", "json"]).ok().json();
+        description["partitions"].as_array().expect("a list of partitions").clone()
+    }
+
+    /// How many records a topic holds.
+    pub fn records(&self, topic: &str) -> u64 {
+        let partitions = self.partitions(topic);
+        partitions.iter().filter_map(|partition| partition["high_watermark"].as_u64()).sum()
+    }
+
+    /// The controller that leads.
+    ///
+    /// # Panics
+    ///
+    /// If none does for a minute.
+    pub fn leader(&self) -> usize {
+        until("a controller leads", PATIENCE, || {
+            let status = self.try_status()?;
+            status["leader"].as_u64().map(|id| id as usize)
+        })
+    }
+
+    /// Waits until all processes that were started are at their work.
+    ///
+    /// # Panics
+    ///
+    /// If they are not within a minute.
+    pub fn wait_until_whole(&self) {
+        until("every process serves", PATIENCE, || {
+            let status = self.try_status()?;
+            let serving = |what: &str, role: Role| {
+                let pids = pids(&status[what]);
+                let started = self.processes.iter().filter(|((r, _), _)| *r == role);
+                started.into_iter().all(|(_, child)| pids.contains(&child.id().into()))
+            };
+            let whole = status["leader"].is_u64()
+                && serving("controllers", Role::Controller)
+                && serving("agents", Role::Agent);
+            whole.then_some(())
+        });
+    }
+}
+
+fn pids(list: &Value) -> Vec<u64> {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(|process| process["pid"].as_u64()).collect()
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        for child in self.processes.values_mut() {
+            // A process that has ended already is as dead as it will be.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            self.print_logs();
+        }
+    }
+}
+
+impl LocalCluster {
+    /// The ends of all logs, for whoever has to find out what went wrong.
+    fn print_logs(&self) {
+        const LINES: usize = 40;
+        let files = std::fs::read_dir(self.folder()).into_iter().flatten().flatten();
+        for path in
+            files.map(|file| file.path()).filter(|p| p.extension().is_some_and(|e| e == "log"))
+        {
+            let text = std::fs::read(&path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<&str> = text.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(LINES)..];
+            eprintln!("--- {}\n{}", path.display(), tail.join("\n"));
+        }
+    }
+}
+
+/// A command that runs.
+#[derive(Debug)]
+pub struct Running {
+    args: Vec<String>,
+    /// Its process.
+    pub child: Child,
+}
+
+impl Running {
+    /// Waits for its end; its input must have been closed or taken.
+    pub fn finish(self) -> Finished {
+        let output = self.child.wait_with_output().expect("the binary ends");
+        binary::Finished::of(&self.args, output)
+    }
+}

@@ -1,0 +1,22 @@
+//! The end-to-end tests' harness: clusters of real processes, driven and observed through the `streamhouse` binary.
+//!
+//! Nothing outlives a test: every process belongs to a group that a guardian kills when the test ends, panics or is
+//! killed itself (see [`guard`]). One cluster runs at a time in each test binary, so that tests do not take each
+//! other's processor.
+
+mod binary;
+mod clock;
+mod cluster;
+mod guard;
+mod local;
+mod ports;
+mod rows;
+mod wait;
+
+pub use binary::{Finished, binary, run, run_with};
+pub use cluster::{LocalCluster, Running};
+pub use local::{UpCluster, signal};
+pub use nix::sys::signal::Signal;
+pub use ports::{free_base_port, free_ports};
+pub use rows::{sample_file, sample_rows, sorted};
+pub use wait::until;
