@@ -44,6 +44,7 @@ finish() {
         "$streamhouse" down --data "$data" || true
         rm -rf "$work"
     fi
+    [ "$status" -ne 0 ] || say "make demo took $SECONDS s, $built s of it for the build"
     return "$status"
 }
 trap finish EXIT
@@ -81,5 +82,3 @@ objects=$(find "$data/objects" -path '*/l0/*' -type f | sort)
 echo "the object store, $data/objects, holds $(wc -l <<<"$objects") objects; the first:"
 "$streamhouse" segment inspect "$(head -n 1 <<<"$objects")"
 echo "logs and controllers' data: $data"
-
-say "make demo took $SECONDS s, $built s of it for the build"

@@ -1,5 +1,6 @@
 //! The binary's face. (That this file exists also makes `cargo test` build the binary, which the end-to-end tests of
 //! the `tests` crate start.)
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::{Command, Output};
 

@@ -1,5 +1,5 @@
 //! Time and chance: the only place in this crate that asks for either.
-#![allow(clippy::disallowed_methods, reason = "this is the module that the ban points to")]
+#![expect(clippy::disallowed_methods, reason = "this is the module that the ban points to")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -89,7 +89,7 @@ pub(crate) fn generation(wire: Option<v1::Generation>) -> Result<Generation, Cal
 }
 
 pub(crate) fn topic_partition(topic: TopicId, partition: u32) -> v1::TopicPartition {
-    v1::TopicPartition { topic_id: topic.to_bytes().to_vec().into(), partition }
+    v1::TopicPartition { topic_id: topic.to_bytes().to_vec(), partition }
 }
 
 pub(crate) fn cluster(wire: v1::GetClusterResponse) -> Result<Cluster, CallError> {

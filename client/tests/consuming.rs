@@ -1,5 +1,9 @@
 //! The consumer against a fake cluster and a memory store: order, damage, positions, commits.
-#![allow(clippy::disallowed_methods, reason = "fake servers are spawned plainly")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "fake servers end with the test, and a failed step is a failed test"
+)]
 
 mod world;
 
@@ -136,7 +140,7 @@ async fn a_corrupted_object_is_an_error_that_names_it_and_nothing_is_skipped() {
     for start in [0, 10, 20] {
         fill(&producer, 0, start..start + 10).await;
     }
-    let segment = world.state.lock().topics["orders"].1[0].segments[1].clone();
+    let segment = world.state.lock().topics["orders"].1[0].segments[1];
     let Some(streamhouse_proto::v1::segment::Source::L0(l0)) = &segment.source else { panic!() };
     let key = world.key(l0.sequence);
     let good = world.get(&key).await;

@@ -1,5 +1,9 @@
 //! The producer against fake controllers and agents: redirects, lost connections, order, limits.
-#![allow(clippy::disallowed_methods, reason = "fake servers are spawned plainly")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "fake servers end with the test, and a failed step is a failed test"
+)]
 
 mod world;
 

@@ -46,6 +46,8 @@ pub struct Controller {
     tasks: TaskTracker,
 }
 
+/// BOUND: calls and streams of one connection at a time.
+const MAX_STREAMS: u32 = 1_024;
 /// How long open streams may take to end when the controller stops.
 const STREAMS_END: Duration = Duration::from_secs(2);
 
@@ -90,6 +92,7 @@ impl Controller {
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
+            .max_concurrent_streams(MAX_STREAMS)
             .add_service(raft_service)
             .add_service(
                 MetadataServer::new(MetadataService(Arc::clone(&shared)))

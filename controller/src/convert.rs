@@ -27,8 +27,8 @@ pub(crate) fn partition_wire(key: &PartitionKey) -> v1::TopicPartition {
 
 pub(crate) fn request_key(wire: Option<v1::RequestId>) -> Result<RequestKey, Status> {
     let wire = wire.ok_or_else(|| invalid("the request id is missing"))?;
-    if wire.number == 0 {
-        return Err(invalid("request numbers count from 1"));
+    if wire.number == 0 || i64::try_from(wire.number).is_err() {
+        return Err(invalid(format!("request number {} is not 1 to 2^63 - 1", wire.number)));
     }
     Ok(RequestKey { requester: id16("requester", &wire.requester)?, number: wire.number })
 }

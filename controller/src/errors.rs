@@ -79,6 +79,11 @@ pub(crate) fn read_failed(error: &ReadError) -> Status {
     to_status(ErrorInfo::new(code, error.to_string()))
 }
 
+/// A command was applied, but this controller cannot yet show it.
+pub(crate) fn not_shown(error: &ReadError) -> Status {
+    to_status(ErrorInfo::new(ErrorCode::TimedOut, format!("applied, but not here yet: {error}")))
+}
+
 pub(crate) fn store_failed(error: &KvError) -> Status {
     tracing::error!(%error, "the state could not be read");
     to_status(ErrorInfo::new(ErrorCode::Internal, error.to_string()))

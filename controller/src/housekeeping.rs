@@ -78,15 +78,23 @@ impl Housekeeping {
         self.name_cluster().await?;
         self.begin_watch()?;
         let mut ending = Ending::default();
+        let mut work = JoinSet::new();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut looked, mut swept) = (clock::now(), clock::now());
-        self.finish_work().await?;
+        self.begin_work(&mut work);
         loop {
             tokio::select! {
                 change = changes.recv() => {
                     if self.take_note(change, &mut changes)? {
-                        self.finish_work().await?;
+                        self.begin_work(&mut work);
+                    }
+                }
+                Some(done) = work.join_next() => {
+                    if matches!(done, Ok(Ok(true))) {
+                        self.begin_work(&mut work);
+                    } else if let Ok(Err(error)) = done {
+                        return Err(error);
                     }
                 }
                 Some(ended) = ending.proposals.join_next() => {
@@ -101,7 +109,7 @@ impl Housekeeping {
                     looked = now;
                     if now.saturating_duration_since(swept) >= SWEEP {
                         swept = now;
-                        self.finish_work().await?;
+                        self.begin_work(&mut work);
                     }
                 }
             }
@@ -200,15 +208,26 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Proposes `Continue` until nothing is due.
-    async fn finish_work(&self) -> Result<(), KvError> {
-        while work::is_due(&self.raft.view(), self.clock.now_ms())? {
-            match self.raft.propose_local(None, CommandBody::Continue).await {
-                Ok((_, Reply::Continued { more: true })) => {}
-                Ok(_) => return Ok(()),
-                Err(error) => self.log_and_wait("continuing work", &error).await,
-            }
+    /// Proposes one `Continue` if anything is due and none is under way; its
+    /// task tells whether there is more. A task of its own, so that long work
+    /// never keeps the housekeeper from looking after sessions.
+    fn begin_work(&self, work: &mut JoinSet<Result<bool, KvError>>) {
+        if !work.is_empty() {
+            return;
         }
-        Ok(())
+        let (raft, clock) = (self.raft.clone(), Arc::clone(&self.clock));
+        work.spawn(async move {
+            if !work::is_due(&raft.view(), clock.now_ms())? {
+                return Ok(false);
+            }
+            match raft.propose_local(None, CommandBody::Continue).await {
+                Ok((_, reply)) => Ok(reply == Reply::Continued { more: true }),
+                Err(error) => {
+                    // The next sweep tries again.
+                    tracing::warn!(%error, "continuing work failed");
+                    Ok(false)
+                }
+            }
+        });
     }
 }

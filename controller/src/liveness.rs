@@ -45,11 +45,14 @@ impl Liveness {
         sign.at = clock::now();
     }
 
-    /// A stream broke.
-    pub(crate) fn detached(&self, session: u64) {
-        if let Some(sign) = self.signs.lock().get_mut(&session) {
-            sign.streams = sign.streams.saturating_sub(1);
-            sign.at = clock::now();
+    /// A stream broke. Only a leader remembers a session without one.
+    pub(crate) fn detached(&self, session: u64, leads: bool) {
+        let mut signs = self.signs.lock();
+        let Some(sign) = signs.get_mut(&session) else { return };
+        sign.streams = sign.streams.saturating_sub(1);
+        sign.at = clock::now();
+        if sign.streams == 0 && !leads {
+            signs.remove(&session);
         }
     }
 
@@ -101,7 +104,7 @@ mod tests {
         let liveness = Liveness::new(Duration::from_secs(3_600), Duration::ZERO);
         liveness.attached(1);
         liveness.attached(2);
-        liveness.detached(2);
+        liveness.detached(2, true);
         while liveness.expired().is_empty() {
             std::thread::yield_now();
         }
@@ -113,7 +116,7 @@ mod tests {
         let liveness = Liveness::new(Duration::from_secs(3_600), Duration::ZERO);
         liveness.attached(1);
         liveness.attached(1);
-        liveness.detached(1);
+        liveness.detached(1, true);
         assert!(liveness.expired().is_empty());
     }
 }

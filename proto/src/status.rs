@@ -88,8 +88,7 @@ pub fn from_status(status: &Status) -> ErrorInfo {
     }
     let code = match status.code() {
         Code::DeadlineExceeded | Code::Cancelled => ErrorCode::TimedOut,
-        Code::ResourceExhausted => ErrorCode::Overloaded,
-        Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidArgument,
+        Code::InvalidArgument => ErrorCode::InvalidArgument,
         // The transport itself failed, perhaps after the peer had acted.
         _ => ErrorCode::ConnectionLost,
     };

@@ -1,4 +1,5 @@
 //! The leader, then an agent, are killed with `kill -9` while records flow.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;

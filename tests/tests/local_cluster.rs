@@ -1,4 +1,5 @@
 //! `up` and `down`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
 //! All controllers die at once.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashSet;
 use std::io::Write as _;

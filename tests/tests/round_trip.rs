@@ -1,4 +1,5 @@
 //! The real sample, in and out through the command line.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 

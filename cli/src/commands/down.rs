@@ -42,7 +42,9 @@ async fn stop(folder: &Folder) -> anyhow::Result<Stopped> {
         return Ok(Stopped::default());
     }
     let lock = folder.lock().await?;
-    let Some(record) = Record::load(folder)? else { return Ok(Stopped::default()) };
+    let Some(mut record) = Record::load(folder)? else { return Ok(Stopped::default()) };
+    record.stopping = true;
+    record.save(folder)?;
     Ok(cluster::stop(&lock, &record, &mut Children::default()).await)
 }
 

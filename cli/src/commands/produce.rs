@@ -87,28 +87,29 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let started = clock::now();
     let progress = Progress::start(&source, format);
     let mut sender = Sender::new(&producer, &args);
-    let sent = send_all(&mut sender, source, &progress).await;
-    let flushed = producer.close().await;
+    let mut stop = StopSignals::listen()?;
+    let sent = send_all(&mut sender, source, &progress, &mut stop).await;
+    // Interrupted once, it waits for what is on its way; interrupted again, it does not.
+    let flushed = tokio::select! {
+        flushed = producer.close() => flushed.map_err(anyhow::Error::from),
+        signal = stop.next() => Err(anyhow::anyhow!("interrupted by {signal} before all records were acknowledged")),
+    };
     progress.end();
     let report = sender.report(started.elapsed());
 
     if sent.is_ok() || report.records > 0 {
         format.print(&report, human)?;
     }
-    let acknowledged = || {
-        let before = if report.failed == 0 { "all" } else { "of these only" };
-        format!(
-            "{} records were sent, {before} {} acknowledged",
-            report.records, report.acknowledged
-        )
-    };
     match (sent, flushed) {
         (Ok(()), Ok(())) => Ok(()),
-        (Ok(()), Err(error)) => Err(error).context(format!(
-            "{} of {} records were not acknowledged",
-            report.failed, report.records
-        )),
-        (Err(error), _) if report.records > 0 => Err(error.context(acknowledged())),
+        (Ok(()), Err(error)) => Err(error),
+        (Err(error), _) if report.records > 0 => {
+            let said = format!(
+                "{error:#}; of {} records sent {} were acknowledged",
+                report.records, report.acknowledged
+            );
+            Err(error.context(said))
+        }
         (Err(error), _) => Err(error),
     }
 }
@@ -118,8 +119,8 @@ async fn send_all(
     sender: &mut Sender<'_>,
     source: Source,
     progress: &Progress,
+    stop: &mut StopSignals,
 ) -> anyhow::Result<()> {
-    let mut stop = StopSignals::listen()?;
     let (blocks, mut read) = mpsc::channel(READ_AHEAD);
     let reading = tokio::task::spawn_blocking(move || read_all(source, &blocks));
     loop {

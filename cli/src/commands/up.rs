@@ -66,7 +66,7 @@ pub(crate) async fn run(args: Args, format: Format, log: Option<&str>) -> anyhow
     let folder = Folder::create(&args.data)?;
     let lock = folder.lock().await?;
     let mut record = plan::reconcile(&args, &folder, Record::load(&folder)?)?;
-    let (started, mut children) = cluster::start_missing(&folder, &lock, &mut record, log)?;
+    let (started, mut children) = cluster::start_missing(&folder, &lock, &mut record, log).await?;
 
     let ready = tokio::select! {
         ready = ready::wait(&folder, &record, &mut children) => ready,

@@ -22,6 +22,9 @@ use crate::exit::{Failure, Kind};
 /// How long processes get to stop cleanly before they are killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a port of a process that has ended may take to become free.
+const PORT_PATIENCE: Duration = Duration::from_secs(5);
+
 const POLL: Duration = Duration::from_millis(50);
 
 /// How much of a log is shown when its process ends unasked.
@@ -39,7 +42,7 @@ impl Children {
 }
 
 /// Starts every member that does not run, and remembers each as it is started.
-pub(crate) fn start_missing(
+pub(crate) async fn start_missing(
     folder: &Folder,
     _lock: &Lock,
     record: &mut Record,
@@ -47,8 +50,9 @@ pub(crate) fn start_missing(
 ) -> anyhow::Result<(Vec<Member>, Children)> {
     let missing: Vec<Member> = record.members().filter(|m| record.running(*m).is_none()).collect();
     for member in &missing {
-        require_free_port(record, *member)?;
+        require_free_port(record, *member).await?;
     }
+    record.stopping = false;
     record.save(folder)?;
     let mut children = Children::default();
     for member in &missing {
@@ -60,21 +64,31 @@ pub(crate) fn start_missing(
     Ok((missing, children))
 }
 
-fn require_free_port(record: &Record, member: Member) -> anyhow::Result<()> {
+/// SUBTLE: a killed process counts as ended as soon as its main thread is; its sockets close with the last of its
+/// threads, a moment later. So a port that was this member's own may take that moment to become free.
+async fn require_free_port(record: &Record, member: Member) -> anyhow::Result<()> {
     let address = record.address(member);
-    match TcpListener::bind(address) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Failure::new(
-            Kind::Failed,
-            format!(
-                "port {} for {member} is taken by another process: stop that, or choose another --base-port for a \
-                 new data folder",
-                address.port()
-            ),
-        )
-        .into()),
-        Err(error) => Err(error).with_context(|| format!("{member} cannot listen on {address}")),
+    let patience =
+        if record.processes.contains_key(&member) { PORT_PATIENCE } else { Duration::ZERO };
+    let deadline = clock::now() + patience;
+    loop {
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                return Err(error).with_context(|| format!("{member} cannot listen on {address}"));
+            }
+            Err(_) if clock::now() < deadline => tokio::time::sleep(POLL).await,
+            Err(_) => return Err(port_taken(address.port(), member).into()),
+        }
     }
+}
+
+fn port_taken(port: u16, member: Member) -> Failure {
+    let message = format!(
+        "port {port} for {member} is taken by another process: stop that, or choose another --base-port for a new data \
+         folder"
+    );
+    Failure::new(Kind::Failed, message)
 }
 
 fn spawn(

@@ -65,6 +65,9 @@ pub(crate) struct Record {
     pub(crate) controllers: u16,
     pub(crate) agents: u16,
     pub(crate) store: String,
+    /// Somebody asked for the cluster to be stopped; not so once a process is started again.
+    #[serde(default)]
+    pub(crate) stopping: bool,
     /// The process that was last started for each member; it need not be running.
     pub(crate) processes: BTreeMap<Member, ProcessId>,
 }
@@ -74,7 +77,15 @@ impl Record {
 
     pub(crate) fn new(base_port: u16, controllers: u16, agents: u16, store: String) -> Self {
         let processes = BTreeMap::new();
-        Self { version: Self::VERSION, base_port, controllers, agents, store, processes }
+        Self {
+            version: Self::VERSION,
+            base_port,
+            controllers,
+            agents,
+            store,
+            stopping: false,
+            processes,
+        }
     }
 
     /// The record in `folder`, if a cluster was ever started there.

@@ -44,7 +44,7 @@ impl WatchTask {
             Err(error) => return error,
         };
         let request = v1::WatchRequest {
-            topic_ids: self.topics.iter().map(|id| id.to_bytes().to_vec().into()).collect(),
+            topic_ids: self.topics.iter().map(|id| id.to_bytes().to_vec()).collect(),
             min_applied: pool.applied(),
         };
         let reason = match tokio::time::timeout(SILENCE, client.watch(request)).await {

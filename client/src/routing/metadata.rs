@@ -51,7 +51,7 @@ impl Metadata {
         id: TopicId,
         linearizable: bool,
     ) -> Result<TopicDescription, CallError> {
-        let topic = v1::describe_topic_request::Topic::TopicId(id.to_bytes().to_vec().into());
+        let topic = v1::describe_topic_request::Topic::TopicId(id.to_bytes().to_vec());
         self.describe_by(topic, linearizable).await
     }
 

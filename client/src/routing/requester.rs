@@ -23,6 +23,6 @@ impl Requester {
     /// The id of the next call; numbers count up from 1.
     pub(crate) fn next(&self) -> RequestId {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        RequestId { requester: self.id.to_vec().into(), number }
+        RequestId { requester: self.id.to_vec(), number }
     }
 }

@@ -91,7 +91,7 @@ impl Db {
                 identity.disk
             }
             None => {
-                let disk = uuid::Uuid::new_v4().into_bytes();
+                let disk = random_id();
                 let identity = meta::Identity { node, disk };
                 let mut batch = WriteBatch::default();
                 let value = crate::codec::encode_serde(&identity);
@@ -141,6 +141,12 @@ impl Db {
     pub(crate) fn sync(&self) -> Result<(), String> {
         self.db.flush_wal(true).map_err(|e| e.to_string())
     }
+}
+
+/// A disk's id is not part of the state (PURE).
+#[expect(clippy::disallowed_methods, reason = "the only random value of the raft folder")]
+fn random_id() -> DiskId {
+    uuid::Uuid::new_v4().into_bytes()
 }
 
 fn open_error(data: &Path, error: &rocksdb::Error) -> OpenError {

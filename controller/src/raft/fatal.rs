@@ -18,6 +18,8 @@ pub enum FatalReason {
     StateDiskFailed,
     /// A committed command cannot be decoded by this release.
     CommandUnreadable,
+    /// Raft itself stopped: its storage reported damage, or it panicked.
+    RaftStopped,
 }
 
 impl FatalReason {
@@ -28,6 +30,7 @@ impl FatalReason {
             Self::LogDiskStuck => "log-disk-stuck",
             Self::StateDiskFailed => "state-disk-failed",
             Self::CommandUnreadable => "command-unreadable",
+            Self::RaftStopped => "raft-stopped",
         }
     }
 
@@ -38,6 +41,7 @@ impl FatalReason {
             Self::LogDiskStuck => 75,
             Self::StateDiskFailed => 76,
             Self::CommandUnreadable => 77,
+            Self::RaftStopped => 78,
         }
     }
 }
@@ -51,6 +55,7 @@ pub fn set_fatal_hook(hook: fn(FatalReason)) {
 }
 
 /// Logs the reason and ends the process.
+#[expect(clippy::disallowed_methods, reason = "nothing may run after this, destructors included")]
 pub(crate) fn fatal(reason: FatalReason, detail: impl fmt::Display) -> ! {
     let name = reason.name();
     tracing::error!(reason = name, %detail, "fatal: the controller stops");

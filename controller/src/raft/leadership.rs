@@ -1,10 +1,13 @@
 //! Who leads, for those who act only as the leader or only while there is
 //! one.
 
+use super::fatal::{FatalReason, fatal};
 use super::node::RaftNode;
+use super::time;
 use super::types::TypeConfig;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant, RaftMetrics, ServerState};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often a leader looks whether its majority still answers.
@@ -29,7 +32,12 @@ pub(crate) async fn watch(node: RaftNode) {
     let lonely = core.options.election_max * 3;
     let mut metrics = core.raft.metrics();
     loop {
-        let now = leadership(&metrics.borrow_watched(), lonely);
+        if let Err(error) = &metrics.borrow_watched().running_state
+            && !core.stopping.load(Ordering::SeqCst)
+        {
+            fatal(FatalReason::RaftStopped, error);
+        }
+        let now = leadership(&metrics.borrow_watched(), *core.heard.lock(), lonely);
         core.leadership.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;
@@ -47,10 +55,18 @@ pub(crate) async fn watch(node: RaftNode) {
     });
 }
 
-fn leadership(metrics: &RaftMetrics<TypeConfig>, lonely: Duration) -> Leadership {
+fn leadership(
+    metrics: &RaftMetrics<TypeConfig>,
+    heard: std::time::Instant,
+    lonely: Duration,
+) -> Leadership {
     let term = metrics.current_term;
     if metrics.state != ServerState::Leader {
-        return Leadership { term, leader: metrics.current_leader, is_leader: false };
+        // With pre-vote an isolated follower stays in its term, so that only
+        // the leader's silence tells.
+        let silent = time::now().saturating_duration_since(heard) > lonely;
+        let leader = metrics.current_leader.filter(|_| !silent);
+        return Leadership { term, leader, is_leader: false };
     }
     let alone = metrics.membership_config.voter_ids().count() == 1;
     let acked = metrics.last_quorum_acked.as_ref();

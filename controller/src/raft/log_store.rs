@@ -47,7 +47,9 @@ impl LogStore {
         let (first, last) = check(&db, purged)?;
         let mut tail = LogTail::new(purged, first, last);
         tail.vote = meta::load_vote(&db)?;
-        tail.committed = meta::load_log_id(&db, meta::COMMITTED)?;
+        // What was committed may have been written ahead of the entries: a
+        // follower hears of both at once, and its batches are bounded.
+        tail.committed = meta::load_log_id(&db, meta::COMMITTED)?.min(tail.last);
         let tail = Arc::new(RwLock::new(tail));
         let writer = LogWriter::start(db.clone(), tail.clone());
         let writer = Arc::new(writer.map_err(|e| format!("log writer: {e}"))?);

@@ -12,10 +12,11 @@ use super::{CommandClock, db::Db};
 use crate::state::kv::KvError;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ServerState};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     pub(crate) stopping: AtomicBool,
+    /// When a leader's word was last accepted here.
+    pub(crate) heard: Mutex<Instant>,
 }
 
 impl Core {

@@ -4,12 +4,13 @@
 use super::message::{self, Envelope, ForwardAnswer, Forwarded};
 use super::node::RaftNode;
 use super::snapshot_receive;
+use super::time;
 use super::types::{AppendRequest, DiskId, Snapshot, SnapshotMeta, Vote};
 use crate::codec;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use openraft::raft::{StreamAppendError, TransferLeaderRequest, VoteRequest};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use streamhouse_proto::v1::raft_server::Raft;
@@ -102,8 +103,14 @@ impl Raft for RaftService {
         let core = self.node.core();
         let stop = core.cancel.clone().cancelled_owned();
         let responses = core.raft.stream_append(requests.take_until(stop).boxed());
-        let responses = responses.map(|response| match response {
-            Ok(result) => Ok(answer(&result).into_inner()),
+        let listener = self.node.clone();
+        let responses = responses.map(move |response| match response {
+            Ok(result) => {
+                if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+                    *listener.core().heard.lock() = time::now();
+                }
+                Ok(answer(&result).into_inner())
+            }
             Err(error) => Err(raft_failed(error)),
         });
         let refused = futures::stream::once(async move { refused.lock().take() });

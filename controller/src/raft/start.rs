@@ -15,8 +15,10 @@ use super::snapshot_file::SnapshotError;
 use super::snapshot_store::SnapshotStore;
 use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
+use super::time;
 use super::types::DiskId;
 use super::{ApplyObserver, CommandClock, bootstrap, stall};
+use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -94,6 +96,7 @@ impl RaftNode {
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             stopping: AtomicBool::new(false),
+            heard: Mutex::new(time::now()),
         });
         let tasks = &node.core().tasks;
         tasks.spawn(leadership::watch(node.clone()));

@@ -1,14 +1,15 @@
 //! The one place of this folder that reads a clock. Monotonic only: nothing
 //! here depends on the time of day (CLOCK).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Now, on the monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "this is the clock module")]
 pub(super) fn now() -> Instant {
     Instant::now()
 }
 
 /// The moment `delay` from now, on the runtime's clock.
-pub(super) fn after(delay: std::time::Duration) -> tokio::time::Instant {
+pub(super) fn after(delay: Duration) -> tokio::time::Instant {
     tokio::time::Instant::now() + delay
 }

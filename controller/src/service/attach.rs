@@ -5,13 +5,13 @@
 
 use super::{Shared, address_of};
 use crate::convert::{lease_wire, partition_wire};
-use crate::errors::{invalid, refused};
+use crate::errors::{invalid, refused, store_failed};
 use crate::hub::Changes;
 use crate::raft::{Leadership, StateView};
 use crate::state::command::PartitionKey;
 use crate::state::kv::KvError;
 use crate::state::reply::{Effect, Refusal};
-use crate::state::{leases, partitions, sessions};
+use crate::state::{cluster, leases, partitions, sessions};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use streamhouse_proto::to_status;
@@ -26,6 +26,8 @@ pub(super) type AttachStream = ReceiverStream<Result<v1::AttachResponse, Status>
 
 /// BOUND: answers waiting for a slow agent.
 const QUEUE: usize = 16;
+/// BOUND: leases of one message.
+const PART: usize = 10_000;
 
 pub(super) async fn attach(
     shared: Arc<Shared>,
@@ -35,6 +37,14 @@ pub(super) async fn attach(
     let session = first.ok_or_else(|| invalid("the stream ended before it began"))?.session;
     if session == 0 {
         return Err(refused(&Refusal::SessionEnded(0)));
+    }
+    // BOUND: a leader keeps signs of life of sessions that exist only.
+    let leads = shared.raft.leadership().borrow().is_leader;
+    if leads {
+        let known = sessions::session(&shared.raft.view(), session);
+        if known.map_err(|e| store_failed(&e))?.is_none() {
+            return Err(refused(&Refusal::SessionEnded(session)));
+        }
     }
     let (out, stream) = mpsc::channel(QUEUE);
     let tasks = shared.tasks.clone();
@@ -83,7 +93,8 @@ impl Attachment {
                 Failed::Store(error) => Some((ErrorCode::Internal, error.to_string())),
             },
         };
-        self.shared.liveness.detached(session);
+        let leads = self.shared.raft.leadership().borrow().is_leader;
+        self.shared.liveness.detached(session, leads);
         tracing::debug!(session, "agent's stream ended");
         if let Some((code, message)) = end {
             // The agent may have gone meanwhile.
@@ -121,8 +132,9 @@ impl Attachment {
         let mut full = true;
         loop {
             if full {
-                let all = self.all_leases(&now)?;
-                self.send(all).await?;
+                for part in self.all_leases(&now)? {
+                    self.send(part).await?;
+                }
                 full = false;
             }
             tokio::select! {
@@ -133,8 +145,8 @@ impl Attachment {
                     full = !self.pass_on(&now, change, &mut changes).await?;
                 }
                 _ = beat.tick() => {
-                    let applied = self.shared.raft.view().applied();
-                    self.send(self.response(&now, applied)).await?;
+                    let beat = self.response(&now, &self.shared.raft.view())?;
+                    self.send(beat).await?;
                 }
             }
         }
@@ -144,14 +156,16 @@ impl Attachment {
         self.out.send(Ok(response)).await.map_err(|_| Gone)
     }
 
-    fn response(&self, now: &Leadership, applied: u64) -> v1::AttachResponse {
-        v1::AttachResponse {
+    /// The clock may not have taken over from the state yet.
+    fn response(&self, now: &Leadership, view: &StateView) -> Result<v1::AttachResponse, KvError> {
+        let state_ms = cluster::time_ms(view)?;
+        Ok(v1::AttachResponse {
             leader: now.is_leader,
             term: now.term,
-            applied,
-            cluster_time_ms: self.shared.clock.now_ms(),
+            applied: view.applied(),
+            cluster_time_ms: self.shared.clock.now_ms().max(state_ms),
             ..v1::AttachResponse::default()
-        }
+        })
     }
 
     fn leadership_only(&self, now: &Leadership) -> v1::AttachResponse {
@@ -163,18 +177,27 @@ impl Attachment {
         }
     }
 
-    fn all_leases(&self, now: &Leadership) -> Result<v1::AttachResponse, KvError> {
+    /// Every lease: the first part replaces what the agent had, the others
+    /// add to it.
+    fn all_leases(&self, now: &Leadership) -> Result<Vec<v1::AttachResponse>, KvError> {
         let view = self.shared.raft.view();
-        let mut response = self.response(now, view.applied());
+        let mut response = self.response(now, &view)?;
         response.full = true;
+        let mut parts = Vec::new();
         let live = sessions::session(&view, self.session)?.is_some_and(|s| s.is_live());
         response.ended = !live;
         for key in leases::held_by(&view, self.session, usize::MAX)? {
-            if let Some(partition) = partitions::partition(&view, &key)? {
+            let partition = partitions::partition(&view, &key)?;
+            if let Some(partition) = partition.filter(|p| p.holder == self.session) {
+                if response.leases.len() == PART {
+                    let next = self.response(now, &view)?;
+                    parts.push(std::mem::replace(&mut response, next));
+                }
                 response.leases.push(lease_wire(&key, &partition));
             }
         }
-        Ok(response)
+        parts.push(response);
+        Ok(parts)
     }
 
     /// Sends what a batch changed for this session; false if everything must
@@ -228,7 +251,7 @@ impl Attachment {
         ended: bool,
     ) -> Result<v1::AttachResponse, KvError> {
         let view = self.shared.raft.view();
-        let mut response = self.response(now, view.applied());
+        let mut response = self.response(now, &view)?;
         response.ended = ended;
         for key in touched {
             match partitions::partition(&view, key)? {

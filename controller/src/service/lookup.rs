@@ -6,6 +6,7 @@ use crate::errors::{invalid, show, store_failed};
 use crate::raft::StateView;
 use crate::state::command::PartitionKey;
 use crate::state::kv::KvError;
+use crate::state::topics::{self, TopicStage};
 use crate::state::{partitions, segments};
 use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
 use tonic::Status;
@@ -42,6 +43,13 @@ fn plan(
     budget: usize,
 ) -> Result<v1::ReadPlan, KvError> {
     let mut plan = v1::ReadPlan { partition: Some(partition_wire(key)), ..v1::ReadPlan::default() };
+    let topic = topics::topic(view, &key.topic)?;
+    if topic.is_none_or(|topic| topic.stage == TopicStage::Deleting) {
+        let id = uuid::Uuid::from_bytes(key.topic);
+        let message = format!("topic {id} does not exist");
+        plan.error = Some(ErrorInfo::new(ErrorCode::UnknownTopic, message));
+        return Ok(plan);
+    }
     let Some(partition) = partitions::partition(view, key)? else {
         let message = format!("partition {} does not exist", show(key));
         plan.error = Some(ErrorInfo::new(ErrorCode::UnknownPartition, message));

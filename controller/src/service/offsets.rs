@@ -2,15 +2,15 @@
 
 use super::Shared;
 use crate::convert::{partition_key, partition_wire, request_key};
-use crate::errors::{propose_failed, refusal_info, refused, store_failed, unexpected};
+use crate::errors::{invalid, propose_failed, refusal_info, refused, store_failed, unexpected};
 use crate::state::command::{CommandBody, PartitionKey};
 use crate::state::offsets::{self, CommittedOffset};
 use crate::state::reply::Reply;
 use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
 use tonic::Status;
 
-/// BOUND: offsets of one answer.
-const MAX_OFFSETS: usize = 100_000;
+/// BOUND: offsets of one answer; with the largest metadata they fit a message.
+const MAX_OFFSETS: usize = 4_096;
 
 pub(super) async fn commit(
     shared: &Shared,
@@ -42,12 +42,22 @@ pub(super) async fn fetch(
     shared: &Shared,
     wire: v1::FetchOffsetsRequest,
 ) -> Result<v1::FetchOffsetsResponse, Status> {
+    if wire.partitions.len() > MAX_OFFSETS {
+        let count = wire.partitions.len();
+        return Err(invalid(format!("{count} offsets in one call, allowed are {MAX_OFFSETS}")));
+    }
     let view = shared.view_at(wire.min_applied, wire.linearizable).await?;
     let found = if wire.partitions.is_empty() {
-        offsets::all_committed(&view, &wire.group, MAX_OFFSETS).map_err(|e| store_failed(&e))?
+        let all = offsets::all_committed(&view, &wire.group, MAX_OFFSETS + 1);
+        let all = all.map_err(|e| store_failed(&e))?;
+        if all.len() > MAX_OFFSETS {
+            let limit = format!("more than {MAX_OFFSETS} offsets: ask for some of them");
+            return Err(invalid(limit));
+        }
+        all
     } else {
         let mut found = Vec::new();
-        for partition in wire.partitions.iter().take(MAX_OFFSETS) {
+        for partition in &wire.partitions {
             let key = partition_key(Some(partition))?;
             let offset = offsets::committed(&view, &wire.group, &key);
             found.extend(offset.map_err(|e| store_failed(&e))?.map(|offset| (key, offset)));

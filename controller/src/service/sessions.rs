@@ -4,7 +4,7 @@ use super::{Shared, address_of, attach};
 use crate::convert::{
     generation_wire, id16, object_commit, object_result, partition_key, request_key,
 };
-use crate::errors::{invalid, propose_failed, read_failed, refused, store_failed, unexpected};
+use crate::errors::{invalid, not_shown, propose_failed, refused, store_failed, unexpected};
 use crate::state::command::{CommandBody, ObjectContents, PartitionKey, Registration};
 use crate::state::kv::KvError;
 use crate::state::reply::Reply;
@@ -66,7 +66,7 @@ impl Sessions for SessionsService {
             Reply::Refused(refusal) => return Err(refused(&refusal)),
             _ => return Err(unexpected("register")),
         };
-        raft.wait_applied(index, APPLY).await.map_err(|e| read_failed(&e))?;
+        raft.wait_applied(index, APPLY).await.map_err(|e| not_shown(&e))?;
         let view = raft.view();
         let known = cluster::cluster(&view).map_err(|e| store_failed(&e))?;
         let known = known.ok_or_else(|| unexpected("register in a cluster without identity"))?;

@@ -2,7 +2,7 @@
 
 use super::{Shared, address_of};
 use crate::convert::{id16, partition_state, request_key, topic_wire};
-use crate::errors::{propose_failed, read_failed, refused, store_failed, unexpected};
+use crate::errors::{not_shown, propose_failed, refused, store_failed, unexpected};
 use crate::state::command::{CommandBody, TopicKey};
 use crate::state::names::shown;
 use crate::state::partitions::{self, Partition};
@@ -39,7 +39,7 @@ pub(super) async fn create(
         Reply::Refused(refusal) => return Err(refused(&refusal)),
         _ => return Err(unexpected("create topic")),
     };
-    shared.raft.wait_applied(index, APPLY).await.map_err(|e| read_failed(&e))?;
+    shared.raft.wait_applied(index, APPLY).await.map_err(|e| not_shown(&e))?;
     let ready = tokio::time::timeout(CREATION, ready(shared, &id)).await;
     ready.map_err(|_| {
         let message = format!("topic {} is still being created", uuid::Uuid::from_bytes(id));

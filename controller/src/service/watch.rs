@@ -25,7 +25,9 @@ pub(super) type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
 /// gathered into the next.
 const QUEUE: usize = 4;
 /// BOUND: topics of one watch.
-const MAX_TOPICS: usize = 1_000;
+const MAX_TOPICS: usize = 100;
+/// BOUND: partitions of one message.
+const PART: usize = 10_000;
 /// BOUND: applied batches gathered into one answer.
 const GATHERED: usize = 256;
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -132,7 +134,15 @@ impl Watcher {
                 }
             }
             let resync = pending.everything && !first;
-            place.send(Ok(self.answer(std::mem::take(&mut pending), resync)?));
+            let mut parts = self.answer(std::mem::take(&mut pending), resync)?.into_iter();
+            if let Some(part) = parts.next() {
+                place.send(Ok(part));
+            }
+            for part in parts {
+                if self.out.send(Ok(part)).await.is_err() {
+                    return Ok(());
+                }
+            }
             first = false;
         }
     }
@@ -162,7 +172,7 @@ impl Watcher {
         }
     }
 
-    fn answer(&self, pending: Pending, resync: bool) -> Result<v1::WatchResponse, KvError> {
+    fn answer(&self, pending: Pending, resync: bool) -> Result<Vec<v1::WatchResponse>, KvError> {
         let view = self.shared.raft.view();
         let mut deleted = pending.deleted;
         let mut states = Vec::new();
@@ -189,12 +199,19 @@ impl Watcher {
                 }
             }
         }
-        Ok(v1::WatchResponse {
-            applied: view.applied(),
-            partitions: states,
-            resync,
-            deleted_topic_ids: deleted.iter().map(|id| id.to_vec()).collect(),
-        })
+        let applied = view.applied();
+        let deleted_topic_ids = deleted.iter().map(|id| id.to_vec()).collect();
+        let mut parts =
+            vec![v1::WatchResponse { applied, resync, deleted_topic_ids, partitions: Vec::new() }];
+        for state in states {
+            if parts.last().is_some_and(|part| part.partitions.len() == PART) {
+                parts.push(v1::WatchResponse { applied, ..v1::WatchResponse::default() });
+            }
+            if let Some(part) = parts.last_mut() {
+                part.partitions.push(state);
+            }
+        }
+        Ok(parts)
     }
 }
 

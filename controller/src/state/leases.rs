@@ -13,6 +13,7 @@ use super::partitions::{self, Partition};
 use super::reply::{Effect, Reply};
 use super::sessions::{self, Session};
 use super::{MAX_BATCH, cluster, typed, work};
+use std::collections::BTreeSet;
 
 /// How long a holder may take to flush and release a revoked lease.
 pub const REVOKE_TIMEOUT_MS: u64 = 10_000;
@@ -85,8 +86,12 @@ fn take(
     }
     tx.delete(lease_key(holder, key));
     if let Some(mut session) = sessions::session(tx, holder)? {
-        session.leases -= 1;
-        session.revoking -= u32::from(deadline != 0);
+        let left = session.leases.checked_sub(1);
+        let revoking = session.revoking.checked_sub(u32::from(deadline != 0));
+        let (Some(left), Some(revoking)) = (left, revoking) else {
+            return Err(KvError(format!("session {holder} holds more leases than it counts")));
+        };
+        (session.leases, session.revoking) = (left, revoking);
         sessions::put(tx, holder, &session);
     }
     Ok(())
@@ -105,6 +110,7 @@ pub(super) fn assign(
         let Some(mut partition) = partitions::partition(tx, key)? else { continue };
         let was = partition.holder;
         take(tx, key, &mut partition)?;
+        partitions::put(tx, key, &partition);
         taken.push((*key, partition, was));
     }
     let mut candidates = Candidates::load(tx, group)?;
@@ -231,6 +237,7 @@ pub(super) fn rebalance(
 ) -> Result<(), KvError> {
     let mut sessions = Candidates::load(tx, group)?.0;
     if sessions.is_empty() {
+        work::done(tx, work::Kind::Rebalance, group.as_bytes());
         return Ok(());
     }
     let total: u64 = sessions.iter().map(|(_, session)| u64::from(session.leases)).sum();
@@ -251,6 +258,11 @@ pub(super) fn rebalance(
         let moving = staying_of(tx, *id, surplus)?;
         revoke(tx, &moving, now_ms, effects)?;
     }
+    if budget == 0 {
+        work::add(tx, work::Kind::Rebalance, group.as_bytes(), effects);
+    } else {
+        work::done(tx, work::Kind::Rebalance, group.as_bytes());
+    }
     Ok(())
 }
 
@@ -264,14 +276,16 @@ pub(super) fn release(
     let Some(group) = sessions::session(tx, session)?.map(|session| session.group) else {
         return Ok((Reply::Done, effects));
     };
-    let mut released = Vec::new();
+    // A set: a lease named twice is released once.
+    let mut released = BTreeSet::new();
     for (key, epoch) in leases {
         let Some(partition) = partitions::partition(tx, key)? else { continue };
         let current = partition.holder == session && partition.lease_epoch == *epoch;
         if current && partition.revoke_deadline_ms != 0 {
-            released.push(*key);
+            released.insert(*key);
         }
     }
+    let released: Vec<_> = released.into_iter().collect();
     assign(tx, &group, &released, &mut effects)?;
     Ok((Reply::Done, effects))
 }

@@ -9,7 +9,7 @@ use super::kv::{KvError, KvRead, Transaction};
 use super::names::check_group;
 use super::reply::{Refusal, Reply};
 use super::topics::{self, TopicStage};
-use super::{MAX_BATCH, typed};
+use super::{MAX_BATCH, requests, typed};
 use bincode::{Decode, Encode};
 
 /// Longest metadata of one committed offset, in bytes; Kafka's default.
@@ -33,8 +33,6 @@ pub struct CommittedOffset {
     pub metadata: String,
     /// Cluster time of the commit.
     pub committed_ms: u64,
-    /// Which request of which consumer set it.
-    pub by: Option<RequestKey>,
 }
 
 fn group_key(group: &str) -> Vec<u8> {
@@ -92,15 +90,20 @@ pub(super) fn commit(
         let message = format!("{} offsets in one commit, allowed are {MAX_BATCH}", offsets.len());
         return Ok(Reply::Refused(Refusal::Limit(message)));
     }
+    // GROUP: whatever came between, a consumer's late commit stays late.
+    if let Some(by) = by
+        && requests::last_number(tx, &by.requester)? > by.number
+    {
+        return Ok(Reply::Offsets(vec![Some(Refusal::Superseded); offsets.len()]));
+    }
     let mut results = Vec::with_capacity(offsets.len());
     for (partition, offset, metadata) in offsets {
-        let refusal = check(tx, by, name, partition, *offset, metadata)?;
+        let refusal = check(tx, partition, *offset, metadata)?;
         if refusal.is_none() {
             let value = CommittedOffset {
                 offset: *offset,
                 metadata: metadata.clone(),
                 committed_ms: now_ms,
-                by,
             };
             typed::put(tx, offset_key(name, partition), &value);
             typed::mark(tx, topic_key(&partition.topic, name));
@@ -116,8 +119,6 @@ pub(super) fn commit(
 
 fn check(
     tx: &Transaction<'_>,
-    by: Option<RequestKey>,
-    name: &str,
     partition: &PartitionKey,
     offset: u64,
     metadata: &str,
@@ -142,13 +143,7 @@ fn check(
             return Ok(Some(Refusal::UnknownTopic(id)));
         }
     }
-    let last = committed(tx, name, partition)?.and_then(|committed| committed.by);
-    Ok(match (last, by) {
-        (Some(last), Some(by)) if last.requester == by.requester && last.number > by.number => {
-            Some(Refusal::Superseded)
-        }
-        _ => None,
-    })
+    Ok(None)
 }
 
 /// Removes up to `limit` offsets of a deleted topic; tells whether all are

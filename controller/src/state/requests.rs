@@ -49,6 +49,12 @@ pub(super) fn answered(kv: &dyn KvRead, request: &RequestKey) -> Result<Option<R
     }
 }
 
+/// The largest request number of a requester so far, 0 if it is unknown.
+pub(super) fn last_number(kv: &dyn KvRead, requester: &[u8; 16]) -> Result<u64, KvError> {
+    let known: Option<Requester> = typed::get(kv, &requester_key(requester))?;
+    Ok(known.map_or(0, |known| known.last))
+}
+
 /// Remembers the first result of a request.
 pub(super) fn remember(
     tx: &mut Transaction<'_>,
@@ -63,7 +69,7 @@ pub(super) fn remember(
         tx.delete(time_key(known.used_ms, id));
         // Numbers may arrive in any order inside the window, so everything
         // that the window just left goes, not only one number.
-        let (start, end) = (reply_key(id, 0), reply_key(id, (last + 1).saturating_sub(KEPT)));
+        let (start, end) = (reply_key(id, 0), reply_key(id, last.saturating_sub(KEPT - 1)));
         for (key, _) in tx.scan(&start, &end, KEPT as usize)? {
             tx.delete(key);
         }

@@ -13,7 +13,7 @@ use super::sessions::{self, Session};
 use super::topics::{self, TopicStage};
 use super::{MAX_BATCH, cluster, typed};
 use bincode::{Decode, Encode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// RETRY: results kept per live session. An agent starts sequence n + 64 only
 /// after n's answer.
@@ -165,7 +165,14 @@ fn commit_object(
             }
             commit_slices(tx, id, object, slices, effects)?
         }
-        ObjectContents::Abandoned(partitions) => abandon(tx, id, partitions, effects)?,
+        ObjectContents::Abandoned(partitions) => {
+            if partitions.len() > MAX_BATCH {
+                let count = partitions.len();
+                let message = format!("{count} partitions abandoned, allowed are {MAX_BATCH}");
+                return Ok(ObjectReply::Refused(Refusal::Invalid(message)));
+            }
+            abandon(tx, id, partitions, effects)?
+        }
     };
     session.last_sequence = object.sequence;
     let reply = ObjectReply::Processed(slices);
@@ -202,7 +209,7 @@ fn commit_slices(
                 continue;
             }
         };
-        let refusal = check_slice(id, slice, partition);
+        let refusal = check_slice(id, object.size, slice, partition);
         match refusal {
             None => {
                 partition.next_offset = slice.last_offset + 1;
@@ -259,7 +266,12 @@ fn load<'a>(
 }
 
 /// FENCE and DENSE: decided here, when the commit is applied.
-fn check_slice(id: u64, slice: &SliceCommit, partition: &Partition) -> Option<Refusal> {
+fn check_slice(
+    id: u64,
+    size: u64,
+    slice: &SliceCommit,
+    partition: &Partition,
+) -> Option<Refusal> {
     if partition.holder != id {
         return Some(Refusal::NotHolder);
     }
@@ -273,6 +285,13 @@ fn check_slice(id: u64, slice: &SliceCommit, partition: &Partition) -> Option<Re
         return Some(Refusal::Invalid(format!(
             "a slice of {} records cannot cover offsets {} to {}",
             slice.record_count, slice.base_offset, slice.last_offset
+        )));
+    }
+    let end = slice.position.checked_add(u64::from(slice.length));
+    if slice.length == 0 || end.is_none_or(|end| end > size) {
+        return Some(Refusal::Invalid(format!(
+            "a slice of {} bytes at {} does not lie in an object of {size}",
+            slice.length, slice.position
         )));
     }
     None
@@ -315,12 +334,13 @@ fn abandon(
     effects: &mut Vec<Effect>,
 ) -> Result<Vec<SliceReply>, KvError> {
     let mut touched = Touched::new();
+    let mut raised = BTreeSet::new();
     let mut replies = Vec::with_capacity(keys.len());
     for key in keys {
         match load(tx, &mut touched, key)? {
             Err(refusal) => replies.push(gone(refusal)),
             Ok(partition) => {
-                if partition.holder == id {
+                if partition.holder == id && raised.insert(*key) {
                     partition.raise_epoch();
                     effects.push(Effect::Lease { partition: *key, was: id, now: id });
                 }

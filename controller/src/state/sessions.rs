@@ -126,7 +126,9 @@ fn check(tx: &mut Transaction<'_>, new: &Registration) -> Result<Result<(), Refu
             return Ok(Err(Refusal::Invalid(message)));
         }
     }
-    if live_in(tx, &new.group)?.len() >= MAX_SESSIONS {
+    // One that takes over from itself adds none.
+    let replaces = typed::get::<u64>(tx, &address_key(&new.address))?.is_some();
+    if !replaces && live_in(tx, &new.group)?.len() >= MAX_SESSIONS {
         let message = format!("agent group '{}' has {MAX_SESSIONS} sessions already", new.group);
         return Ok(Err(Refusal::Limit(message)));
     }

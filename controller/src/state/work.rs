@@ -6,26 +6,36 @@ use super::kv::{KvError, KvRead, Transaction};
 use super::reply::{Effect, Reply};
 use super::{leases, requests, sessions, topics, typed};
 
-/// Kinds of unfinished work, by the byte that stands in the key.
+/// Kinds of unfinished work, by the byte that stands in the key. The lowest
+/// goes first: partitions without a writer before topics that come and go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Subject: topic id.
-    CreateTopic = 1,
-    /// Subject: topic id.
-    DeleteTopic = 2,
     /// Leases of an ended session still to be moved. Subject: session.
-    MoveLeases = 3,
+    MoveLeases = 1,
     /// Partitions that nobody holds and somebody could. Subject: agent group.
-    AssignGroup = 4,
+    AssignGroup = 2,
     /// A draining session with leases not yet revoked. Subject: session.
-    RevokeAll = 5,
+    RevokeAll = 3,
+    /// More to be revoked than one entry may. Subject: agent group.
+    Rebalance = 4,
+    /// Subject: topic id.
+    CreateTopic = 5,
+    /// Subject: topic id.
+    DeleteTopic = 6,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
-        [Self::CreateTopic, Self::DeleteTopic, Self::MoveLeases, Self::AssignGroup, Self::RevokeAll]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Self::MoveLeases,
+            Self::AssignGroup,
+            Self::RevokeAll,
+            Self::Rebalance,
+            Self::CreateTopic,
+            Self::DeleteTopic,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -70,6 +80,7 @@ pub(super) fn proceed(
     let mut effects = Vec::new();
     if let Some((kind, key)) = next(tx)? {
         let session = || trailing_u64(&key).ok_or_else(|| typed::malformed(&key));
+        let group = || String::from_utf8(key[2..].to_vec()).map_err(|_| typed::malformed(&key));
         match kind {
             Kind::CreateTopic => {
                 topics::continue_creation(tx, &topics::subject(&key)?, &mut effects)?;
@@ -78,11 +89,8 @@ pub(super) fn proceed(
                 topics::continue_deletion(tx, &topics::subject(&key)?, &mut effects)?;
             }
             Kind::MoveLeases => leases::move_all(tx, session()?, &mut effects)?,
-            Kind::AssignGroup => {
-                let group = String::from_utf8(key[2..].to_vec());
-                let group = group.map_err(|_| typed::malformed(&key))?;
-                leases::assign_waiting(tx, &group, &mut effects)?;
-            }
+            Kind::AssignGroup => leases::assign_waiting(tx, &group()?, &mut effects)?,
+            Kind::Rebalance => leases::rebalance(tx, &group()?, &mut effects)?,
             Kind::RevokeAll => leases::revoke_all(tx, session()?, now_ms, &mut effects)?,
         }
     }

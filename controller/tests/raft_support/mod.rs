@@ -1,6 +1,6 @@
 //! An in-process cluster over loopback, for the tests of the raft folder.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;

@@ -177,3 +177,23 @@ fn records_may_be_absent_inside_a_range() {
     accepted(machine.commit(session, 1, vec![sparse]));
     assert_eq!(machine.partition(key(topic, 0)).next_offset, 10);
 }
+
+#[test]
+fn slices_outside_their_object_are_refused() {
+    let (mut machine, session, topic) = cluster_with_one_partition();
+    let p = key(topic, 0);
+    let mut outside = machine.slice(p, 10);
+    outside.position = u64::MAX;
+    let reply = processed(machine.commit(session, 1, vec![outside]));
+    assert!(matches!(reply[0].refusal, Some(Refusal::Invalid(_))));
+}
+
+#[test]
+fn a_partition_abandoned_twice_in_one_command_rises_once() {
+    let (mut machine, session, topic) = cluster_with_one_partition();
+    let p = key(topic, 0);
+    let before = machine.partition(p).lease_epoch;
+    let contents = ObjectContents::Abandoned(vec![p, p]);
+    machine.commit_object(session, ObjectCommit { sequence: 1, size: 0, contents });
+    assert_eq!(machine.partition(p).lease_epoch, before + 1);
+}

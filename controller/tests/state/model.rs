@@ -39,21 +39,32 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0..4u8).prop_map(Step::Join),
-        (0..6u8).prop_map(Step::End),
-        (0..6u8).prop_map(Step::Drain),
-        (0..6u8).prop_map(Step::ReleaseAll),
-        (0..3u8).prop_map(Step::Create),
-        (0..3u8).prop_map(Step::Delete),
-        8 => (0..6u8, 0..3u8, 0..4u8, -1..2i8, -1..2i8, 1..5u8, any::<bool>()).prop_map(
-            |(by, topic, partition, skew, epoch, count, again)| Step::Commit {
-                by, topic, partition, skew, epoch, count, again
-            }
-        ),
-        (0..6u8, 0..3u8, 0..4u8)
+        1 => (0..4u8).prop_map(Step::Join),
+        1 => (0..6u8).prop_map(Step::End),
+        1 => (0..6u8).prop_map(Step::Drain),
+        1 => (0..6u8).prop_map(Step::ReleaseAll),
+        1 => (0..3u8).prop_map(Step::Create),
+        1 => (0..3u8).prop_map(Step::Delete),
+        8 => commit(),
+        1 => (0..6u8, 0..3u8, 0..4u8)
             .prop_map(|(by, topic, partition)| Step::Abandon { by, topic, partition }),
-        (1..20_000u32).prop_map(Step::Wait),
+        1 => (1..20_000u32).prop_map(Step::Wait),
     ]
+}
+
+fn commit() -> impl Strategy<Value = Step> {
+    let error = (-1..2i8, -1..2i8);
+    (0..6u8, 0..3u8, 0..4u8, error, 1..5u8, any::<bool>()).prop_map(
+        |(by, topic, partition, (skew, epoch), count, again)| Step::Commit {
+            by,
+            topic,
+            partition,
+            skew,
+            epoch,
+            count,
+            again,
+        },
+    )
 }
 
 #[derive(Default)]

@@ -147,3 +147,36 @@ fn an_agent_with_another_store_is_refused() {
     let expected = crate::machine::STORE.to_owned();
     assert_eq!(reply, Reply::Refused(Refusal::StoreMismatch { expected }));
 }
+
+#[test]
+fn a_lease_released_twice_in_one_call_is_released_once() {
+    let mut machine = Machine::new();
+    let a = machine.session("a:1");
+    machine.topic("orders", 2);
+    let b = machine.session("b:1");
+    let revoked = revoked_of(&machine, a);
+    let twice = revoked.iter().chain(&revoked).copied().collect();
+    machine.run(CommandBody::ReleaseLeases { session: a, leases: twice });
+    assert_eq!(machine.loads(), [(a, 1), (b, 1)].into());
+    assert_eq!(held_by(&machine.kv, a, 10).unwrap().len(), 1);
+}
+
+#[test]
+fn a_rebalance_of_very_many_partitions_goes_on_until_the_shares_are_equal() {
+    let mut machine = Machine::new();
+    let a = machine.session("a:1");
+    machine.topic("wide", 10_000);
+    let b = machine.session("b:1");
+    machine.finish_work();
+    assert_eq!(revoked_of(&machine, a).len(), 5_000);
+    while release_some(&mut machine, a) > 0 {}
+    assert_eq!(machine.loads(), [(a, 5_000), (b, 5_000)].into());
+}
+
+fn release_some(machine: &mut Machine, session: u64) -> usize {
+    let mut leases = revoked_of(machine, session);
+    leases.truncate(4_096);
+    let count = leases.len();
+    machine.run(CommandBody::ReleaseLeases { session, leases });
+    count
+}

@@ -64,8 +64,10 @@ fn an_older_offset_commit_that_arrives_late_is_refused() {
     assert_eq!(commit(&mut machine, 1, 2, topic, 20), Reply::Offsets(vec![None]));
     let late = commit(&mut machine, 1, 1, topic, 10);
     assert_eq!(late, Reply::Offsets(vec![Some(Refusal::Superseded)]));
-    // Another consumer may set it back.
+    // Another consumer may set it back; the late one stays late.
     assert_eq!(commit(&mut machine, 2, 1, topic, 5), Reply::Offsets(vec![None]));
+    let late = commit(&mut machine, 1, 1, topic, 10);
+    assert_eq!(late, Reply::Offsets(vec![Some(Refusal::Superseded)]));
     let now = committed(&machine.kv, "g", &key(topic, 0)).unwrap();
     assert_eq!(now.map(|committed| committed.offset), Some(5));
 }
@@ -78,4 +80,14 @@ fn offsets_of_unknown_partitions_are_refused_one_by_one() {
     let reply = machine.run(CommandBody::CommitOffsets { group: "g".into(), offsets });
     let refusal = Refusal::UnknownPartition(key(topic, 1));
     assert_eq!(reply, Reply::Offsets(vec![None, Some(refusal)]));
+}
+
+#[test]
+fn the_largest_request_number_is_a_number_like_any_other() {
+    let mut machine = Machine::new();
+    machine.run_as(request(1), create("orders", 1));
+    let last = machine.run_as(request(u64::MAX), create("more", 2));
+    assert_eq!(machine.run_as(request(u64::MAX), create("more", 3)), last);
+    let reply = machine.run_as(request(1), create("orders", 1));
+    assert_eq!(reply, Reply::Refused(Refusal::OutcomeUnknown));
 }

@@ -23,7 +23,11 @@ pub(super) async fn until_stopped(
     loop {
         // Another `up` may have started anew what had ended.
         let record = Record::load(folder)?.unwrap_or_else(|| Record::new(0, 0, 0, String::new()));
-        tell_changes(folder, &mut alive, running(&record));
+        let now = running(&record);
+        if !record.stopping {
+            tell_changes(folder, &alive, &now);
+        }
+        alive = now;
         if alive.is_empty() {
             eprintln!("the cluster was stopped");
             return Ok(());
@@ -45,21 +49,23 @@ fn running(record: &Record) -> BTreeMap<Member, ProcessId> {
 
 fn tell_changes(
     folder: &Folder,
-    before: &mut BTreeMap<Member, ProcessId>,
-    now: BTreeMap<Member, ProcessId>,
+    before: &BTreeMap<Member, ProcessId>,
+    now: &BTreeMap<Member, ProcessId>,
 ) {
     for (member, process) in before.iter().filter(|(member, old)| now.get(member) != Some(old)) {
-        match now.get(member) {
-            Some(new) => eprintln!("{member} runs again, pid {}", new.pid),
-            None => eprintln!(
-                "{member} (pid {}) has ended; `streamhouse up --data {}` starts it again (log: {})",
-                process.pid,
-                folder.path().display(),
-                folder.log(*member).display()
-            ),
+        eprintln!(
+            "{member} (pid {}) has ended; `streamhouse up --data {}` starts it again (log: {})",
+            process.pid,
+            folder.path().display(),
+            folder.log(*member).display()
+        );
+    }
+    // The first look finds what was told of before.
+    for (member, process) in now.iter().filter(|_| !before.is_empty()) {
+        if before.get(member) != Some(process) {
+            eprintln!("{member} runs, pid {}", process.pid);
         }
     }
-    *before = now;
 }
 
 async fn stop(
@@ -68,7 +74,9 @@ async fn stop(
     signals: &mut StopSignals,
 ) -> anyhow::Result<()> {
     let lock = folder.lock().await?;
-    let Some(record) = Record::load(folder)? else { return Ok(()) };
+    let Some(mut record) = Record::load(folder)? else { return Ok(()) };
+    record.stopping = true;
+    record.save(folder)?;
     tokio::select! {
         stopped = cluster::stop(&lock, &record, children) => {
             for member in stopped.killed {
