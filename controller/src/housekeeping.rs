@@ -2,6 +2,7 @@
 //! ends sessions that fell silent, and proposes `Continue` while work is due.
 
 use crate::clock::{self, ClusterClock};
+use crate::entropy;
 use crate::hub::{Changes, Hub};
 use crate::liveness::Liveness;
 use crate::raft::{ProposeError, RaftNode};
@@ -119,8 +120,8 @@ impl Housekeeping {
     /// A new cluster gets its id and first generation from its first leader.
     async fn name_cluster(&self) -> Result<(), KvError> {
         while cluster::cluster(&self.raft.view())?.is_none() {
-            let generation = GenerationKey { counter: 1, random: rand::random() };
-            let id = *uuid::Uuid::new_v4().as_bytes();
+            let generation = GenerationKey { counter: 1, random: entropy::number() };
+            let id = entropy::id();
             let body = CommandBody::InitCluster { cluster: id, generation };
             match self.raft.propose_local(None, body).await {
                 Ok((index, _)) => {

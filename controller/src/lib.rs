@@ -11,6 +11,7 @@ pub mod clock;
 pub mod codec;
 mod controller;
 mod convert;
+mod entropy;
 mod errors;
 mod housekeeping;
 mod hub;

@@ -1,4 +1,5 @@
 //! Three controllers in one process: elections, forwarding, losses.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
 
 mod raft_support;
 

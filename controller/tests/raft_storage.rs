@@ -1,4 +1,5 @@
 //! What a controller's disk guarantees: group commit, snapshots, damage.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
 
 mod raft_support;
 

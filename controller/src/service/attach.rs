@@ -120,7 +120,7 @@ impl Attachment {
     /// returns when that has changed.
     async fn tell_once(&self) -> Result<(), Failed> {
         let mut leadership = self.shared.raft.leadership();
-        let now = leadership.borrow_and_update().clone();
+        let now = *leadership.borrow_and_update();
         let mut beat = tokio::time::interval(self.shared.options.heartbeat_interval);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         if !now.is_leader {

@@ -4,6 +4,7 @@ use super::Shared;
 use crate::convert::{partition_key, partition_wire, request_key};
 use crate::errors::{invalid, propose_failed, refusal_info, refused, store_failed, unexpected};
 use crate::state::command::{CommandBody, PartitionKey};
+use crate::state::names::check_group;
 use crate::state::offsets::{self, CommittedOffset};
 use crate::state::reply::Reply;
 use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
@@ -42,6 +43,7 @@ pub(super) async fn fetch(
     shared: &Shared,
     wire: v1::FetchOffsetsRequest,
 ) -> Result<v1::FetchOffsetsResponse, Status> {
+    check_group(&wire.group).map_err(|refusal| refused(&refusal))?;
     if wire.partitions.len() > MAX_OFFSETS {
         let count = wire.partitions.len();
         return Err(invalid(format!("{count} offsets in one call, allowed are {MAX_OFFSETS}")));

@@ -27,7 +27,7 @@ pub(super) async fn create(
 ) -> Result<v1::CreateTopicResponse, Status> {
     let request = request_key(wire.request)?;
     let body = CommandBody::CreateTopic {
-        topic: *uuid::Uuid::new_v4().as_bytes(),
+        topic: crate::entropy::id(),
         name: wire.name,
         partitions: wire.partitions,
         config: wire.config.into_iter().collect(),

@@ -266,12 +266,7 @@ fn load<'a>(
 }
 
 /// FENCE and DENSE: decided here, when the commit is applied.
-fn check_slice(
-    id: u64,
-    size: u64,
-    slice: &SliceCommit,
-    partition: &Partition,
-) -> Option<Refusal> {
+fn check_slice(id: u64, size: u64, slice: &SliceCommit, partition: &Partition) -> Option<Refusal> {
     if partition.holder != id {
         return Some(Refusal::NotHolder);
     }

@@ -128,10 +128,16 @@ impl Cluster {
     /// others know.
     pub async fn leader(&self) -> u64 {
         let agreed = || {
-            let seen: Vec<_> =
-                self.running.values().map(|r| *r.node.leadership().borrow()).collect();
-            let leader = seen.iter().find(|l| l.is_leader)?.leader?;
-            seen.iter().all(|l| l.leader == Some(leader)).then_some(leader)
+            let nodes = || self.running.values().map(|running| &running.node);
+            let leader = nodes().find_map(|node| {
+                let seen = *node.leadership().borrow();
+                seen.leader.filter(|_| seen.is_leader)
+            })?;
+            // Its word may come before the membership that says where it is.
+            let known = |node: &RaftNode| {
+                node.leadership().borrow().leader == Some(leader) && node.leader_address().is_some()
+            };
+            nodes().all(known).then_some(leader)
         };
         poll("a leader", agreed).await
     }

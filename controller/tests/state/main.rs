@@ -1,5 +1,6 @@
 //! The state machine, through `apply` alone: over a map in memory, one
 //! command after another, as the log would have it.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
 
 mod commits;
 mod machine;
