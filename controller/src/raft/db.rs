@@ -137,9 +137,12 @@ impl Db {
         self.db.write(batch).map_err(|e| e.to_string())
     }
 
-    /// Makes every earlier write durable.
-    pub(crate) fn sync(&self) -> Result<(), String> {
-        self.db.flush_wal(true).map_err(|e| e.to_string())
+    /// Makes every earlier write durable and ends RocksDB's own work, so that
+    /// the process may end although a handle is left. Reads go on.
+    pub(crate) fn quiesce(&self) -> Result<(), String> {
+        let synced = self.db.flush_wal(true).map_err(|e| e.to_string());
+        self.db.cancel_all_background_work(true);
+        synced
     }
 }
 

@@ -42,7 +42,8 @@ pub(crate) enum Request {
 
 /// Handle of the writer thread.
 pub(crate) struct LogWriter {
-    queue: mpsc::Sender<Request>,
+    /// Taken when dropped.
+    queue: Option<mpsc::Sender<Request>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     progress: Arc<Progress>,
 }
@@ -62,12 +63,13 @@ impl LogWriter {
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
             .spawn(move || writer.run(requests))?;
-        Ok(Self { queue, thread: Mutex::new(Some(thread)), progress })
+        Ok(Self { queue: Some(queue), thread: Mutex::new(Some(thread)), progress })
     }
 
     /// Queues a request; waits while the queue is full.
     pub(crate) async fn send(&self, request: Request) -> io::Result<()> {
-        self.queue.send(request).await.map_err(|_| stopped())
+        let queue = self.queue.as_ref().ok_or_else(stopped)?;
+        queue.send(request).await.map_err(|_| stopped())
     }
 
     /// How many synced writes there were.
@@ -83,10 +85,21 @@ impl LogWriter {
 
     /// Writes what is queued, then ends the thread.
     pub(crate) async fn stop(&self) {
-        let _ = self.queue.send(Request::Stop).await;
+        let _ = self.send(Request::Stop).await;
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+/// The thread never outlives its handle: the database it holds must be closed
+/// before the process ends, or RocksDB aborts in its static destructors.
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.get_mut().take() {
+            let _ = thread.join();
         }
     }
 }
