@@ -32,6 +32,8 @@ impl Attachment {
         let controller = self.controllers.address(self.member);
         loop {
             tokio::select! {
+                // One that was removed may come back: it is looked at again and again, but not called.
+                () = std::future::ready(()), if self.controllers.is_gone(self.member) => {}
                 ended = self.attach_once(&mut backoff) => match ended {
                     Ok(()) => tracing::debug!(session = self.session, controller, "stream closed"),
                     Err(status) => {
@@ -87,6 +89,7 @@ impl Attachment {
     async fn forward(&self, message: AttachResponse) {
         if message.leader {
             self.controllers.leads(self.member, message.term);
+            self.controllers.learn(&message.controllers);
         } else if !message.leader_address.is_empty() {
             self.controllers.heard_of(&message.leader_address, message.term);
         }

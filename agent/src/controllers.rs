@@ -3,10 +3,11 @@
 
 use crate::backoff::Backoff;
 use crate::options::StartError;
+use parking_lot::RwLock;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use streamhouse_proto::v1::sessions_client::SessionsClient;
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
@@ -30,12 +31,36 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 struct Member {
     address: String,
     client: Client,
+    /// Named when the agent was started: it stays. What is advertised need not be reachable from here.
+    given: bool,
+    /// The cluster has removed it.
+    gone: AtomicBool,
+}
+
+impl Member {
+    /// The channel is opened when it is first used.
+    fn new(address: &str, given: bool) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        let client = SessionsClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self { address: address.to_owned(), client, given, gone: AtomicBool::new(false) })
+    }
 }
 
 /// Handles to all controllers; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Controllers {
-    members: Arc<Vec<Member>>,
+    /// Only ever added to, so that an index means the same controller for good.
+    members: Arc<RwLock<Vec<Arc<Member>>>>,
+    count: Arc<watch::Sender<usize>>,
     /// Which one probably leads.
     preferred: Arc<watch::Sender<usize>>,
     /// The newest term in which somebody was said to lead.
@@ -44,7 +69,8 @@ pub(crate) struct Controllers {
 
 impl fmt::Debug for Controllers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.members.iter().map(|member| &member.address)).finish()
+        let members = self.members.read();
+        f.debug_list().entries(members.iter().map(|member| &member.address)).finish()
     }
 }
 
@@ -62,39 +88,68 @@ impl Controllers {
         let mut members = Vec::with_capacity(addresses.len());
         for address in addresses {
             let bad = |error| StartError::Controller { address: address.clone(), error };
-            let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(bad)?;
-            let channel = endpoint
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-                .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-                .keep_alive_while_idle(true)
-                .connect_lazy();
-            let client = SessionsClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(MAX_MESSAGE_BYTES);
-            members.push(Member { address: address.clone(), client });
+            members.push(Arc::new(Member::new(address, true).map_err(bad)?));
         }
         if members.is_empty() {
             return Err(StartError::NoControllers);
         }
         Ok(Self {
-            members: Arc::new(members),
+            count: Arc::new(watch::Sender::new(members.len())),
+            members: Arc::new(RwLock::new(members)),
             preferred: Arc::new(watch::Sender::new(0)),
             term: Arc::new(AtomicU64::new(0)),
         })
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.members.len()
+    /// How many are known, as more become known.
+    pub(crate) fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
     }
 
     pub(crate) fn client(&self, member: usize) -> Client {
-        self.members[member].client.clone()
+        self.members.read()[member].client.clone()
     }
 
-    pub(crate) fn address(&self, member: usize) -> &str {
-        &self.members[member].address
+    pub(crate) fn address(&self, member: usize) -> String {
+        self.members.read()[member].address.clone()
+    }
+
+    /// The cluster has removed it, and nobody here named it.
+    pub(crate) fn is_gone(&self, member: usize) -> bool {
+        self.members.read()[member].gone.load(Ordering::Relaxed)
+    }
+
+    /// These are the controllers now, says the one that leads.
+    pub(crate) fn learn(&self, addresses: &[String]) {
+        if addresses.is_empty() {
+            return;
+        }
+        for member in self.members.read().iter().filter(|member| !member.given) {
+            member.gone.store(!addresses.contains(&member.address), Ordering::Relaxed);
+        }
+        for address in addresses {
+            self.learn_of(address);
+        }
+    }
+
+    fn learn_of(&self, address: &str) {
+        let known = |members: &[Arc<Member>]| members.iter().any(|known| known.address == address);
+        if known(&self.members.read()) {
+            return;
+        }
+        let member = match Member::new(address, false) {
+            Ok(member) => Arc::new(member),
+            Err(error) => {
+                tracing::warn!(address, %error, "a controller's address is not usable");
+                return;
+            }
+        };
+        let mut members = self.members.write();
+        if !known(&members) {
+            tracing::info!(address, "another controller");
+            members.push(member);
+            self.count.send_replace(members.len());
+        }
     }
 
     /// This controller says that it leads in `term`.
@@ -108,6 +163,7 @@ impl Controllers {
     pub(crate) fn heard_of(&self, address: &str, term: u64) {
         // In a term of which we know the leader hearsay is no news.
         if self.term.load(Ordering::Acquire) < term {
+            self.learn_of(address);
             self.prefer_address(address);
         }
     }
@@ -117,7 +173,7 @@ impl Controllers {
     }
 
     fn prefer_address(&self, address: &str) -> bool {
-        let found = self.members.iter().position(|member| member.address == address);
+        let found = self.members.read().iter().position(|member| member.address == address);
         if let Some(member) = found {
             self.prefer(member);
         }
@@ -125,7 +181,10 @@ impl Controllers {
     }
 
     fn pass_over(&self, member: usize) {
-        let next = (member + 1) % self.count();
+        let members = self.members.read();
+        let after = (1..=members.len()).map(|step| (member + step) % members.len());
+        let next = after.into_iter().find(|next| !members[*next].gone.load(Ordering::Relaxed));
+        let next = next.unwrap_or(member);
         self.preferred
             .send_if_modified(|now| *now == member && std::mem::replace(now, next) != next);
     }
@@ -181,6 +240,8 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::CorruptBatch
         | ErrorCode::OffsetOutOfRange
         | ErrorCode::StoreMismatch
+        | ErrorCode::UnknownController
+        | ErrorCode::Conflict
         | ErrorCode::NotLeaseHolder
         | ErrorCode::SessionEnded
         | ErrorCode::OutcomeUnknown

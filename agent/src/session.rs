@@ -139,18 +139,52 @@ impl Keeper {
         let (controllers, events) = (self.controllers.clone(), self.events.clone());
         let releaser = Releaser { session, controllers, events, over: over.clone() };
         self.tracker.spawn(releaser.run(release_inbox));
-        for member in 0..self.controllers.count() {
-            let attachment = Attachment {
-                session,
-                member,
-                heartbeat_interval: heartbeat_interval(response),
-                controllers: self.controllers.clone(),
-                events: self.events.clone(),
-                over: over.clone(),
-            };
-            self.tracker.spawn(attachment.run());
-        }
+        let attaching = Attaching {
+            session,
+            heartbeat_interval: heartbeat_interval(response),
+            controllers: self.controllers.clone(),
+            events: self.events.clone(),
+            over: over.clone(),
+            tracker: self.tracker.clone(),
+        };
+        self.tracker.spawn(attaching.run());
         Some(over)
+    }
+}
+
+/// Attaches a session to every controller, those that become known later included.
+struct Attaching {
+    session: u64,
+    heartbeat_interval: Duration,
+    controllers: Controllers,
+    events: Events,
+    over: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Attaching {
+    async fn run(self) {
+        let mut count = self.controllers.count();
+        let mut attached = 0;
+        loop {
+            let known = *count.borrow_and_update();
+            for member in attached..known {
+                let attachment = Attachment {
+                    session: self.session,
+                    member,
+                    heartbeat_interval: self.heartbeat_interval,
+                    controllers: self.controllers.clone(),
+                    events: self.events.clone(),
+                    over: self.over.clone(),
+                };
+                self.tracker.spawn(attachment.run());
+            }
+            attached = known;
+            tokio::select! {
+                more = count.changed() => if more.is_err() { return },
+                () = self.over.cancelled() => return,
+            }
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{agent, consume, controller, down, produce, segment, status, topic, up};
+use crate::commands::{
+    agent, cluster, consume, controller, down, produce, segment, status, topic, up,
+};
 use crate::exit;
 use crate::output::Format;
 
@@ -33,6 +35,8 @@ pub(crate) enum Command {
     Agent(agent::Args),
     /// Show controllers, agents and what they do.
     Status(status::Args),
+    /// Add, remove and replace controllers; hand over their leadership.
+    Cluster(cluster::Args),
     /// Create, list, describe and delete topics.
     Topic(topic::Args),
     /// Write lines as records, from a file or stdin.

@@ -252,6 +252,52 @@ impl Admin {
         Ok(convert::controller(answer, address))
     }
 
+    /// Adds the controller at `address`, a process started to join this cluster, as a learner; the cluster makes it a
+    /// voter once it has caught up, in the place of `replaces` if that is given. Returns its id. Adding one that is a
+    /// member already changes nothing.
+    pub async fn add_controller(
+        &self,
+        address: &str,
+        replaces: Option<u64>,
+    ) -> Result<u64, AdminError> {
+        let request = v1::AddControllerRequest {
+            address: address.to_owned(),
+            replaces: replaces.unwrap_or(0),
+            ..v1::AddControllerRequest::default()
+        };
+        let answer = self
+            .pool()
+            .call("add controller", |mut client: Client| {
+                let request = request.clone();
+                async move { client.add_controller(request).await }
+            })
+            .await?;
+        Ok(answer.id)
+    }
+
+    /// Removes a controller; one that leads hands over first. Its id is never used again. Removing one that was
+    /// removed before changes nothing.
+    pub async fn remove_controller(&self, id: u64) -> Result<(), AdminError> {
+        self.pool()
+            .call("remove controller", |mut client: Client| async move {
+                client.remove_controller(v1::RemoveControllerRequest { id }).await
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Hands the leadership of the controllers to `to`, or to the one whose log is furthest. Returns who leads now.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<u64, AdminError> {
+        let answer = self
+            .pool()
+            .call("transfer leader", |mut client: Client| async move {
+                let request = v1::TransferLeaderRequest { to: to.unwrap_or(0) };
+                client.transfer_leader(request).await
+            })
+            .await?;
+        Ok(answer.leader_id)
+    }
+
     fn pool(&self) -> &ControllerPool {
         &self.metadata.pool
     }

@@ -28,6 +28,10 @@ pub enum Code {
     OffsetOutOfRange,
     /// An agent of the same cluster writes to another store.
     StoreMismatch,
+    /// No controller of that number.
+    UnknownController,
+    /// The cluster is in a state that does not allow it.
+    Conflict,
     /// Another agent holds the write lease.
     NotLeaseHolder,
     /// The topic is still being created.

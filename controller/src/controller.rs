@@ -3,12 +3,13 @@
 use crate::clock::ClusterClock;
 use crate::housekeeping::Housekeeping;
 use crate::hub::Hub;
+use crate::join;
 use crate::liveness::Liveness;
 use crate::options::ControllerOptions;
 use crate::raft::{RaftNode, RaftOptions};
 use crate::service::{MetadataService, SessionsService, Shared};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::metadata_server::MetadataServer;
@@ -25,6 +26,9 @@ pub enum StartError {
     /// The options contradict each other.
     #[error("{0}")]
     Options(String),
+    /// The cluster to be joined does not take it.
+    #[error("joining the cluster: {0}")]
+    Join(String),
     /// The address is taken, or not this host's.
     #[error("cannot listen on {address}: {error}")]
     Listen {
@@ -38,9 +42,37 @@ pub enum StartError {
     Raft(#[from] crate::raft::StartError),
 }
 
+/// Why a running controller cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Its disk is of no more use.
+    #[error(transparent)]
+    Refused(#[from] crate::raft::Refused),
+    /// Its server ended, or its state could not be read.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Ends the controller, with a reason.
+#[derive(Clone)]
+pub(crate) struct Fuse {
+    reason: Arc<OnceLock<String>>,
+    cancel: CancellationToken,
+}
+
+impl Fuse {
+    /// The first reason counts.
+    pub(crate) fn blow(&self, reason: String) {
+        tracing::error!(reason, "the controller cannot go on");
+        self.reason.get_or_init(|| reason);
+        self.cancel.cancel();
+    }
+}
+
 /// A running controller.
 pub struct Controller {
     raft: RaftNode,
+    fuse: Fuse,
     address: SocketAddr,
     cancel: CancellationToken,
     tasks: TaskTracker,
@@ -54,7 +86,13 @@ const STREAMS_END: Duration = Duration::from_secs(2);
 impl Controller {
     /// Starts one. It serves at once; a cluster that is new, or has lost its
     /// majority, answers `NO_LEADER` until there is one.
-    pub async fn start(options: ControllerOptions) -> Result<Self, StartError> {
+    ///
+    /// One that joins waits here for its number, until a leader gives it one.
+    pub async fn start(mut options: ControllerOptions) -> Result<Self, StartError> {
+        let founds = options.join.is_empty();
+        if !founds {
+            join::resolve(&mut options).await?;
+        }
         let Some(own) = options.peers.get(&options.node_id) else {
             let message = format!(
                 "controller {} is not among the peers {}",
@@ -73,6 +111,7 @@ impl Controller {
             RaftOptions::new(options.node_id, advertise, options.peers.clone(), &options.data);
         raft_options.snapshot_every = options.snapshot_every;
         raft_options.keep_logs = options.keep_logs;
+        raft_options.founds = founds;
         let (raft, raft_service) =
             RaftNode::start(raft_options, Arc::clone(&hub) as _, Arc::clone(&clock) as _).await?;
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -106,18 +145,24 @@ impl Controller {
             );
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let stop = cancel.clone();
-        let failed = cancel.clone();
+        let fuse = Fuse { reason: Arc::default(), cancel: cancel.clone() };
+        let failed = fuse.clone();
         tasks.spawn(async move {
             let stopped = stop.cancelled_owned();
             if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
-                tracing::error!(%error, "the server failed");
-                failed.cancel();
+                failed.blow(format!("the server failed: {error}"));
             }
         });
-        let house =
-            Housekeeping { raft: raft.clone(), hub, clock, liveness, cancel: cancel.clone() };
+        let house = Housekeeping {
+            raft: raft.clone(),
+            hub,
+            clock,
+            liveness,
+            fuse: fuse.clone(),
+            cancel: cancel.clone(),
+        };
         tasks.spawn(house.run());
-        Ok(Self { raft, address, cancel, tasks })
+        Ok(Self { raft, fuse, address, cancel, tasks })
     }
 
     /// Where it listens.
@@ -130,9 +175,15 @@ impl Controller {
         &self.raft
     }
 
-    /// Returns when the controller cannot go on.
-    pub async fn failed(&self) {
-        self.cancel.cancelled().await;
+    /// Returns when the controller cannot go on, and why.
+    pub async fn failed(&self) -> Failure {
+        tokio::select! {
+            refused = self.raft.refused() => refused.into(),
+            () = self.cancel.cancelled() => {
+                let reason = self.fuse.reason.get().cloned();
+                Failure::Broken(reason.unwrap_or_else(|| "it was stopped".into()))
+            }
+        }
     }
 
     /// Hands over leadership, ends its streams, and stops.

@@ -2,6 +2,7 @@
 //! ends sessions that fell silent, and proposes `Continue` while work is due.
 
 use crate::clock::{self, ClusterClock};
+use crate::controller::Fuse;
 use crate::entropy;
 use crate::hub::{Changes, Hub};
 use crate::liveness::Liveness;
@@ -36,6 +37,7 @@ pub(crate) struct Housekeeping {
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: Arc<ClusterClock>,
     pub(crate) liveness: Arc<Liveness>,
+    pub(crate) fuse: Fuse,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -62,8 +64,7 @@ impl Housekeeping {
                 }
                 kept = self.keep_house() => {
                     if let Err(error) = kept {
-                        tracing::error!(%error, "the state could not be read; standing down");
-                        self.cancel.cancel();
+                        self.fuse.blow(error.to_string());
                         return;
                     }
                 }

@@ -15,11 +15,13 @@ mod entropy;
 mod errors;
 mod housekeeping;
 mod hub;
+mod join;
 mod liveness;
 mod options;
 pub mod raft;
 mod service;
 pub mod state;
 
-pub use controller::{Controller, StartError};
+pub use controller::{Controller, Failure as ControllerFailure, StartError};
+pub use join::{RepairError, Repaired, repair};
 pub use options::ControllerOptions;

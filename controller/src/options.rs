@@ -8,8 +8,12 @@ use std::time::Duration;
 /// See [`ControllerOptions::new`] for the defaults.
 #[derive(Debug, Clone)]
 pub struct ControllerOptions {
-    /// This controller's number, one of `peers`.
+    /// This controller's number, one of `peers`; without meaning where it
+    /// joins.
     pub node_id: u64,
+    /// Some controllers of a running cluster: this one joins it, gets its
+    /// number from it, and founds none. Empty for one of the founders.
+    pub join: Vec<String>,
     /// Where it listens.
     pub listen: SocketAddr,
     /// `host:port` under which the others and clients reach it; by default
@@ -33,6 +37,11 @@ pub struct ControllerOptions {
 }
 
 impl ControllerOptions {
+    /// One that joins the cluster of the controllers at `join`.
+    pub fn joining(join: Vec<String>, listen: SocketAddr, data: impl Into<PathBuf>) -> Self {
+        Self { join, ..Self::new(0, listen, BTreeMap::new(), data) }
+    }
+
     /// Options with the defaults: sessions end after 3 s of silence, 500 ms
     /// after a broken stream, and send heartbeats every 300 ms; a snapshot
     /// every 100,000 entries, of which the last 10,000 stay.
@@ -44,6 +53,7 @@ impl ControllerOptions {
     ) -> Self {
         Self {
             node_id,
+            join: Vec::new(),
             listen,
             advertise: None,
             peers,

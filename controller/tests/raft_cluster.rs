@@ -3,9 +3,9 @@
 
 mod raft_support;
 
-use raft_support::{Cluster, create, poll, propose};
+use raft_support::{Cluster, PATIENCE, create, poll, propose};
 use std::time::{Duration, Instant};
-use streamhouse_controller::raft::{ProposeError, RaftOptions, ReadError, Role};
+use streamhouse_controller::raft::{ProposeError, RaftOptions, ReadError, Refused, Role};
 
 fn defaults(_: &mut RaftOptions) {}
 
@@ -124,6 +124,9 @@ async fn an_empty_disk_founds_nothing_while_a_peer_holds_data() {
     // It has no vote and no leader: messages for the old disk are not for it.
     assert_eq!(reborn.status().role, Role::Learner);
     assert_eq!(reborn.leader_address(), None);
+    // It knows why.
+    let refused = tokio::time::timeout(PATIENCE, reborn.refused()).await.unwrap();
+    assert_eq!(refused, Refused::OtherDisk(1));
     cluster.crash(1).await;
     cluster.settle(index).await;
 }

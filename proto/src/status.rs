@@ -29,6 +29,8 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::CorruptBatch
         | ErrorCode::OffsetOutOfRange
         | ErrorCode::StoreMismatch
+        | ErrorCode::UnknownController
+        | ErrorCode::Conflict
         | ErrorCode::WrongCluster
         | ErrorCode::SessionEnded => (false, false),
         ErrorCode::NotLeaseHolder
@@ -50,10 +52,13 @@ fn grpc_code(code: ErrorCode) -> Code {
         ErrorCode::InvalidArgument | ErrorCode::RecordTooLarge | ErrorCode::CorruptBatch => {
             Code::InvalidArgument
         }
-        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition => Code::NotFound,
+        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownController => {
+            Code::NotFound
+        }
         ErrorCode::TopicExists => Code::AlreadyExists,
         ErrorCode::OffsetOutOfRange => Code::OutOfRange,
         ErrorCode::StoreMismatch
+        | ErrorCode::Conflict
         | ErrorCode::NotLeaseHolder
         | ErrorCode::TopicNotReady
         | ErrorCode::SessionEnded => Code::FailedPrecondition,

@@ -4,42 +4,145 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use streamhouse_controller::{Controller, ControllerOptions};
+use serde::Serialize;
+use streamhouse_controller::{Controller, ControllerFailure, ControllerOptions, RepairError};
 
 use super::listen;
-use crate::controllers;
+use crate::controllers::{self, Controllers};
 use crate::exit::{Failure, Kind};
+use crate::output::Format;
 use crate::signals::StopSignals;
 
 /// Runs until SIGTERM or SIGINT, then hands leadership over and exits with 0.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
-    /// This controller's number among its peers.
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    run: Option<Run>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Give up the damaged or lost data of a stopped controller, so that it rejoins as a learner.
+    Repair(Repair),
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// This controller's number among its peers. Not with --join: the cluster gives it one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    node_id: u64,
+    #[arg(required_unless_present = "join", requires = "peers", conflicts_with = "join")]
+    node_id: Option<u64>,
     /// Where to listen, HOST:PORT.
     #[arg(long, value_name = "ADDR")]
     listen: String,
-    /// How others reach this controller, HOST:PORT. Default: its address among the peers.
+    /// How others reach this controller, HOST:PORT. Default: its address among the peers, or where it listens.
     #[arg(long, value_name = "ADDR")]
     advertise: Option<String>,
-    /// All controllers of the cluster, this one included: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT.
-    #[arg(long, value_name = "PEERS")]
-    peers: String,
+    /// All controllers of a new cluster, this one included: 1=HOST:PORT,2=HOST:PORT,3=HOST:PORT.
+    #[arg(long, value_name = "PEERS", conflicts_with = "join", requires = "node_id")]
+    peers: Option<String>,
+    /// Controllers of a running cluster, HOST:PORT with commas between: this one gets its number from them, and is a
+    /// member once `cluster add-controller` or `cluster replace-controller` was called.
+    #[arg(long, value_name = "ADDRS")]
+    join: Option<String>,
     /// The folder for its data, its alone; made if missing.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 }
 
-pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let peers = parse_peers(&args.peers)?;
-    if !peers.contains_key(&args.node_id) {
-        let message = format!("--peers '{}' does not name --node-id {}", args.peers, args.node_id);
+/// The old data is kept beside the new. The controller is then started as before: it comes back under a number of its
+/// own, catches up as a learner, and takes the old one's place among the voters. In between it does not vote.
+#[derive(Debug, clap::Args)]
+struct Repair {
+    /// The controller's folder. Its process must not be running.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Confirms that what only this disk holds is given up.
+    #[arg(long, required = true)]
+    rejoin_as_learner: bool,
+    /// The number with which the controller is started, if the damage hides it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    node_id: Option<u64>,
+    /// How others reach it, HOST:PORT. Default: as before.
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<String>,
+    #[command(flatten)]
+    controllers: Controllers,
+}
+
+/// What `controller repair --output json` prints.
+#[derive(Debug, Serialize)]
+struct Repaired {
+    /// The id that was given up.
+    old: u64,
+    /// The id of its successor.
+    new: u64,
+    /// Where the old data is now.
+    kept: PathBuf,
+}
+
+pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
+    match (args.action, args.run) {
+        (Some(Action::Repair(args)), _) => repair(args, format).await,
+        (None, Some(args)) => serve(args).await,
+        (None, None) => Err(Failure::usage("say --node-id and --peers, or --join").into()),
+    }
+}
+
+async fn repair(args: Repair, format: Format) -> anyhow::Result<()> {
+    if !args.data.is_dir() {
+        let message = format!("--data {} is no folder", args.data.display());
         return Err(Failure::usage(message).into());
     }
+    let advertise = args.advertise.as_deref().map(controllers::address).transpose()?;
+    let seeds = args.controllers.resolve()?;
+    let repaired =
+        streamhouse_controller::repair(&args.data, &seeds, args.node_id, advertise.as_deref());
+    let repaired = repaired.await.map_err(|error| {
+        let kind = match &error {
+            RepairError::Whose(_) => Kind::Usage,
+            RepairError::Cluster { retryable: true, .. } => Kind::Unavailable,
+            RepairError::Open(_) | RepairError::Io { .. } | RepairError::Cluster { .. } => {
+                Kind::Failed
+            }
+        };
+        Failure::new(kind, error.to_string())
+    })?;
+    let repaired = Repaired { old: repaired.old, new: repaired.new, kept: repaired.kept };
+    format.print(&repaired, |r| {
+        format!(
+            "controller {} takes the place of {}: start it as before, and it catches up\n\
+             the old data is kept in {}",
+            r.new,
+            r.old,
+            r.kept.display()
+        )
+    })
+}
+
+async fn serve(args: Run) -> anyhow::Result<()> {
     let address = listen::address("--listen", &args.listen)?;
-    let naming = format!("controller {} on {address}", args.node_id);
-    let mut options = ControllerOptions::new(args.node_id, address, peers, args.data);
+    let (mut options, naming) = match (args.node_id, &args.join) {
+        (Some(id), _) => {
+            let text = args.peers.unwrap_or_default();
+            let peers = parse_peers(&text)?;
+            if !peers.contains_key(&id) {
+                let message = format!("--peers '{text}' does not name --node-id {id}");
+                return Err(Failure::usage(message).into());
+            }
+            let naming = format!("controller {id} on {address}");
+            (ControllerOptions::new(id, address, peers, args.data), naming)
+        }
+        (None, Some(join)) => {
+            let join = join.split(',').map(controllers::address).collect::<Result<_, _>>()?;
+            let naming = format!("joining controller on {address}");
+            (ControllerOptions::joining(join, address, args.data), naming)
+        }
+        (None, None) => return Err(Failure::usage("say --node-id and --peers, or --join").into()),
+    };
     options.advertise = args.advertise.as_deref().map(controllers::address).transpose()?;
 
     // Before anything is started, so that no signal finds it half done.
@@ -51,12 +154,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    tracing::info!(node_id = args.node_id, %address, pid = std::process::id(), "controller listens");
+    let node_id = controller.raft().status().id;
+    tracing::info!(node_id, %address, pid = std::process::id(), "controller listens");
     tokio::select! {
         signal = stop.next() => tracing::info!(signal, "stopping"),
-        () = controller.failed() => {
-            let message = format!("{naming}: cannot go on; the reason is in the log above");
-            return Err(Failure::new(Kind::Failed, message).into());
+        failure = controller.failed() => {
+            let kind = match failure {
+                ControllerFailure::Refused(_) => Kind::Damaged,
+                ControllerFailure::Broken(_) => Kind::Failed,
+            };
+            controller.shutdown().await;
+            return Err(Failure::new(kind, format!("{naming}: {failure}")).into());
         }
     }
     controller.shutdown().await;

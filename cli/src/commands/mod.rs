@@ -1,6 +1,7 @@
 //! The subcommands, and what starts them all: logs and the runtime.
 
 pub(crate) mod agent;
+pub(crate) mod cluster;
 pub(crate) mod consume;
 pub(crate) mod controller;
 pub(crate) mod down;
@@ -33,7 +34,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         match cli.command {
             Command::Up(args) => up::run(args, format, cli.log.as_deref()).await,
             Command::Down(args) => down::run(args, format).await,
-            Command::Controller(args) => controller::run(args).await,
+            Command::Controller(args) => controller::run(args, format).await,
+            Command::Cluster(args) => cluster::run(args, format).await,
             Command::Agent(args) => agent::run(args).await,
             Command::Status(args) => status::run(args, format).await,
             Command::Topic(args) => topic::run(args, format).await,

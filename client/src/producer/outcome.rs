@@ -83,6 +83,8 @@ pub(super) fn judge(outcome: Outcome) -> Verdict {
         | Code::CorruptBatch
         | Code::OffsetOutOfRange
         | Code::StoreMismatch
+        | Code::UnknownController
+        | Code::Conflict
         | Code::Internal
         | Code::WrongCluster => Verdict::Fail(refusal),
     }

@@ -1,12 +1,12 @@
 //! Calls to the controllers: any of them will do, so another one is tried until one answers or time is up.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use streamhouse_proto::from_status;
+use streamhouse_proto::{from_status, v1};
 use tokio::time::Instant;
 use tonic::{Response, Status};
 
@@ -14,6 +14,9 @@ use super::channel::{Client, controller_client};
 use crate::errors::{CallError, Code, ConfigError};
 use crate::retry::Backoff;
 use crate::{clock, convert};
+
+/// How often the cluster is asked who its controllers are.
+const FOLLOW_EVERY: Duration = Duration::from_secs(10);
 
 /// How a pool reaches its controllers.
 #[derive(Clone, Debug)]
@@ -49,6 +52,18 @@ pub(crate) struct ControllerPool {
     /// The highest applied index in any answer: passed on as `min_applied`, so that this client's view of the
     /// cluster never goes backwards, whichever controller answers next.
     applied: AtomicU64,
+    /// The task that keeps the addresses up to date, once there was a call.
+    follower: OnceLock<AbortOnDrop>,
+}
+
+/// Ends a task with its owner.
+#[derive(Debug)]
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[derive(Debug)]
@@ -70,7 +85,36 @@ impl ControllerPool {
         }
         let addresses = config.controllers.iter().map(|address| Arc::from(&**address)).collect();
         let state = State { addresses, current: 0, clients: HashMap::new() };
-        Ok(Arc::new(Self { config, state: Mutex::new(state), applied: AtomicU64::new(0) }))
+        Ok(Arc::new(Self {
+            config,
+            state: Mutex::new(state),
+            applied: AtomicU64::new(0),
+            follower: OnceLock::new(),
+        }))
+    }
+
+    /// Controllers come and go: asks for them from time to time, as long as the pool is in use.
+    pub(crate) fn follow(self: &Arc<Self>) {
+        let pool = Arc::downgrade(self);
+        self.follower.get_or_init(|| {
+            AbortOnDrop(tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(FOLLOW_EVERY).await;
+                    let Some(pool) = pool.upgrade() else { return };
+                    let asked = pool
+                        .call("get cluster", |mut client: Client| async move {
+                            client.get_cluster(v1::GetClusterRequest {}).await
+                        })
+                        .await;
+                    match asked {
+                        Ok(cluster) => pool.learn(cluster.controllers.iter().map(|c| &*c.address)),
+                        Err(error) => {
+                            tracing::debug!(%error, "the controllers did not say who they are")
+                        }
+                    }
+                }
+            }))
+        });
     }
 
     /// The index to pass as `min_applied`.

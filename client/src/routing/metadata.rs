@@ -34,6 +34,7 @@ impl Metadata {
         self.pool.observe(answer.applied);
         let cluster = convert::cluster(answer)?;
         self.pool.learn(cluster.controllers.iter().map(|member| &*member.address));
+        self.pool.follow();
         Ok(cluster)
     }
 

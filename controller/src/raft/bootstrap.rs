@@ -34,6 +34,7 @@ enum NotYet {
 pub(crate) async fn found(node: RaftNode) {
     let core = node.core();
     let lowest = core.options.peers.keys().next() == Some(&core.options.node_id);
+    let lowest = lowest && core.options.founds;
     let mut reported = String::new();
     while lowest && core.is_empty() && !core.cancel.is_cancelled() {
         match attempt(&node).await {
@@ -71,7 +72,7 @@ async fn attempt(node: &RaftNode) -> Result<(), NotYet> {
         {
             return Err(NotYet::SameDisk(other, peer));
         }
-        members.insert(peer, ControllerNode { address: address.clone(), disk });
+        members.insert(peer, ControllerNode { address: address.clone(), disk, replaces: 0 });
     }
     core.raft.initialize(members).await.map_err(|e| NotYet::Raft(e.to_string()))
 }
@@ -80,7 +81,7 @@ async fn identify(node: &RaftNode, peer: u64, address: &str) -> Result<DiskId, N
     let silent = |why: String| NotYet::Silent(peer, address.to_owned(), why);
     let client = node.core().peers.client(peer, Lane::Forward, address);
     let mut client = client.map_err(|e| silent(e.to_string()))?;
-    let answer = tokio::time::timeout(PATIENCE, client.identify(IdentifyRequest {})).await;
+    let answer = tokio::time::timeout(PATIENCE, client.identify(IdentifyRequest::default())).await;
     let answer = answer.map_err(|_| silent("timed out".into()))?;
     let answer = answer.map_err(|status| silent(status.message().to_owned()))?.into_inner();
     if answer.node_id != peer {

@@ -7,7 +7,7 @@
 //! They share one write-ahead log, so a synced write of any of them makes all
 //! earlier writes durable, in order.
 
-use super::meta;
+use super::meta::{self, Identity};
 use super::types::DiskId;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options,
@@ -67,9 +67,9 @@ pub(crate) struct Db {
 }
 
 impl Db {
-    /// Opens the database of `node` under `data`, or creates it; returns the
-    /// disk's id too.
-    pub(crate) fn open(data: &Path, node: u64) -> Result<(Self, DiskId), OpenError> {
+    /// Opens the database of `node` under `data`, or creates it; returns whose
+    /// it is, too. `node` 0 opens anybody's, and creates nobody's.
+    pub(crate) fn open(data: &Path, node: u64) -> Result<(Self, Identity), OpenError> {
         let unreadable = |what: String| OpenError::Unreadable { path: data.to_owned(), what };
         std::fs::create_dir_all(data).map_err(|e| unreadable(e.to_string()))?;
         let db = DB::open_cf_descriptors(&options(), data.join("db"), families())
@@ -77,30 +77,33 @@ impl Db {
         let db = Self { db };
         let damaged = |what: String| OpenError::Damaged { path: data.to_owned(), what };
         let identity = db.get_raft(meta::IDENTITY).map_err(unreadable)?;
-        let disk = match identity {
+        let identity = match identity {
             Some(bytes) => {
-                let identity: meta::Identity =
+                let identity: Identity =
                     crate::codec::decode_serde(&bytes).map_err(|e| damaged(e.to_string()))?;
-                if identity.node != node {
+                if node != 0 && !identity.answers_to(node) {
                     return Err(OpenError::OtherNode {
                         path: data.to_owned(),
                         found: identity.node,
                         expected: node,
                     });
                 }
-                identity.disk
+                identity
             }
             None => {
-                let disk = random_id();
-                let identity = meta::Identity { node, disk };
-                let mut batch = WriteBatch::default();
-                let value = crate::codec::encode_serde(&identity);
-                batch.put_cf(db.raft(), meta::IDENTITY, value);
-                db.write_synced(batch).map_err(unreadable)?;
-                disk
+                let identity = Identity { node, disk: random_id(), alias: 0 };
+                db.identify(&identity).map_err(unreadable)?;
+                identity
             }
         };
-        Ok((db, disk))
+        Ok((db, identity))
+    }
+
+    /// Writes whose directory this is.
+    fn identify(&self, identity: &Identity) -> Result<(), String> {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.raft(), meta::IDENTITY, crate::codec::encode_serde(identity));
+        self.write_synced(batch)
     }
 
     pub(crate) fn log(&self) -> &ColumnFamily {
@@ -144,6 +147,33 @@ impl Db {
         self.db.cancel_all_background_work(true);
         synced
     }
+}
+
+/// Whose directory this is: the number, if it has one yet, the number it is
+/// started with, and the disk. Makes an unnumbered one of an empty directory.
+pub fn owner(data: &Path) -> Result<(Option<u64>, DiskId), OpenError> {
+    let (_, identity) = Db::open(data, 0)?;
+    Ok(((identity.node != 0).then_some(identity.node), identity.disk))
+}
+
+/// Gives a directory that has no number yet its number for good; `alias` is
+/// the number with which it is started, if another, or 0.
+pub fn assign(data: &Path, node: u64, alias: u64) -> Result<(), OpenError> {
+    let (db, mut identity) = Db::open(data, 0)?;
+    if identity.node != 0 && identity.node != node {
+        let (path, found) = (data.to_owned(), identity.node);
+        return Err(OpenError::OtherNode { path, found, expected: node });
+    }
+    (identity.node, identity.alias) = (node, alias);
+    let unreadable = |what| OpenError::Unreadable { path: data.to_owned(), what };
+    db.identify(&identity).map_err(unreadable)
+}
+
+/// The number under which a directory is started: its alias, or its own.
+pub fn known_as(data: &Path) -> Result<Option<u64>, OpenError> {
+    let (_, identity) = Db::open(data, 0)?;
+    let number = if identity.alias != 0 { identity.alias } else { identity.node };
+    Ok((number != 0).then_some(number))
 }
 
 /// A disk's id is not part of the state (PURE).
@@ -204,7 +234,7 @@ mod tests {
     #[test]
     fn a_second_process_and_another_node_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let (db, disk) = Db::open(dir.path(), 1).unwrap();
+        let (db, identity) = Db::open(dir.path(), 1).unwrap();
         // The lock is per process, so a second open here stands for another.
         assert!(matches!(Db::open(dir.path(), 1), Err(OpenError::InUse(_))));
         drop(db);
@@ -213,6 +243,22 @@ mod tests {
         assert!(matches!(other, Err(OpenError::OtherNode { found: 1, expected: 2, .. })));
 
         // Reopened by its owner, the disk is the one it was.
-        assert_eq!(Db::open(dir.path(), 1).unwrap().1, disk);
+        assert_eq!(Db::open(dir.path(), 1).unwrap().1.disk, identity.disk);
+    }
+
+    #[test]
+    fn a_number_is_given_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (none, disk) = owner(dir.path()).unwrap();
+        assert_eq!(none, None);
+        assign(dir.path(), 4, 2).unwrap();
+        assign(dir.path(), 4, 2).unwrap();
+        assert!(matches!(assign(dir.path(), 5, 0), Err(OpenError::OtherNode { found: 4, .. })));
+        assert_eq!(owner(dir.path()).unwrap(), (Some(4), disk));
+        // It is started under its own number, or the one it replaces.
+        assert_eq!(known_as(dir.path()).unwrap(), Some(2));
+        assert_eq!(Db::open(dir.path(), 2).unwrap().1.node, 4);
+        assert_eq!(Db::open(dir.path(), 4).unwrap().1.node, 4);
+        assert!(Db::open(dir.path(), 3).is_err());
     }
 }

@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_membership_survives() {
-        let node = ControllerNode { address: "a:1".into(), disk: [7; 16] };
+        let node = ControllerNode { address: "a:1".into(), disk: [7; 16], replaces: 0 };
         let nodes = BTreeMap::from([(1, node)]);
         let members = openraft::Membership::new(vec![BTreeSet::from([1])], nodes).unwrap();
         let payload = EntryPayload::Membership(members);

@@ -55,7 +55,10 @@ pub fn set_fatal_hook(hook: fn(FatalReason)) {
 }
 
 /// Logs the reason and ends the process.
-#[expect(clippy::disallowed_methods, reason = "nothing may run after this, destructors included")]
+///
+/// `_exit` and not `exit`: RocksDB is still open and at work, and its static
+/// destructors would abort under it and hide the exit code.
+#[expect(unsafe_code, reason = "there is no safe way to end a process without its destructors")]
 pub(crate) fn fatal(reason: FatalReason, detail: impl fmt::Display) -> ! {
     let name = reason.name();
     tracing::error!(reason = name, %detail, "fatal: the controller stops");
@@ -64,6 +67,7 @@ pub(crate) fn fatal(reason: FatalReason, detail: impl fmt::Display) -> ! {
             hook(reason);
             panic!("fatal: {name}: {detail}");
         }
-        None => std::process::exit(reason.exit_code()),
+        // SAFETY: `_exit` has no preconditions.
+        None => unsafe { libc::_exit(reason.exit_code()) },
     }
 }

@@ -5,6 +5,7 @@ use super::db::Db;
 use super::entry;
 use super::log_tail::LogTail;
 use super::log_writer::{LogWriter, Request, stopped};
+use super::marks::{self, Marks};
 use super::meta;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use bytes::Bytes;
@@ -42,9 +43,12 @@ fn invalid(message: String) -> io::Error {
 impl LogStore {
     /// Opens the log, reading all of it once: a gap or a damaged entry is an
     /// error here, not later.
-    pub(crate) fn open(db: Arc<Db>) -> Result<Self, String> {
+    ///
+    /// Returns the marks of disks that its entries hold, too.
+    pub(crate) fn open(db: Arc<Db>) -> Result<(Self, Marks), String> {
         let purged = meta::load_log_id(&db, meta::PURGED)?;
-        let (first, last) = check(&db, purged)?;
+        let mut marks = Marks::new();
+        let (first, last) = check(&db, purged, |entry| marks::gather(entry, &mut marks))?;
         let mut tail = LogTail::new(purged, first, last);
         tail.vote = meta::load_vote(&db)?;
         // What was committed may have been written ahead of the entries: a
@@ -53,7 +57,7 @@ impl LogStore {
         let tail = Arc::new(RwLock::new(tail));
         let writer = LogWriter::start(db.clone(), tail.clone());
         let writer = Arc::new(writer.map_err(|e| format!("log writer: {e}"))?);
-        Ok(Self { db, tail, writer })
+        Ok((Self { db, tail, writer }, marks))
     }
 
     /// The thread behind it.
@@ -65,6 +69,16 @@ impl LogStore {
     pub(crate) fn is_empty(&self) -> bool {
         let tail = self.tail.read();
         tail.vote.is_none() && tail.last.is_none()
+    }
+
+    /// The last entry that is on the disk.
+    pub(crate) fn durable(&self) -> Option<LogId> {
+        self.tail.read().durable
+    }
+
+    /// The term of the vote on the disk, 0 before the first.
+    pub(crate) fn vote_term(&self) -> u64 {
+        self.tail.read().vote.map_or(0, |vote| vote.leader_id.term)
     }
 
     /// Index of the last entry.
@@ -147,8 +161,12 @@ fn stored_entry(key: &[u8], value: &[u8], expected: u64) -> Result<Entry, String
     Ok(entry)
 }
 
-/// Reads the whole log; its first index and its last id.
-fn check(db: &Db, purged: Option<LogId>) -> Result<(Option<u64>, Option<LogId>), String> {
+/// Reads the whole log, showing `each` entry; its first index and its last id.
+fn check(
+    db: &Db,
+    purged: Option<LogId>,
+    mut each: impl FnMut(&Entry),
+) -> Result<(Option<u64>, Option<LogId>), String> {
     let first = purged.map_or(0, |id| id.index + 1);
     let (mut next, mut last): (u64, Option<LogId>) = (first, None);
     let mut iterator = db.rocks().raw_iterator_cf(db.log());
@@ -159,6 +177,7 @@ fn check(db: &Db, purged: Option<LogId>) -> Result<(Option<u64>, Option<LogId>),
             return Err(format!("log entry {next} is of an older term than the one before"));
         }
         last = Some(entry.log_id);
+        each(&entry);
         next += 1;
         iterator.next();
     }

@@ -20,6 +20,8 @@ pub(crate) struct LogTail {
     pub(crate) first: Option<u64>,
     /// The last entry, or the last purged one.
     pub(crate) last: Option<LogId>,
+    /// The last entry that is on the disk, or the last purged one.
+    pub(crate) durable: Option<LogId>,
     /// The last durable vote.
     pub(crate) vote: Option<Vote>,
     /// The last entry known to be committed; written with the next batch.
@@ -31,7 +33,8 @@ pub(crate) struct LogTail {
 impl LogTail {
     /// What was found on disk.
     pub(crate) fn new(purged: Option<LogId>, first: Option<u64>, last: Option<LogId>) -> Self {
-        Self { purged, first, last: last.or(purged), ..Self::default() }
+        let last = last.or(purged);
+        Self { purged, first, last, durable: last, ..Self::default() }
     }
 
     /// Adds entries to the end. They must continue the log without a gap;
@@ -64,6 +67,7 @@ impl LogTail {
         if self.last.is_some_and(|last| !keep(last)) {
             self.last = after.max(self.purged);
         }
+        self.durable = self.durable.min(self.last);
         if self.first.is_some_and(|first| self.last.is_none_or(|last| last.index < first)) {
             self.first = None;
         }
@@ -78,6 +82,7 @@ impl LogTail {
             self.entries.pop_front();
         }
         self.purged = self.purged.max(Some(upto));
+        self.durable = self.durable.max(Some(upto));
         match self.last {
             Some(last) if last.index > upto.index => {
                 self.first = self.first.map(|first| first.max(upto.index + 1));
@@ -89,8 +94,13 @@ impl LogTail {
         }
     }
 
-    /// Entries up to `durable` may leave memory.
-    pub(crate) fn evict(&mut self, durable: u64) {
+    /// Entries up to `durable` are on the disk, and may leave memory.
+    pub(crate) fn flushed(&mut self, durable: LogId) {
+        // One that was cut off meanwhile is not the log's any more.
+        if self.last.is_some_and(|last| durable <= last) {
+            self.durable = self.durable.max(Some(durable));
+        }
+        let durable = durable.index;
         while self.bytes > KEEP_BYTES
             && let Some(entry) = self.entries.front()
             && entry.log_id.index <= durable
@@ -145,12 +155,12 @@ mod tests {
         let mut tail = LogTail::default();
         let entries: Vec<Entry> = (0..20).map(|i| entry(i, 1 << 20)).collect();
         tail.append(&entries).unwrap();
-        tail.evict(4);
+        tail.flushed(LogId::new_term_index(1, 4));
         let read = tail.read(0, 100);
         assert_eq!((read.from, read.tail_from, read.to), (0, 5, 20));
         assert_eq!(read.tail, entries[5..]);
         // The most recent stay even when durable.
-        tail.evict(19);
+        tail.flushed(LogId::new_term_index(1, 19));
         assert_eq!(tail.read(19, 20).tail, entries[19..]);
     }
 

@@ -118,7 +118,7 @@ enum Waiter {
 struct Pending {
     batch: WriteBatch,
     waiters: Vec<Waiter>,
-    last_index: Option<u64>,
+    last: Option<LogId>,
     vote: Option<Vote>,
     stop: bool,
 }
@@ -159,7 +159,7 @@ impl Writer {
                     entry::encode(entry, &mut self.buffer);
                     let key = entry.log_id.index.to_be_bytes();
                     pending.batch.put_cf(self.db.log(), key, &self.buffer);
-                    pending.last_index = Some(entry.log_id.index);
+                    pending.last = Some(entry.log_id);
                 }
                 pending.waiters.push(Waiter::Flushed(flushed));
             }
@@ -172,7 +172,7 @@ impl Writer {
             Request::Truncate(from, done) => {
                 let (from, to) = (from.to_be_bytes(), u64::MAX.to_be_bytes());
                 pending.batch.delete_range_cf(self.db.log(), from, to);
-                pending.last_index = None;
+                pending.last = None;
                 pending.waiters.push(Waiter::Done(done));
             }
             Request::Purge(upto, done) => {
@@ -199,8 +199,8 @@ impl Writer {
         self.progress.syncs.fetch_add(1, Ordering::Relaxed);
         {
             let mut tail = self.tail.write();
-            if let Some(durable) = pending.last_index {
-                tail.evict(durable);
+            if let Some(durable) = pending.last {
+                tail.flushed(durable);
             }
             if pending.vote.is_some() {
                 tail.vote = pending.vote;

@@ -22,10 +22,21 @@ pub(crate) const APPLIED: &[u8] = b"applied";
 pub(crate) const INSTALLING: &[u8] = b"installing";
 
 /// Whose directory this is.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Identity {
+    /// Its number; 0 until the cluster has given it one.
     pub(crate) node: u64,
     pub(crate) disk: DiskId,
+    /// The number under which the operator starts it, if that is another: one
+    /// that it replaces in the same directory. 0 for none.
+    pub(crate) alias: u64,
+}
+
+impl Identity {
+    /// Whether this directory may be started as controller `node`.
+    pub(crate) fn answers_to(&self, node: u64) -> bool {
+        node == self.node || (self.alias != 0 && node == self.alias)
+    }
 }
 
 /// What the state is the state of.

@@ -8,6 +8,7 @@
 //!   [`snapshot_file`].
 //! - No type of openraft leaves this folder: use [`RaftNode`].
 
+mod admission;
 mod append_stream;
 mod bootstrap;
 mod db;
@@ -18,6 +19,8 @@ mod leadership;
 mod log_store;
 mod log_tail;
 mod log_writer;
+mod marks;
+mod membership;
 mod message;
 mod meta;
 mod network;
@@ -47,9 +50,11 @@ mod time;
 mod types;
 mod view;
 
-pub use db::OpenError;
+pub use admission::Refused;
+pub use db::{OpenError, assign, known_as, owner};
 pub use fatal::{FatalReason, set_fatal_hook};
 pub use leadership::Leadership;
+pub use membership::{Member, MembershipError};
 pub use node::{RaftNode, RaftStatus, Role};
 pub use options::{MAX_COMMAND_BYTES, RaftOptions};
 pub use propose::ProposeError;

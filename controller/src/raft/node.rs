@@ -1,7 +1,9 @@
 //! The handle through which the rest of the controller uses Raft.
 
+use super::admission::Admission;
 use super::leadership::Leadership;
 use super::log_store::LogStore;
+use super::marks::Marks;
 use super::options::RaftOptions;
 use super::peers::Peers;
 use super::state_machine::AppliedState;
@@ -46,6 +48,11 @@ pub(crate) struct Core {
     pub(crate) clock: Arc<dyn CommandClock>,
     pub(crate) proposals: Arc<Semaphore>,
     pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) admission: watch::Sender<Admission>,
+    /// What the log said of the members' disks when it was opened.
+    pub(crate) logged_marks: Marks,
+    /// The log's disk has stopped.
+    pub(crate) stalled: AtomicBool,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     pub(crate) stopping: AtomicBool,
@@ -58,6 +65,11 @@ impl Core {
     pub(crate) fn is_empty(&self) -> bool {
         let applied = self.raft.metrics().borrow_watched().last_applied;
         self.log.is_empty() && applied.is_none()
+    }
+
+    /// A node that may not take part, or cannot write, asks nobody to elect it.
+    pub(crate) fn may_campaign(&self) -> bool {
+        *self.admission.borrow() == Admission::Admitted && !self.stalled.load(Ordering::SeqCst)
     }
 }
 
@@ -167,6 +179,16 @@ impl RaftNode {
         }
         let (leader, member) = self.leader_node()?;
         Some(self.core.peers.address(leader, &member).to_owned())
+    }
+
+    /// Where this node is reached.
+    pub fn advertised(&self) -> &str {
+        &self.core.options.advertise
+    }
+
+    /// The cluster's id, once it is known here.
+    pub fn cluster_id(&self) -> Option<[u8; 16]> {
+        *self.core.applied.cluster.read()
     }
 
     /// Where this node stands.

@@ -16,6 +16,11 @@ pub struct RaftOptions {
     pub advertise: String,
     /// All controllers of the cluster, this one included, by number.
     pub peers: BTreeMap<u64, String>,
+    /// It may found a cluster together with its peers; one that joins never
+    /// does.
+    pub founds: bool,
+    /// Between the marks of the members' disks, while these move.
+    pub mark_every: Duration,
     /// The data directory; this node's alone.
     pub data: PathBuf,
     /// Between a leader's heartbeats.
@@ -47,6 +52,8 @@ impl RaftOptions {
             node_id,
             advertise: advertise.into(),
             peers,
+            founds: true,
+            mark_every: Duration::from_secs(1),
             data: data.into(),
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(300),
@@ -73,6 +80,8 @@ impl RaftOptions {
             // where they come in.
             api_channel_size: Some(8192),
             enable_pre_vote: Some(true),
+            // Not before the disk was found to be what it was: see `admission`.
+            enable_elect: false,
             // The state is written unsynced, so a leader that restarts does
             // not know that its state is current before an election says so.
             enable_leader_restore: Some(false),

@@ -76,6 +76,11 @@ impl Peers {
     }
 }
 
+/// A client of whoever is at `address`, for one call.
+pub(crate) fn connect_once(address: &str) -> Result<RaftClient<Channel>, AddressError> {
+    Ok(RaftClient::new(connect(0, address)?))
+}
+
 fn connect(node: u64, address: &str) -> Result<Channel, AddressError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| AddressError { node, address: address.to_owned() })?;

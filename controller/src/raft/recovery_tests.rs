@@ -36,7 +36,7 @@ fn create(index: u64) -> Entry {
 }
 
 async fn log_of(db: &Arc<Db>, entries: u64) -> LogStore {
-    let mut log = LogStore::open(db.clone()).unwrap();
+    let mut log = LogStore::open(db.clone()).unwrap().0;
     log.blocking_append((0..entries).map(create)).await.unwrap();
     log
 }
@@ -55,7 +55,7 @@ async fn a_log_is_found_again_as_it_was() {
     let db = open(dir.path());
     let log = log_of(&db, 10).await;
     log.writer().stop().await;
-    let mut log = LogStore::open(db).unwrap();
+    let mut log = LogStore::open(db).unwrap().0;
     let entries = log.try_get_log_entries(..).await.unwrap();
     assert_eq!(entries, (0..10).map(create).collect::<Vec<_>>());
 }
@@ -91,7 +91,7 @@ async fn damage_that_comes_later_is_detected_when_read() {
     let log = log_of(&db, 10).await;
     log.writer().stop().await;
     // Reopened, nothing is in memory: every read goes to the disk.
-    let mut log = LogStore::open(db.clone()).unwrap();
+    let mut log = LogStore::open(db.clone()).unwrap().0;
     db.rocks().delete_cf(db.log(), 6u64.to_be_bytes()).unwrap();
     assert_eq!(log.try_get_log_entries(0..5).await.unwrap().len(), 5);
     let error = log.try_get_log_entries(5..8).await.unwrap_err();

@@ -1,11 +1,12 @@
 //! The `Raft` service: the called side of openraft's network, and the calls
 //! that followers pass on to their leader.
 
+use super::admission::Admission;
 use super::message::{self, Envelope, ForwardAnswer, Forwarded};
 use super::node::RaftNode;
 use super::snapshot_receive;
 use super::time;
-use super::types::{AppendRequest, DiskId, Snapshot, SnapshotMeta, Vote};
+use super::types::{AppendRequest, Snapshot, SnapshotMeta, Vote};
 use crate::codec;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -67,6 +68,9 @@ fn open(node: &RaftNode, cluster: &[u8], target: u64, body: Bytes) -> Result<Byt
         && cluster != known
     {
         return Err(Status::permission_denied("this node belongs to another cluster"));
+    }
+    if *core.admission.borrow() != Admission::Admitted {
+        return Err(Status::unavailable(format!("node {id} does not take part yet")));
     }
     let (envelope, message) = Envelope::open(body).map_err(malformed)?;
     if envelope.to_disk != core.disk {
@@ -179,14 +183,8 @@ impl Raft for RaftService {
 
     async fn identify(
         &self,
-        _: Request<IdentifyRequest>,
+        request: Request<IdentifyRequest>,
     ) -> Result<Response<IdentifyResponse>, Status> {
-        let core = self.node.core();
-        let disk: DiskId = core.disk;
-        Ok(Response::new(IdentifyResponse {
-            node_id: core.options.node_id,
-            disk_id: disk.to_vec(),
-            empty: core.is_empty(),
-        }))
+        Ok(Response::new(self.node.identify(request.get_ref())))
     }
 }

@@ -7,6 +7,7 @@
 
 use super::fatal::{FatalReason, fatal};
 use super::node::RaftNode;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const CHECK_EVERY: Duration = Duration::from_millis(100);
@@ -33,7 +34,8 @@ pub(crate) async fn watch(node: RaftNode) {
         }
         stalled = stalls;
         core.raft.runtime_config().heartbeat(!stalled);
-        core.raft.runtime_config().elect(!stalled);
+        core.stalled.store(stalled, Ordering::SeqCst);
+        core.raft.runtime_config().elect(core.may_campaign());
         if stalled {
             tracing::error!(
                 ?outstanding,

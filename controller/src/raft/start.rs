@@ -1,10 +1,13 @@
 //! Starting a node: opening what is on disk, checking all of it, and joining
 //! the parts.
 
+use super::admission::{self, Admission};
 use super::db::{Db, OpenError};
 use super::leadership::{self, Leadership};
 use super::log_store::LogStore;
-use super::meta::AppliedMeta;
+use super::marks::{self, Marks};
+use super::membership;
+use super::meta::{AppliedMeta, Identity};
 use super::network::Network;
 use super::node::{Core, RaftNode};
 use super::options::RaftOptions;
@@ -16,7 +19,6 @@ use super::snapshot_store::SnapshotStore;
 use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
 use super::time;
-use super::types::DiskId;
 use super::{ApplyObserver, CommandClock, bootstrap, stall};
 use parking_lot::Mutex;
 use std::path::Path;
@@ -45,8 +47,9 @@ pub enum StartError {
 /// What is on disk.
 struct Disk {
     db: Arc<Db>,
-    id: DiskId,
+    identity: Identity,
     log: LogStore,
+    logged_marks: Marks,
     state: Arc<StateStore>,
     applied: AppliedMeta,
 }
@@ -58,7 +61,7 @@ impl RaftNode {
     /// A new cluster is founded in the background when all of
     /// [`RaftOptions::peers`] answer and are empty.
     pub async fn start(
-        options: RaftOptions,
+        mut options: RaftOptions,
         observer: Arc<dyn ApplyObserver>,
         clock: Arc<dyn CommandClock>,
     ) -> Result<(Self, RaftServer<RaftService>), StartError> {
@@ -67,13 +70,26 @@ impl RaftNode {
             return Err(StartError::Options(format!("node {id} is not among its own peers")));
         }
         let config = options.config().map_err(|e| StartError::Options(e.to_string()))?;
-        let (data, id) = (options.data.clone(), options.node_id);
-        let disk = tokio::task::spawn_blocking(move || open(&data, id)).await;
+        let (data, asked) = (options.data.clone(), options.node_id);
+        let disk = tokio::task::spawn_blocking(move || open(&data, asked)).await;
         let disk = disk.map_err(|e| StartError::Raft(e.to_string()))??;
+        let id = disk.identity.node;
+        if id != asked {
+            // It took the place of the one that the operator still calls it.
+            tracing::info!(asked, id, "this directory belongs to the controller's successor");
+            options.peers.remove(&asked);
+            options.peers.insert(id, options.advertise.clone());
+            (options.node_id, options.founds) = (id, false);
+        }
 
         let applied = AppliedState::new(&disk.applied);
         let peers = Arc::new(Peers::new(options.peers.clone()));
-        let network = Network { id, disk: disk.id, peers: peers.clone(), applied: applied.clone() };
+        let network = Network {
+            id,
+            disk: disk.identity.disk,
+            peers: peers.clone(),
+            applied: applied.clone(),
+        };
         let machine =
             StateMachine::new(disk.state.clone(), disk.applied, applied.clone(), observer);
         let raft =
@@ -83,7 +99,7 @@ impl RaftNode {
 
         let node = Self::new(Core {
             options,
-            disk: disk.id,
+            disk: disk.identity.disk,
             db: disk.db,
             raft,
             log: disk.log,
@@ -93,6 +109,9 @@ impl RaftNode {
             clock,
             proposals: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
             leadership: watch::Sender::new(Leadership::default()),
+            admission: watch::Sender::new(Admission::Asking),
+            logged_marks: disk.logged_marks,
+            stalled: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             stopping: AtomicBool::new(false),
@@ -102,6 +121,9 @@ impl RaftNode {
         tasks.spawn(leadership::watch(node.clone()));
         tasks.spawn(stall::watch(node.clone()));
         tasks.spawn(bootstrap::found(node.clone()));
+        tasks.spawn(admission::seek(node.clone()));
+        tasks.spawn(marks::watch(node.clone()));
+        tasks.spawn(membership::promote(node.clone()));
         let service = RaftServer::new(RaftService::new(node.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -110,7 +132,7 @@ impl RaftNode {
 }
 
 fn open(data: &Path, node: u64) -> Result<Disk, OpenError> {
-    let (db, id) = Db::open(data, node)?;
+    let (db, identity) = Db::open(data, node)?;
     let db = Arc::new(db);
     let path = || data.to_owned();
     let damaged = |what: String| OpenError::Damaged { path: path(), what };
@@ -123,6 +145,6 @@ fn open(data: &Path, node: u64) -> Result<Disk, OpenError> {
     let snapshots = SnapshotStore::open(data).map_err(snapshot)?;
     let state = Arc::new(StateStore::open(db.clone(), snapshots).map_err(snapshot)?);
     let applied = AppliedMeta::load(&db).map_err(damaged)?;
-    let log = LogStore::open(db.clone()).map_err(damaged)?;
-    Ok(Disk { db, id, log, state, applied })
+    let (log, logged_marks) = LogStore::open(db.clone()).map_err(damaged)?;
+    Ok(Disk { db, identity, log, logged_marks, state, applied })
 }

@@ -95,4 +95,6 @@ pub(crate) struct ControllerNode {
     pub(crate) address: String,
     /// The disk that holds its log; messages for another disk are refused.
     pub(crate) disk: DiskId,
+    /// The member whose place it takes once it has caught up; 0 for none.
+    pub(crate) replaces: u64,
 }

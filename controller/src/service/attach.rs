@@ -164,6 +164,7 @@ impl Attachment {
             term: now.term,
             applied: view.applied(),
             cluster_time_ms: self.shared.clock.now_ms().max(state_ms),
+            controllers: self.shared.raft.members().into_iter().map(|m| m.address).collect(),
             ..v1::AttachResponse::default()
         })
     }

@@ -1,6 +1,6 @@
 //! The `Metadata` service: routes each call to the file that answers it.
 
-use super::{Shared, lookup, offsets, topics, watch};
+use super::{Shared, lookup, members, offsets, topics, watch};
 use crate::convert::{generation_wire, hash_text};
 use crate::errors::store_failed;
 use crate::raft::Role;
@@ -27,15 +27,11 @@ impl Metadata for MetadataService {
         let known = cluster::cluster(&view).map_err(|e| store_failed(&e))?;
         let topics = state_topics::topics(&view).map_err(|e| store_failed(&e))?;
         let status = self.0.raft.status();
-        let controllers = self.0.options.peers.iter().map(|(id, address)| {
-            let voter = status.voters.contains_key(id);
-            v1::ControllerAddress { id: *id, address: address.clone(), voter }
-        });
         Ok(Response::new(v1::GetClusterResponse {
             cluster_id: known.as_ref().map(|c| c.cluster.to_vec()).unwrap_or_default(),
             generation: known.as_ref().map(|c| generation_wire(c.generation)),
             store_url: known.and_then(|c| c.store_url).unwrap_or_default(),
-            controllers: controllers.collect(),
+            controllers: members::list(&self.0),
             leader_id: status.leader.unwrap_or(0),
             applied: view.applied(),
             topics: topics.len() as u64,
@@ -54,10 +50,9 @@ impl Metadata for MetadataService {
             Role::Candidate => "candidate",
             Role::Learner => "learner",
         };
-        let own = self.0.options.peers.get(&status.id).cloned();
         Ok(Response::new(v1::GetControllerResponse {
             id: status.id,
-            address: self.0.options.advertise.clone().or(own).unwrap_or_default(),
+            address: self.0.raft.advertised().to_owned(),
             pid: std::process::id(),
             role: role.to_owned(),
             term: status.term,
@@ -140,5 +135,33 @@ impl Metadata for MetadataService {
         request: Request<v1::FetchOffsetsRequest>,
     ) -> Answer<v1::FetchOffsetsResponse> {
         offsets::fetch(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn allocate_controller(
+        &self,
+        request: Request<v1::AllocateControllerRequest>,
+    ) -> Answer<v1::AllocateControllerResponse> {
+        members::allocate(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn add_controller(
+        &self,
+        request: Request<v1::AddControllerRequest>,
+    ) -> Answer<v1::AddControllerResponse> {
+        members::add(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_controller(
+        &self,
+        request: Request<v1::RemoveControllerRequest>,
+    ) -> Answer<v1::RemoveControllerResponse> {
+        members::remove(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<v1::TransferLeaderRequest>,
+    ) -> Answer<v1::TransferLeaderResponse> {
+        members::transfer(&self.0, request.into_inner()).await.map(Response::new)
     }
 }

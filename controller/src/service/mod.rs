@@ -2,6 +2,7 @@
 
 mod attach;
 mod lookup;
+mod members;
 mod metadata;
 mod offsets;
 mod sessions;

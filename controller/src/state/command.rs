@@ -3,6 +3,7 @@
 //! Stored in the log under the rules of [`crate::codec`]: variants and fields
 //! are only ever appended. Time and random values travel inside (PURE, CLOCK).
 
+use super::controllers::DiskMark;
 use bincode::{Decode, Encode};
 
 /// A topic's UUID.
@@ -109,6 +110,20 @@ pub enum CommandBody {
     /// Does the next chunk of whatever was too large for one entry, and
     /// expires what is due.
     Continue,
+    /// How far the controllers' disks have got: all of them.
+    MarkDisks(Vec<DiskMark>),
+    /// Gives a new controller its number.
+    AllocateController {
+        /// Its disk.
+        disk: [u8; 16],
+        /// The highest number in the membership.
+        above: u64,
+    },
+    /// Controller numbers up to this one are never given out.
+    ReserveControllers {
+        /// The highest of them.
+        upto: u64,
+    },
 }
 
 /// A session's registration.

@@ -5,6 +5,9 @@
 //! |---|---|---|
 //! | `01` | | [`Cluster`](super::cluster::Cluster) |
 //! | `02` | | cluster time, `u64` milliseconds |
+//! | `03` | disk id | [`Mark`](super::controllers::Mark) |
+//! | `04` | | the highest controller number given out, `u64` |
+//! | `05` | disk id | the controller number given to it, `u64` |
 //! | `10` | topic name | topic id |
 //! | `11` | topic id | [`Topic`](super::topics::Topic) |
 //! | `12` | topic id, partition | [`Partition`](super::partitions::Partition) |
@@ -34,6 +37,9 @@ use super::kv::prefix_end;
 pub(super) mod tag {
     pub(crate) const CLUSTER: u8 = 0x01;
     pub(crate) const TIME: u8 = 0x02;
+    pub(crate) const DISK_MARK: u8 = 0x03;
+    pub(crate) const CONTROLLER_NUMBER: u8 = 0x04;
+    pub(crate) const CONTROLLER_DISK: u8 = 0x05;
     pub(crate) const TOPIC_NAME: u8 = 0x10;
     pub(crate) const TOPIC: u8 = 0x11;
     pub(crate) const PARTITION: u8 = 0x12;

@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod command;
+pub mod controllers;
 pub mod keys;
 pub mod kv;
 pub mod leases;
@@ -79,5 +80,8 @@ fn execute(
             Ok((reply, Vec::new()))
         }
         CommandBody::Continue => work::proceed(tx, now_ms),
+        CommandBody::MarkDisks(marks) => controllers::mark_disks(tx, marks),
+        CommandBody::ReserveControllers { upto } => controllers::reserve(tx, *upto),
+        CommandBody::AllocateController { disk, above } => controllers::allocate(tx, disk, *above),
     }
 }

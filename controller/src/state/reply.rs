@@ -25,6 +25,8 @@ pub enum Reply {
         /// Propose `Continue` again.
         more: bool,
     },
+    /// A controller's number.
+    Controller(u64),
 }
 
 /// Why a command, or a part of it, was refused.

@@ -1,0 +1,295 @@
+//! How a controller gets its number from a running cluster: a new one, and
+//! one that begins anew with an empty disk after its own was damaged.
+
+use crate::controller::StartError;
+use crate::options::ControllerOptions;
+use crate::raft::{self, OpenError};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use streamhouse_proto::v1::metadata_client::MetadataClient;
+use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
+use streamhouse_proto::{advice, from_status};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
+
+const CONNECT: Duration = Duration::from_secs(1);
+const CALL: Duration = Duration::from_secs(12);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Fills in number and peers of a controller that joins.
+pub(crate) async fn resolve(options: &mut ControllerOptions) -> Result<(), StartError> {
+    let advertise = options.advertise.clone().unwrap_or_else(|| options.listen.to_string());
+    if options.advertise.is_none() && options.listen.ip().is_unspecified() {
+        let message = format!(
+            "{} is no address that others can reach: say which they are to use with --advertise",
+            options.listen
+        );
+        return Err(StartError::Options(message));
+    }
+    let data = options.data.clone();
+    let (number, disk) = blocking(move || raft::owner(&data)).await?;
+    let mut seeds = Seeds::new(&options.join);
+    let members = match number {
+        // It has its place; whoever answers tells where the others are.
+        Some(_) => seeds
+            .once(|mut client| async move { client.get_cluster(v1::GetClusterRequest {}).await })
+            .await
+            .map(|cluster| cluster.controllers)
+            .unwrap_or_default(),
+        None => {
+            let disk_id = disk.to_vec();
+            let answer = seeds.call("asking for a number", None, |mut client| {
+                let request = v1::AllocateControllerRequest { disk_id: disk_id.clone() };
+                async move { client.allocate_controller(request).await }
+            });
+            let answer = answer.await.map_err(|error| StartError::Join(error.message))?;
+            let (data, id) = (options.data.clone(), answer.id);
+            blocking(move || raft::assign(&data, id, 0)).await?;
+            tracing::info!(id, "the cluster gave this controller its number");
+            answer.controllers
+        }
+    };
+    let data = options.data.clone();
+    let (number, _) = blocking(move || raft::owner(&data)).await?;
+    let number = number.ok_or_else(|| StartError::Join("no number was given".into()))?;
+    options.node_id = number;
+    options.peers = members.into_iter().map(|member| (member.id, member.address)).collect();
+    options.peers.insert(number, advertise);
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
+) -> Result<T, StartError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|e| StartError::Join(e.to_string()))?;
+    done.map_err(|e| StartError::Raft(raft::StartError::Open(e)))
+}
+
+/// What [`repair`] did.
+#[derive(Debug)]
+pub struct Repaired {
+    /// The controller whose disk was given up.
+    pub old: u64,
+    /// Its successor: a learner, until it has caught up.
+    pub new: u64,
+    /// Where the old data is, for whoever wants to look at it.
+    pub kept: PathBuf,
+}
+
+/// A data directory that was not repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// It is in use, or cannot be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Whose it was cannot be read any more.
+    #[error("{}: the damage hides whose data it was; name its controller with --node-id", .0.display())]
+    Whose(PathBuf),
+    /// A file could not be moved.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The cluster does not take its successor.
+    #[error("{message}")]
+    Cluster {
+        /// A retry may help.
+        retryable: bool,
+        /// Why not.
+        message: String,
+    },
+}
+
+/// Gives up the disk of a stopped controller, whose data is damaged or lost,
+/// and prepares the directory for a successor with a number of its own. The
+/// successor is started as the old one was, catches up as a learner, and
+/// takes the old one's place; in between it does not vote.
+///
+/// May be run again if it was interrupted.
+pub async fn repair(
+    data: &Path,
+    controllers: &[String],
+    node_id: Option<u64>,
+    advertise: Option<&str>,
+) -> Result<Repaired, RepairError> {
+    let prepared = data.join("rejoin");
+    let old_db = data.join("db");
+    let old = match node_id {
+        Some(id) => id,
+        None if !old_db.exists() => return Err(RepairError::Whose(data.to_owned())),
+        None => match raft::known_as(data) {
+            Ok(Some(id)) => id,
+            Ok(None) | Err(OpenError::Damaged { .. } | OpenError::Unreadable { .. }) => {
+                return Err(RepairError::Whose(data.to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        },
+    };
+    if let Err(error @ OpenError::InUse(_)) = raft::owner(data).map(|_| ()) {
+        return Err(error.into());
+    }
+    let member = raft::owner(data).ok().and_then(|(number, _)| number).unwrap_or(old);
+    let (_, disk) = raft::owner(&prepared)?;
+
+    let mut seeds = Seeds::new(controllers);
+    let cluster = seeds.call("asking for the cluster", Some(CALL), |mut client| async move {
+        client.get_cluster(v1::GetClusterRequest {}).await
+    });
+    let members: BTreeMap<u64, String> = cluster
+        .await
+        .map_err(cluster_error)?
+        .controllers
+        .into_iter()
+        .map(|member| (member.id, member.address))
+        .collect();
+    let address = advertise.map(str::to_owned).or_else(|| members.get(&member).cloned());
+    let Some(address) = address else {
+        let message = format!(
+            "controller {member} is no member of the cluster; say where its successor will be with \
+             --advertise"
+        );
+        return Err(RepairError::Cluster { retryable: false, message });
+    };
+    let disk_id = disk.to_vec();
+    let allotted = seeds.call("asking for a number", Some(CALL), |mut client| {
+        let request = v1::AllocateControllerRequest { disk_id: disk_id.clone() };
+        async move { client.allocate_controller(request).await }
+    });
+    let new = allotted.await.map_err(cluster_error)?.id;
+    raft::assign(&prepared, new, old)?;
+    let replaces = if members.contains_key(&member) { member } else { 0 };
+    let add = v1::AddControllerRequest { address, id: new, disk_id, replaces };
+    let added = seeds.call("adding the successor", Some(CALL), |mut client| {
+        let request = add.clone();
+        async move { client.add_controller(request).await }
+    });
+    added.await.map_err(cluster_error)?;
+    let kept = put_aside(data, &prepared)?;
+    Ok(Repaired { old: member, new, kept })
+}
+
+/// Moves the old data into a folder of its own and the prepared data to its
+/// place.
+fn put_aside(data: &Path, prepared: &Path) -> Result<PathBuf, RepairError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |error| RepairError::Io { path, error }
+    };
+    let kept = (1u32..)
+        .map(|n| data.join(format!("damaged-{n}")))
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| data.join("damaged"));
+    std::fs::create_dir(&kept).map_err(io(&kept))?;
+    for name in ["db", "snapshots"] {
+        let from = data.join(name);
+        if from.exists() {
+            std::fs::rename(&from, kept.join(name)).map_err(io(&from))?;
+        }
+    }
+    let from = prepared.join("db");
+    std::fs::rename(&from, data.join("db")).map_err(io(&from))?;
+    std::fs::remove_dir_all(prepared).map_err(io(prepared))?;
+    std::fs::File::open(data).and_then(|dir| dir.sync_all()).map_err(io(data))?;
+    Ok(kept)
+}
+
+fn cluster_error(error: ErrorInfo) -> RepairError {
+    let retryable = advice(error.code()).retryable;
+    RepairError::Cluster { retryable, message: error.message }
+}
+
+/// Controllers of the cluster, as far as they are known.
+struct Seeds {
+    addresses: Vec<String>,
+    next: usize,
+}
+
+impl Seeds {
+    fn new(addresses: &[String]) -> Self {
+        Self { addresses: addresses.to_vec(), next: 0 }
+    }
+
+    /// The first answer of any of them, each asked once.
+    async fn once<T, F, Fut>(&mut self, call: F) -> Option<T>
+    where
+        F: Fn(MetadataClient<Channel>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        for address in self.addresses.clone() {
+            if let Ok(answer) = ask(&address, &call).await {
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    /// Asks one after another, and whomever they name, until one answers with
+    /// a result or with an error that no retry can help, or for `patience`.
+    async fn call<T, F, Fut>(
+        &mut self,
+        what: &str,
+        patience: Option<Duration>,
+        call: F,
+    ) -> Result<T, ErrorInfo>
+    where
+        F: Fn(MetadataClient<Channel>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let begun = crate::clock::now();
+        let (mut pause, mut reported) = (FIRST_PAUSE, String::new());
+        loop {
+            let Some(address) = self.addresses.get(self.next % self.addresses.len().max(1)) else {
+                return Err(ErrorInfo::new(ErrorCode::InvalidArgument, "no controller is named"));
+            };
+            let address = address.clone();
+            let error = match ask(&address, &call).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if !advice(error.code()).retryable
+                || patience.is_some_and(|patience| begun.elapsed() > patience)
+            {
+                return Err(error);
+            }
+            if error.message != reported {
+                tracing::info!(address, reason = error.message, "{what}: not yet");
+                reported = error.message.clone();
+            }
+            self.next += 1;
+            if !error.address.is_empty() && error.address != address {
+                let known = self.addresses.iter().position(|known| *known == error.address);
+                self.next = known.unwrap_or_else(|| {
+                    self.addresses.push(error.address.clone());
+                    self.addresses.len() - 1
+                });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+async fn ask<T, F, Fut>(address: &str, call: &F) -> Result<T, ErrorInfo>
+where
+    F: Fn(MetadataClient<Channel>) -> Fut,
+    Fut: Future<Output = Result<Response<T>, Status>>,
+{
+    let unusable = |e: tonic::transport::Error| {
+        ErrorInfo::new(ErrorCode::InvalidArgument, format!("{address} is no address: {e}"))
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unusable)?;
+    let client = MetadataClient::new(endpoint.connect_timeout(CONNECT).connect_lazy());
+    let answer = match tokio::time::timeout(CALL, call(client)).await {
+        Ok(answer) => answer.map_err(|status| from_status(&status)),
+        Err(_) => Err(ErrorInfo::new(ErrorCode::TimedOut, "no answer in time")),
+    };
+    let answer = answer.map(Response::into_inner);
+    answer.map_err(|error| ErrorInfo { message: format!("{address}: {}", error.message), ..error })
+}

@@ -1,0 +1,100 @@
+//! How far the disks of all members have got, as the leader sees it, written
+//! into the log once a second while that moves. A controller that starts
+//! learns from it whether its disk lost something: see [`super::admission`].
+
+use super::node::RaftNode;
+use super::types::{DiskId, Entry, LogId, TypeConfig};
+use crate::codec;
+use crate::state::command::{Command, CommandBody};
+use crate::state::controllers::{self, DiskMark, Mark};
+use openraft::{EntryPayload, RaftMetrics};
+use std::collections::BTreeMap;
+
+/// Marks by disk.
+pub(crate) type Marks = BTreeMap<DiskId, Mark>;
+
+/// Adds what a log entry says, applied or not: what the leader saw then is
+/// true whatever became of the entry.
+pub(crate) fn gather(entry: &Entry, marks: &mut Marks) {
+    let EntryPayload::Normal(command) = &entry.payload else { return };
+    // One that this release cannot read is reported when it is applied.
+    let Ok(Command { body: CommandBody::MarkDisks(found), .. }) = codec::decode(&command.0) else {
+        return;
+    };
+    for DiskMark { disk, mark } in found {
+        marks.entry(disk).and_modify(|known| *known = known.later(mark)).or_insert(mark);
+    }
+}
+
+/// Writes marks while this node leads, until it stops.
+pub(crate) async fn watch(node: RaftNode) {
+    let core = node.core();
+    let leadership = node.leadership();
+    let mut last_mark = 0;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(core.options.mark_every) => {}
+            () = core.cancel.cancelled() => return,
+        }
+        if !leadership.borrow().is_leader {
+            continue;
+        }
+        let marks = current(&node);
+        if !has_news(&node, &marks, last_mark) {
+            continue;
+        }
+        match node.propose_local(None, CommandBody::MarkDisks(marks)).await {
+            Ok((index, _)) => last_mark = index,
+            Err(error) => tracing::debug!(%error, "the disks' marks were not written"),
+        }
+    }
+}
+
+/// Whether the log holds more than marks that the state's marks do not cover.
+fn has_news(node: &RaftNode, marks: &[DiskMark], last_mark: u64) -> bool {
+    let last = node.core().log.last_index();
+    let goal = if last == last_mark { last.saturating_sub(1) } else { last };
+    let Ok(view) = node.try_view() else { return false };
+    marks.iter().any(|now| {
+        let known = controllers::mark(&view, &now.disk).ok().flatten();
+        known.is_none_or(|known| known.later(now.mark) != known && known.matched_index < goal)
+    })
+}
+
+/// What the leader sees now.
+pub(crate) fn current(node: &RaftNode) -> Vec<DiskMark> {
+    let durable = node.core().log.durable();
+    node.with_metrics(|metrics| {
+        let members = metrics.membership_config.membership().nodes();
+        let marks = members.filter_map(|(id, member)| {
+            let matched = matched(metrics, *id, durable)?;
+            let mark = Mark {
+                node: *id,
+                term: metrics.current_term,
+                matched_term: matched.leader_id.term,
+                matched_index: matched.index,
+            };
+            Some(DiskMark { disk: member.disk, mark })
+        });
+        marks.collect()
+    })
+}
+
+fn matched(metrics: &RaftMetrics<TypeConfig>, node: u64, durable: Option<LogId>) -> Option<LogId> {
+    if node == metrics.id {
+        return durable;
+    }
+    metrics.replication.as_ref()?.get(&node).copied().flatten()
+}
+
+/// The latest that this node knows of `disk`.
+pub(crate) fn known(node: &RaftNode, disk: &DiskId) -> Option<Mark> {
+    let core = node.core();
+    let view = node.try_view().ok();
+    let applied = view.and_then(|view| controllers::mark(&view, disk).ok().flatten());
+    let logged = core.logged_marks.get(disk).copied();
+    let leads = core.leadership.borrow().is_leader;
+    let seen = if leads { current(node) } else { Vec::new() };
+    let seen = seen.into_iter().find(|marked| marked.disk == *disk).map(|marked| marked.mark);
+    [applied, logged, seen].into_iter().flatten().reduce(Mark::later)
+}
