@@ -18,5 +18,5 @@ cargo test --release --workspace --locked --no-fail-fast 2>&1 | tee "$log" || st
 
 echo
 printf 'make test took %d min %d s; the runner said:\n' $((SECONDS / 60)) $((SECONDS % 60))
-grep -E '^(test .*(FAILED|failed)|error: [0-9]+ target|test result: )' "$log" || true
+grep -E '^(test .* \.\.\. FAILED|error: [0-9]+ target|test result: )' "$log" || true
 exit "$status"

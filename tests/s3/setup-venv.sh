@@ -12,7 +12,8 @@ tools=${STREAMHOUSE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/streamhouse}
 hash=$(sha256sum "$requirements" | cut -c1-16)
 venv=$tools/moto-$hash
 
-if [ -e "$venv/ready" ]; then
+# The interpreter that made it may be gone: then it is made anew.
+if [ -e "$venv/ready" ] && "$venv/bin/python" -c '' 2>/dev/null; then
     echo "$venv/bin/python"
     exit 0
 fi
@@ -27,6 +28,7 @@ fail() {
 }
 
 command -v python3 >/dev/null || fail "python3 is missing (Debian: apt-get install python3 python3-venv)"
+rm -rf "$venv"
 mkdir -p "$tools" || fail "cannot make $tools: set STREAMHOUSE_TOOLS to a folder that can be written"
 build=$(mktemp -d "$tools/moto-$hash.build-XXXXXX") || fail "cannot write to $tools"
 trap 'rm -rf "$build"' EXIT

@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct LocalCluster {
     controllers: Vec<SocketAddr>,
     agents: Vec<SocketAddr>,
+    /// Those that joined later, and whom they asked.
+    joins: BTreeMap<usize, String>,
     processes: BTreeMap<(Role, usize), Child>,
     // Dropped in this order: processes first, then what they used.
     guardian: Guardian,
@@ -56,6 +58,7 @@ impl LocalCluster {
         let mut cluster = Self {
             controllers: addresses,
             agents: agent_addresses,
+            joins: BTreeMap::new(),
             processes: BTreeMap::new(),
             guardian: Guardian::of_a_group(),
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -100,24 +103,62 @@ impl LocalCluster {
 
     /// Starts controller `n`, on the data it may have.
     pub fn start_controller(&mut self, n: usize) {
-        let peers = self.controllers.iter().zip(1..).map(|(address, id)| format!("{id}={address}"));
+        let founders =
+            self.controllers.iter().zip(1..).filter(|(_, n)| !self.joins.contains_key(n));
+        let peers = founders.map(|(address, id)| format!("{id}={address}"));
         let peers = peers.collect::<Vec<_>>().join(",");
         let data = self.folder().join(format!("controller-{n}"));
         let data = data.to_str().expect("the folder's name is text").to_owned();
         let listen = self.controllers[n - 1].to_string();
         let id = n.to_string();
-        let args = [
-            "controller",
-            "--node-id",
-            &id,
-            "--listen",
-            &listen,
-            "--peers",
-            &peers,
-            "--data",
-            &data,
-        ];
+        let joins = self.joins.get(&n).cloned();
+        let mut args = vec!["controller", "--listen", &listen, "--data", &data];
+        match &joins {
+            Some(seeds) => args.extend(["--join", seeds]),
+            None => args.extend(["--node-id", &id, "--peers", &peers]),
+        }
         self.spawn(Role::Controller, n, &args);
+    }
+
+    /// Starts one more controller, which is to join; returns its number here. (Its id is the cluster's to choose.)
+    pub fn join_controller(&mut self) -> usize {
+        let port = free_ports(1)[0];
+        let seeds = self.controllers();
+        self.controllers.push((Ipv4Addr::LOCALHOST, port).into());
+        let n = self.controllers.len();
+        self.joins.insert(n, seeds);
+        self.start_controller(n);
+        n
+    }
+
+    /// Where controller `n` listens.
+    pub fn controller_address(&self, n: usize) -> SocketAddr {
+        self.controllers[n - 1]
+    }
+
+    /// The data folder of controller `n`.
+    pub fn controller_data(&self, n: usize) -> PathBuf {
+        self.folder().join(format!("controller-{n}"))
+    }
+
+    /// Waits for controller `n`, which ends by itself; its exit code.
+    pub fn controller_exit(&mut self, n: usize) -> Option<i32> {
+        let mut child = self.processes.remove(&(Role::Controller, n)).expect("it was started");
+        until("the controller ends by itself", PATIENCE, || {
+            child.try_wait().expect("it can be waited for").map(|status| status.code())
+        })
+    }
+
+    /// What controller `n` has logged so far.
+    pub fn controller_log(&self, n: usize) -> String {
+        let path = self.folder().join(format!("controller-{n}.log"));
+        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+    }
+
+    /// Stops controller `n` as an operator would.
+    pub fn stop_controller(&mut self, n: usize) {
+        self.signal(Role::Controller, n, Signal::SIGTERM);
+        assert_eq!(self.controller_exit(n), Some(0), "a controller that is stopped exits with 0");
     }
 
     /// Starts agent `n`.

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use serde::Serialize;
-use streamhouse_controller::{Controller, ControllerFailure, ControllerOptions, RepairError};
+use streamhouse_controller::raft::{self, OpenError};
+use streamhouse_controller::{
+    Controller, ControllerFailure, ControllerOptions, RepairError, StartError,
+};
 
 use super::listen;
 use crate::controllers::{self, Controllers};
@@ -148,7 +150,13 @@ async fn serve(args: Run) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds it half done.
     let mut stop = StopSignals::listen()?;
     let controller = tokio::select! {
-        started = Controller::start(options) => started.with_context(|| naming.clone())?,
+        started = Controller::start(options) => started.map_err(|error| {
+            let kind = match &error {
+                StartError::Raft(raft::StartError::Open(OpenError::Damaged { .. })) => Kind::Damaged,
+                _ => Kind::Failed,
+            };
+            Failure::new(kind, format!("{naming}: {error}"))
+        })?,
         signal = stop.next() => {
             tracing::info!(signal, "stopped before it was started");
             return Ok(());

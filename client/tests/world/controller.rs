@@ -220,4 +220,32 @@ impl v1::metadata_server::Metadata for Fake {
             applied: state.applied,
         }))
     }
+
+    async fn allocate_controller(
+        &self,
+        _: Request<v1::AllocateControllerRequest>,
+    ) -> Result<Response<v1::AllocateControllerResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn add_controller(
+        &self,
+        _: Request<v1::AddControllerRequest>,
+    ) -> Result<Response<v1::AddControllerResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn remove_controller(
+        &self,
+        _: Request<v1::RemoveControllerRequest>,
+    ) -> Result<Response<v1::RemoveControllerResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn transfer_leader(
+        &self,
+        _: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
 }

@@ -42,7 +42,7 @@ pub enum OpenError {
     /// What is in it is not what was written; the node can only rejoin with
     /// an empty directory.
     #[error(
-        "data directory {} is damaged: {what}; move it away and let this node rejoin as a learner",
+        "data directory {} is damaged: {what}. Let it rejoin as a learner: streamhouse controller repair",
         path.display()
     )]
     Damaged {
