@@ -18,8 +18,8 @@ use anyhow::Context as _;
 use crate::cli::{Cli, Command};
 use crate::logs;
 
-/// What the processes of a cluster log unless told otherwise: openraft tells every step it takes.
-const SERVER_LOG: &str = "info,openraft=warn";
+/// What the processes of a cluster log unless told otherwise: openraft tells every step it takes, and we what of it matters.
+const SERVER_LOG: &str = "info,openraft=error";
 
 /// Runs the command to its end.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {

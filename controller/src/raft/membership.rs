@@ -17,6 +17,7 @@ use streamhouse_proto::v1::IdentifyRequest;
 
 /// How long a controller to be added may take to say who it is.
 const IDENTIFY: Duration = Duration::from_secs(2);
+const IDENTIFY_PAUSE: Duration = Duration::from_millis(100);
 /// How often the leader looks for learners that have caught up.
 const LOOK: Duration = Duration::from_millis(200);
 /// A learner so many entries behind is as good as a voter.
@@ -114,14 +115,21 @@ impl RaftNode {
         let silent = |why: String| {
             MembershipError::Conflict(format!("no controller answers at {address}: {why}"))
         };
-        let client = peers::connect_once(address).map_err(|e| silent(e.to_string()))?;
-        let mut client = client;
-        let answer = client.identify(IdentifyRequest::default());
-        let answer = match tokio::time::timeout(IDENTIFY, answer).await {
-            Ok(answer) => answer.map_err(|status| silent(status.message().to_owned()))?,
-            Err(_) => return Err(silent("timed out".into())),
+        let mut client = peers::connect_once(address).map_err(|e| silent(e.to_string()))?;
+        let mut why = String::from("timed out");
+        let asking = async {
+            loop {
+                match client.identify(IdentifyRequest::default()).await {
+                    Ok(answer) => return answer.into_inner(),
+                    Err(status) => why = status.message().to_owned(),
+                }
+                // It may be about to start.
+                tokio::time::sleep(IDENTIFY_PAUSE).await;
+            }
         };
-        let answer = answer.into_inner();
+        let Ok(answer) = tokio::time::timeout(IDENTIFY, asking).await else {
+            return Err(silent(why));
+        };
         if let Some(own) = self.cluster_id()
             && !answer.cluster_id.is_empty()
             && answer.cluster_id != own

@@ -35,6 +35,10 @@ use tonic::{Request, Response, Status};
 /// lost connection (those are found by the keepalive of [`super::peers`]).
 const APPEND_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Between tries to reach a peer that is away.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(300);
+
 /// Makes the connections of one controller.
 #[derive(Clone)]
 pub(crate) struct Network {
@@ -46,7 +50,8 @@ pub(crate) struct Network {
 
 impl Network {
     fn connection(&self, target: u64, node: &ControllerNode, lane: Lane) -> Connection {
-        Connection { network: self.clone(), target, node: node.clone(), lane }
+        let (network, node) = (self.clone(), node.clone());
+        Connection { network, target, node, lane, pause: None }
     }
 }
 
@@ -72,6 +77,8 @@ pub(crate) struct Connection {
     target: u64,
     node: ControllerNode,
     lane: Lane,
+    /// While the peer cannot be reached, how long to wait before the next try.
+    pause: Option<Duration>,
 }
 
 impl Connection {
@@ -79,6 +86,29 @@ impl Connection {
         let address = self.network.peers.address(self.target, &self.node);
         let client = self.network.peers.client(self.target, lane, address);
         client.map_err(|error| Unreachable::new(&error))
+    }
+
+    /// SUBTLE: openraft's own backoff is taken by whoever polls its request
+    /// stream. A call that cannot even be opened polls nothing, and openraft
+    /// would try again at once, and again.
+    async fn note_unreachable(&mut self, error: &RPCError<TypeConfig>) {
+        let pause = match self.pause {
+            Some(pause) => (pause * 2).min(LONGEST_PAUSE),
+            None => {
+                let (peer, address) = (self.target, &self.node.address);
+                tracing::warn!(peer, address, %error, "a controller cannot be reached");
+                FIRST_PAUSE
+            }
+        };
+        self.pause = Some(pause);
+        tokio::time::sleep(pause).await;
+    }
+
+    fn note_reached(&mut self) {
+        if self.pause.take().is_some() {
+            let (peer, address) = (self.target, &self.node.address);
+            tracing::info!(peer, address, "a controller is reached again");
+        }
     }
 
     fn envelope(&self) -> Envelope {
@@ -137,7 +167,16 @@ impl NetStreamAppend<TypeConfig> for Connection {
                 target: self.target,
                 patience: APPEND_PATIENCE.max(option.soft_ttl()),
             };
-            Ok(append_stream::open(link, input).await?.boxed())
+            match append_stream::open(link, input).await {
+                Ok(responses) => {
+                    self.note_reached();
+                    Ok(responses.boxed())
+                }
+                Err(error) => {
+                    self.note_unreachable(&error).await;
+                    Err(error)
+                }
+            }
         })
     }
 }
