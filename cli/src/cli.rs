@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, cluster, consume, controller, down, produce, segment, status, topic, up,
+    agent, bench, cluster, consume, controller, down, produce, segment, status, topic, up,
 };
 use crate::exit;
 use crate::output::Format;
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Produce(produce::Args),
     /// Read records, to stdout.
     Consume(consume::Args),
+    /// Measure a running cluster.
+    Bench(bench::Args),
     /// Look into an object of the store.
     Segment(segment::Args),
 }

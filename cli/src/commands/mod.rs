@@ -1,6 +1,7 @@
 //! The subcommands, and what starts them all: logs and the runtime.
 
 pub(crate) mod agent;
+pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod consume;
 pub(crate) mod controller;
@@ -41,6 +42,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Topic(args) => topic::run(args, format).await,
             Command::Produce(args) => produce::run(args, format).await,
             Command::Consume(args) => consume::run(args, format).await,
+            Command::Bench(args) => bench::run(args, format).await,
             Command::Segment(args) => segment::run(args, format).await,
         }
     });

@@ -24,7 +24,7 @@ pub(super) async fn find(
         let count = wire.ranges.len();
         return Err(invalid(format!("{count} ranges in one look-up, allowed are {MAX_RANGES}")));
     }
-    let view = shared.view_at(wire.min_applied, false).await?;
+    let view = shared.view_at(wire.min_applied, wire.linearizable).await?;
     let mut budget = MAX_SEGMENTS * 10;
     let mut plans = Vec::with_capacity(wire.ranges.len());
     for range in &wire.ranges {

@@ -1,0 +1,282 @@
+//! `streamhouse bench metadata`: how fast the controllers are, alone.
+//!
+//! Commits come from sessions that hold leases of a topic made for the purpose, in an agent group of its own, so that
+//! the cluster's agents have nothing to do with it; nothing is written to the object store. Every client has a
+//! connection of its own: commits to the controller that leads, as agents send them; everything else spread over all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures::future::try_join_all;
+use serde::Serialize;
+use streamhouse_client::Admin;
+use streamhouse_proto::v1;
+use streamhouse_proto::v1::metadata_client::MetadataClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::figures::{Figures, Window, drive, rounded};
+use super::link::{self, Controllers};
+use super::sessions::{SLICES, Session};
+use crate::output::{self, Format};
+use crate::{clock, controllers};
+
+/// Clients of the look-ups, and streams of the heartbeats.
+const READERS: usize = 64;
+/// Heartbeats between two looks at the clock.
+const BEATS: u64 = 64;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How many clients at once; a measurement each.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 64, 256])]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
+    clients: Vec<u16>,
+    /// How long each measurement takes.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    measure: Duration,
+    /// How long the load runs before it is measured.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    warm_up: Duration,
+    #[command(flatten)]
+    controllers: controllers::Controllers,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    controllers: usize,
+    slices_per_commit: usize,
+    measure_s: f64,
+    warm_up_s: f64,
+    /// An object with its slices.
+    commits: Vec<Figures>,
+    /// One offset of one group.
+    offset_commits: Vec<Figures>,
+    heartbeats_per_second: f64,
+    lookups: Lookups,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Lookups {
+    /// From the applied state of the controller that is asked.
+    local: Figures,
+    linearizable: Figures,
+}
+
+pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
+    let seeds = args.controllers.resolve()?;
+    let admin = Admin::builder().controllers(seeds.clone()).build()?;
+    let controllers = Controllers::find(seeds).await?;
+    let window = Window { warm_up: args.warm_up, measure: args.measure };
+    let name = format!("bench-{}", uuid::Uuid::new_v4().simple());
+    let mut report = Report {
+        controllers: controllers.addresses.len(),
+        slices_per_commit: SLICES,
+        measure_s: args.measure.as_secs_f64(),
+        warm_up_s: args.warm_up.as_secs_f64(),
+        commits: Vec::new(),
+        offset_commits: Vec::new(),
+        heartbeats_per_second: 0.0,
+        lookups: Lookups::default(),
+    };
+    let mut written = Vec::new();
+    let mut topics = Vec::new();
+    for count in args.clients.into_iter().map(usize::from) {
+        let topic = format!("{name}-{count}");
+        let (figures, some) = commits(&admin, &controllers, &topic, count, window).await?;
+        report.commits.push(figures);
+        written = some;
+        topics.push(topic);
+        let partition = written.first().context("nothing was written")?.0.clone();
+        let figures = offsets(&controllers, &name, &partition, count, window).await?;
+        report.offset_commits.push(figures);
+    }
+    report.heartbeats_per_second = heartbeats(&controllers, &format!("{name}-beat"), window).await?;
+    let written = Arc::new(written);
+    report.lookups.local = lookups(&controllers, &written, false, window).await?;
+    report.lookups.linearizable = lookups(&controllers, &written, true, window).await?;
+    for topic in topics {
+        admin.delete_topic(&topic).await?;
+    }
+    format.print(&report, human)
+}
+
+type Written = Vec<(v1::TopicPartition, u64)>;
+
+async fn commits(
+    admin: &Admin,
+    controllers: &Controllers,
+    topic: &str,
+    count: usize,
+    window: Window,
+) -> anyhow::Result<(Figures, Written)> {
+    let open = (0..count).map(|n| Session::open(controllers, topic, n));
+    let mut sessions = try_join_all(open).await?;
+    let config = BTreeMap::from([("agent.group".to_owned(), topic.to_owned())]);
+    admin.create_topic(topic, u32::try_from(count * SLICES)?, config).await?;
+    for session in &mut sessions {
+        session.wait_for_leases().await?;
+    }
+    let (figures, sessions) = drive(sessions, window, Session::commit).await?;
+    let written = sessions.iter().flat_map(Session::written).collect();
+    try_join_all(sessions.into_iter().map(Session::close)).await?;
+    Ok((figures, written))
+}
+
+/// A consumer that commits where it is.
+struct Committer {
+    client: MetadataClient<Channel>,
+    requester: Vec<u8>,
+    number: u64,
+    group: String,
+    partition: v1::TopicPartition,
+}
+
+impl Committer {
+    async fn commit(mut self) -> anyhow::Result<Self> {
+        self.number += 1;
+        let request = v1::RequestId { requester: self.requester.clone(), number: self.number };
+        let offset = v1::OffsetCommit {
+            partition: Some(self.partition.clone()),
+            offset: self.number,
+            metadata: String::new(),
+        };
+        let request = v1::CommitOffsetsRequest {
+            request: Some(request),
+            group: self.group.clone(),
+            offsets: vec![offset],
+        };
+        let answer = self.client.commit_offsets(request).await.context("commit offset")?;
+        for result in answer.into_inner().results {
+            ensure!(result.code() == v1::ErrorCode::Unspecified, "offset refused: {result:?}");
+        }
+        Ok(self)
+    }
+}
+
+async fn offsets(
+    controllers: &Controllers,
+    name: &str,
+    partition: &v1::TopicPartition,
+    count: usize,
+    window: Window,
+) -> anyhow::Result<Figures> {
+    let committers = (0..count).map(|n| async move {
+        anyhow::Ok(Committer {
+            client: link::metadata(controllers.spread(n)).await?,
+            requester: link::random_id(),
+            number: 0,
+            group: format!("{name}-{count}-{n}"),
+            partition: partition.clone(),
+        })
+    });
+    let committers = try_join_all(committers).await?;
+    Ok(drive(committers, window, Committer::commit).await?.0)
+}
+
+/// As many heartbeats as the leader takes: what flow control lets through.
+async fn heartbeats(controllers: &Controllers, group: &str, window: Window) -> anyhow::Result<f64> {
+    let sessions = (0..READERS).map(|n| Session::open(controllers, group, n));
+    let sessions = try_join_all(sessions).await?;
+    let end = clock::now() + window.measure;
+    let streams = sessions.iter().map(|session| async move {
+        let mut client = link::sessions(&controllers.leader).await?;
+        let (beat, beats) = mpsc::channel(BEATS as usize);
+        beat.send(session.heartbeat()).await?;
+        let mut answers = client.attach(ReceiverStream::new(beats)).await?.into_inner();
+        let drain = tokio::spawn(async move { while let Ok(Some(_)) = answers.message().await {} });
+        let mut sent = 0;
+        while clock::now() < end {
+            for _ in 0..BEATS {
+                let beat = beat.send(session.heartbeat()).await;
+                beat.context("the heartbeats' stream ended")?;
+            }
+            sent += BEATS;
+        }
+        drain.abort();
+        anyhow::Ok(sent)
+    });
+    let sent: u64 = try_join_all(streams).await?.into_iter().sum();
+    try_join_all(sessions.into_iter().map(Session::close)).await?;
+    Ok(rounded(sent as f64 / window.measure.as_secs_f64()))
+}
+
+struct Reader {
+    client: MetadataClient<Channel>,
+    written: Arc<Written>,
+    /// State of a linear congruential generator (Knuth's MMIX): any spread of offsets will do.
+    random: u64,
+    linearizable: bool,
+}
+
+impl Reader {
+    async fn look_up(mut self) -> anyhow::Result<Self> {
+        const MULTIPLIER: u64 = 6_364_136_223_846_793_005;
+        self.random = self.random.wrapping_mul(MULTIPLIER).wrapping_add(1_442_695_040_888_963_407);
+        let random = self.random >> 33;
+        let (partition, next) = &self.written[random as usize % self.written.len()];
+        let range = v1::SegmentRange {
+            partition: Some(partition.clone()),
+            offset: random % (*next).max(1),
+            max_segments: 1,
+            max_bytes: 0,
+        };
+        let request = v1::FindSegmentsRequest {
+            ranges: vec![range],
+            min_applied: 0,
+            linearizable: self.linearizable,
+        };
+        let answer = self.client.find_segments(request).await.context("look-up")?.into_inner();
+        let found = answer.plans.first().is_some_and(|plan| plan.segments.len() == 1);
+        ensure!(found, "a look-up found nothing: {:?}", answer.plans);
+        Ok(self)
+    }
+}
+
+async fn lookups(
+    controllers: &Controllers,
+    written: &Arc<Written>,
+    linearizable: bool,
+    window: Window,
+) -> anyhow::Result<Figures> {
+    let readers = (0..READERS).map(|n| {
+        let written = Arc::clone(written);
+        async move {
+            let client = link::metadata(controllers.spread(n)).await?;
+            anyhow::Ok(Reader { client, written, random: n as u64, linearizable })
+        }
+    });
+    let readers = try_join_all(readers).await?;
+    Ok(drive(readers, window, Reader::look_up).await?.0)
+}
+
+fn human(report: &Report) -> String {
+    let mut table = output::table(["", "clients", "per second", "p50 ms", "p99 ms", "max ms"]);
+    let commits = report.commits.iter().map(|figures| ("commits", figures));
+    let offsets = report.offset_commits.iter().map(|figures| ("offset commits", figures));
+    let lookups = [
+        ("look-ups, local", &report.lookups.local),
+        ("look-ups, linearizable", &report.lookups.linearizable),
+    ];
+    for (what, figures) in commits.chain(offsets).chain(lookups) {
+        table.add_row([
+            what.to_owned(),
+            figures.clients.to_string(),
+            output::count(figures.ops_per_second as u64),
+            format!("{:.2}", figures.p50_ms),
+            format!("{:.2}", figures.p99_ms),
+            format!("{:.2}", figures.max_ms),
+        ]);
+    }
+    format!(
+        "{} controllers · {} slices a commit · {} s each, after {} s\n{table}\n{} heartbeats a second",
+        report.controllers,
+        report.slices_per_commit,
+        report.measure_s,
+        report.warm_up_s,
+        output::count(report.heartbeats_per_second as u64)
+    )
+}
