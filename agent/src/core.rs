@@ -27,7 +27,7 @@ pub(crate) enum Event {
     Built(u64, Built),
     Uploaded(u64, Uploaded),
     /// The object cannot even be built.
-    BuildFailed(String),
+    BuildFailed(u64, String),
     Committed(CommitAnswer),
     Released(usize),
 }
@@ -196,7 +196,8 @@ impl Core {
             Event::Built(sequence, built) => engine.on_built(sequence, built),
             Event::Uploaded(sequence, Uploaded::Stored) => engine.on_stored(sequence),
             Event::Uploaded(sequence, Uploaded::GivenUp) => engine.on_given_up(sequence),
-            Event::Uploaded(_, Uploaded::Foreign(why)) | Event::BuildFailed(why) => {
+            Event::BuildFailed(sequence, why) => engine.on_unbuildable(sequence, &why),
+            Event::Uploaded(_, Uploaded::Foreign(why)) => {
                 tracing::error!(session, why, "the session cannot go on");
                 engine.on_failed(&why);
             }
@@ -271,8 +272,7 @@ async fn upload(order: UploadOrder, uploader: Uploader, events: Events) {
     let object = match put::build(&order) {
         Ok(object) => object,
         Err(error) => {
-            let why = format!("object {sequence} cannot be built: {error}");
-            let _ = events.send((session, Event::BuildFailed(why))).await;
+            let _ = events.send((session, Event::BuildFailed(sequence, error.to_string()))).await;
             return;
         }
     };

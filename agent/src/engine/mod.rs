@@ -33,7 +33,9 @@ use leases::{Change, Leases};
 use std::time::{Duration, Instant};
 use streamhouse_proto::v1::{AttachResponse, ErrorCode, ErrorInfo, ObjectCommit};
 use streamhouse_segment::object::SliceStart;
-use streamhouse_segment::{ClusterId, Generation, ObjectId, Outcome, SessionId, SliceOutcome};
+use streamhouse_segment::{
+    ClusterId, Generation, MAX_OUTCOMES, ObjectId, Outcome, SessionId, SliceOutcome,
+};
 
 /// What stands in the keys of the session's objects.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +80,7 @@ pub(crate) struct Engine {
     leases: Leases,
     buffer: Buffer,
     flights: Flights,
-    /// What became of slices since the last object.
+    /// What became of slices, and no object in the store says so yet.
     outcomes: Vec<SliceOutcome>,
     releases: Vec<(PartitionId, u32)>,
     releasing: usize,
@@ -152,12 +154,33 @@ impl Engine {
     }
 
     pub(crate) fn on_given_up(&mut self, sequence: u64) {
-        if self.flights.given_up(sequence) {
+        if let Some(outcomes) = self.flights.given_up(sequence) {
             tracing::warn!(session = self.session(), sequence, "gave up the put of an object");
+            self.tell_again(outcomes);
         }
     }
 
-    /// Another writer's bytes lie under our key, or the object cannot be made: this session cannot go on.
+    /// The object cannot be built: what is in it fails, for certain and for good, and its number is given up.
+    /// Everything else goes on, other batches of its partitions under a raised epoch.
+    pub(crate) fn on_unbuildable(&mut self, sequence: u64, why: &str) {
+        tracing::error!(session = self.session(), sequence, why, "an object cannot be built");
+        for (id, batches) in self.flights.empty(sequence) {
+            let message =
+                format!("a batch of {id} went into an object that cannot be built: {why}");
+            refuse_all(batches, &ErrorInfo::new(ErrorCode::InvalidArgument, message));
+        }
+        if let Some(outcomes) = self.flights.given_up(sequence) {
+            self.tell_again(outcomes);
+        }
+    }
+
+    /// Outcomes whose object never came into the store go into the next one, before the newer ones.
+    fn tell_again(&mut self, outcomes: Vec<SliceOutcome>) {
+        self.outcomes.extend(outcomes);
+        self.outcomes.sort_by_key(|outcome| (outcome.sequence, outcome.slice));
+    }
+
+    /// Another writer's bytes lie under our key: this session cannot go on.
     pub(crate) fn on_failed(&mut self, why: &str) {
         self.end(why);
     }
@@ -240,10 +263,13 @@ impl Engine {
         if slices.is_empty() {
             return None;
         }
-        let sequence = self.flights.start(slices);
+        // While PUT after PUT is given up there can be more of them than a footer has room for.
+        let told = self.outcomes.len().min(MAX_OUTCOMES);
+        let outcomes: Vec<_> = self.outcomes.drain(..told).collect();
+        let sequence = self.flights.start(slices, outcomes.clone());
         let SessionIds { cluster, generation, session } = self.ids;
         let id = ObjectId { cluster, generation, session, sequence };
-        Some(UploadOrder { id, slices: orders, outcomes: std::mem::take(&mut self.outcomes) })
+        Some(UploadOrder { id, slices: orders, outcomes })
     }
 
     fn without_expired(

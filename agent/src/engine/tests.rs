@@ -28,8 +28,12 @@ impl Rig {
             generation: Generation { counter: 1, random: 2 },
             session: SessionId(7),
         };
-        let flush =
-            FlushRule { bytes: 1 << 20, interval: Duration::from_millis(100), max_slices: 16 };
+        let flush = FlushRule {
+            bytes: 1 << 20,
+            interval: Duration::from_millis(100),
+            max_slices: 16,
+            max_batches: 64,
+        };
         let rules = Rules { flush, max_uploads: 4, delivery_timeout: Duration::from_secs(120) };
         let (tickets, answers) = mpsc::unbounded_channel();
         let mut rig = Self { engine: Engine::new(ids, rules), now: clock::now(), tickets, answers };
@@ -216,6 +220,50 @@ fn an_abandoned_object_is_resubmitted_under_the_raised_epoch() {
     assert_eq!(shape(&order), [(1, 2, 0, vec![2]), (0, 2, 0, vec![1])]);
     assert_eq!(order.outcomes.len(), 2);
     assert_eq!(order.id.sequence, 2);
+}
+
+#[test]
+fn outcomes_of_an_object_that_was_given_up_are_told_by_the_next() {
+    let mut rig = Rig::new();
+    rig.store(0, 1);
+    rig.commit();
+    rig.answer(vec![object(1, vec![accepted()])]);
+    rig.send(0, 2);
+    let told = rig.upload().outcomes;
+    assert_eq!(told.len(), 1);
+    rig.engine.on_given_up(2);
+    assert!(rig.commit()[0].abandoned);
+    rig.send(1, 3);
+    assert_eq!(rig.upload().outcomes, told, "no object in the store has told them yet");
+    rig.engine.on_stored(3);
+    rig.send(1, 4);
+    assert_eq!(rig.upload().outcomes, [], "now one has");
+}
+
+#[test]
+fn an_object_that_cannot_be_built_fails_its_own_batches_and_nothing_else() {
+    let mut rig = Rig::new();
+    rig.store(0, 1);
+    rig.commit();
+    rig.send(0, 2);
+    rig.upload();
+    // Behind it, one of the same partition and one of another, already stored.
+    rig.send(0, 3);
+    rig.send(1, 4);
+    rig.now += Duration::from_millis(100);
+    let later = rig.upload();
+    rig.engine.on_stored(later.id.sequence);
+    rig.engine.on_unbuildable(2, "too large");
+    assert_eq!(rig.answered(), [(2, Err(ErrorCode::InvalidArgument))]);
+    rig.answer(vec![object(1, vec![accepted()])]);
+    let objects = rig.commit();
+    assert!(objects[0].abandoned && !objects[1].abandoned);
+    assert_eq!(objects[0].abandoned_partitions, [partition(0).to_wire()]);
+    let stale = refused(2, 1, true);
+    let third = object(3, vec![stale.clone(), accepted()]);
+    rig.answer(vec![object(2, vec![stale]), third]);
+    assert_eq!(rig.answered(), [(1, Ok(0)), (4, Ok(0))]);
+    assert_eq!(shape(&rig.upload()), [(0, 2, 1, vec![3])]);
 }
 
 #[test]
