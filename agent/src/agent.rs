@@ -3,6 +3,7 @@
 use crate::clock;
 use crate::controllers::{Client, Controllers};
 use crate::core::{Core, Inboxes, Order, Status};
+use crate::inflow::Metered;
 use crate::options::{AgentOptions, Fatal, ShutdownError, StartError};
 use crate::put::Uploader;
 use crate::service::{Bounds, ProduceService};
@@ -25,8 +26,9 @@ use tonic::transport::Server;
 /// Messages of producers that wait for the core; their bytes count against the buffer budget.
 const ARRIVALS: usize = 1_024;
 const EVENTS: usize = 256;
-/// HTTP/2 windows: what may be under way from a producer before it was read.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// HTTP/2 windows: what may be under way from a producer before it was read. With the most streams there may be, the
+/// first bounds the memory of all of them (BOUND).
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// For the last call to the controllers, and for the last task to end.
 const LAST_MOMENTS: Duration = Duration::from_secs(1);
@@ -269,7 +271,7 @@ async fn serve(
         .max_frame_size(1 << 20)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(service)
+        .add_service(Metered::new(service))
         .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
         .await
 }
