@@ -217,13 +217,15 @@ pub(super) fn decompressed_bound(input: &[u8], limits: &Limits) -> Result<usize,
     let limit = limits.max_decompressed_bytes;
     let mut reader = Reader { input, position: 0 };
     let frame = reader.descriptor()?;
-    let mut bound = content_bound(&mut reader, &frame)?;
-    let mut most = limit.checked_next_multiple_of(frame.block_limit).unwrap_or(limit);
-    if let Some(size) = frame.content_size {
-        bound = bound.min(usize::try_from(size).unwrap_or(usize::MAX));
-        most = limit;
-    }
-    if bound > most {
+    let bound = content_bound(&mut reader, &frame)?;
+    let (bound, claimed, most) = match frame.content_size.map(usize::try_from) {
+        None => (bound, bound, limit.checked_next_multiple_of(frame.block_limit).unwrap_or(limit)),
+        Some(size) => {
+            let size = size.unwrap_or(usize::MAX);
+            (bound.min(size), size, limit)
+        }
+    };
+    if claimed > most {
         return Err(BatchError::DecompressedTooLarge { limit: limit as u64 });
     }
     Ok(bound.min(limit))
