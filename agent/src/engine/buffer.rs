@@ -67,6 +67,8 @@ pub(crate) struct Buffer {
     urgent: VecDeque<PartitionId>,
     /// Bytes of the partitions in the lines.
     bytes: usize,
+    /// Batches of all partitions.
+    count: usize,
 }
 
 impl Buffer {
@@ -77,6 +79,7 @@ impl Buffer {
             line: VecDeque::new(),
             urgent: VecDeque::new(),
             bytes: 0,
+            count: 0,
         }
     }
 
@@ -85,6 +88,7 @@ impl Buffer {
         let queue = self.queues.entry(id).or_default();
         let size = pending.batch.len();
         queue.batches.push_back(pending);
+        self.count += 1;
         queue.bytes += size;
         if queue.listed {
             self.bytes += size;
@@ -99,6 +103,7 @@ impl Buffer {
             return;
         }
         self.unlist(id);
+        self.count += batches.len();
         let queue = self.queues.entry(id).or_default();
         for pending in batches.into_iter().rev() {
             queue.bytes += pending.batch.len();
@@ -109,6 +114,11 @@ impl Buffer {
 
     /// Whether the partition may be flushed, and whether it should be soon.
     pub(crate) fn set(&mut self, id: PartitionId, open: bool, urgent: bool) {
+        if !open && self.is_empty(id) {
+            // It stands in no line, and closed is what an unknown partition is: nothing is kept of those that left.
+            self.queues.remove(&id);
+            return;
+        }
         let queue = self.queues.entry(id).or_default();
         if queue.open == open && queue.urgent == urgent {
             return;
@@ -123,7 +133,32 @@ impl Buffer {
     /// Everything the partition has: its lease is lost.
     pub(crate) fn remove(&mut self, id: PartitionId) -> VecDeque<Pending> {
         self.unlist(id);
-        self.queues.remove(&id).map(|queue| queue.batches).unwrap_or_default()
+        let batches = self.queues.remove(&id).map(|queue| queue.batches).unwrap_or_default();
+        self.count -= batches.len();
+        batches
+    }
+
+    /// Takes out what has waited for longer than `timeout`, wherever it stands.
+    pub(crate) fn expire(&mut self, now: Instant, timeout: Duration) -> Picked {
+        let late = |pending: &Pending| now.saturating_duration_since(pending.arrived) > timeout;
+        let has_late = |queue: &Queue| queue.batches.front().is_some_and(late);
+        let found = self.queues.iter().filter(|(_, queue)| has_late(queue));
+        let mut expired = Picked::new();
+        for id in found.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.unlist(id);
+            let Some(queue) = self.queues.get_mut(&id) else { continue };
+            let count = queue.batches.iter().take_while(|pending| late(pending)).count();
+            let batches: Vec<_> = queue.batches.drain(..count).collect();
+            queue.bytes -= batches.iter().map(|pending| pending.batch.len()).sum::<usize>();
+            self.count -= batches.len();
+            expired.push((id, batches));
+            self.list(id, false);
+        }
+        expired
+    }
+
+    pub(crate) fn has_batches(&self) -> bool {
+        self.count > 0
     }
 
     pub(crate) fn is_empty(&self, id: PartitionId) -> bool {
@@ -167,6 +202,7 @@ impl Buffer {
             count += batches.len();
             picked.push((id, batches));
         }
+        self.count -= count;
         for (id, _) in &picked {
             self.list(*id, false);
         }

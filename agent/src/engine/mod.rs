@@ -10,6 +10,7 @@
 
 mod answers;
 mod buffer;
+mod deadlines;
 mod flights;
 mod leases;
 
@@ -28,6 +29,7 @@ use crate::partition::PartitionId;
 use crate::ticket::{Arrival, Pending};
 use buffer::{Buffer, Picked};
 use bytes::Bytes;
+use deadlines::Deadlines;
 use flights::{Flight, Flights, Slice};
 use leases::{Change, Leases};
 use std::time::{Duration, Instant};
@@ -80,6 +82,7 @@ pub(crate) struct Engine {
     leases: Leases,
     buffer: Buffer,
     flights: Flights,
+    deadlines: Deadlines,
     /// What became of slices, and no object in the store says so yet.
     outcomes: Vec<SliceOutcome>,
     releases: Vec<(PartitionId, u32)>,
@@ -90,13 +93,15 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(ids: SessionIds, rules: Rules) -> Self {
+    /// A session that the controllers end when they do not hear of it for `ttl`.
+    pub(crate) fn new(ids: SessionIds, rules: Rules, ttl: Duration, now: Instant) -> Self {
         Self {
             ids,
             rules,
             leases: Leases::default(),
             buffer: Buffer::new(rules.flush),
             flights: Flights::default(),
+            deadlines: Deadlines::new(ttl, now),
             outcomes: Vec::new(),
             releases: Vec::new(),
             releasing: 0,
@@ -121,9 +126,12 @@ impl Engine {
     }
 
     /// Takes the news of a controller's stream.
-    pub(crate) fn on_news(&mut self, news: &AttachResponse) {
+    pub(crate) fn on_news(&mut self, news: &AttachResponse, now: Instant) {
         if self.ended {
             return;
+        }
+        if news.leader && !news.ended {
+            self.deadlines.heard(now);
         }
         // A controller that has not applied our registration yet (a session's id is the index of that) knows no such
         // session, and may say that it has ended.
@@ -210,11 +218,13 @@ impl Engine {
     /// When [`Engine::decide`] should be asked again although nothing happened.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         let may_flush = !self.ended && self.flights.has_room(self.rules.max_uploads);
-        may_flush.then(|| self.buffer.wake_at()).flatten()
+        let flush = may_flush.then(|| self.buffer.wake_at()).flatten();
+        flush.into_iter().chain(self.next_deadline()).min()
     }
 
     /// What is to be done now.
     pub(crate) fn decide(&mut self, now: Instant, append_time_ms: u64) -> Vec<Action> {
+        self.meet_deadlines(now);
         let mut actions = Vec::new();
         while !self.ended
             && self.flights.has_room(self.rules.max_uploads)
@@ -284,8 +294,7 @@ impl Engine {
             return batches;
         }
         let (late, rest): (Vec<_>, Vec<_>) = batches.into_iter().partition(expired);
-        let message = format!("a batch of {id} was not stored within {timeout:?}");
-        refuse_all(late, &ErrorInfo::new(ErrorCode::StoreUnavailable, message));
+        refuse_all(late, &self.too_late(id));
         rest
     }
 
