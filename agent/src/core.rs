@@ -340,7 +340,8 @@ mod tests {
         let core = Core::new(rules, uploader, told, TaskTracker::new(), Arc::clone(&status));
         let stop = CancellationToken::new();
         let inboxes = Inboxes { arrivals, events, orders: order_inbox };
-        let running = tokio::spawn(core.run(inboxes, stop.clone()));
+        let tracker = TaskTracker::new();
+        tracker.spawn(core.run(inboxes, stop.clone()));
 
         // Started after whoever drains had looked for a session, and before the core hears of it.
         orders.send(Order::Start(start(7))).await.unwrap();
@@ -357,6 +358,7 @@ mod tests {
         over.cancelled().await;
         assert_eq!(*status.newest.lock().unwrap(), Some((8, [8; 16])));
         stop.cancel();
-        running.await.unwrap();
+        tracker.close();
+        tracker.wait().await;
     }
 }
