@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".streamhouse.v1.Payload.body")
         .bytes(".streamhouse.v1.SnapshotChunk.data")
         .btree_map(".")
+        .codec_path("crate::BoundedCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -3,13 +3,14 @@
 use crate::clock;
 use crate::controllers::{Client, Controllers};
 use crate::core::{Core, Inboxes, Order, Status};
+use crate::inflow::Metered;
 use crate::options::{AgentOptions, Fatal, ShutdownError, StartError};
 use crate::put::Uploader;
 use crate::service::{Bounds, ProduceService};
 use crate::session::{Identity, Keeper, Standing};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::produce_server::ProduceServer;
@@ -25,8 +26,9 @@ use tonic::transport::Server;
 /// Messages of producers that wait for the core; their bytes count against the buffer budget.
 const ARRIVALS: usize = 1_024;
 const EVENTS: usize = 256;
-/// HTTP/2 windows: what may be under way from a producer before it was read.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// HTTP/2 windows: what may be under way from a producer before it was read. With the most streams there may be, the
+/// first bounds the memory of all of them (BOUND).
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// For the last call to the controllers, and for the last task to end.
 const LAST_MOMENTS: Duration = Duration::from_secs(1);
@@ -176,15 +178,16 @@ impl Agent {
     /// If the time was too short. What was left has been failed: as certain where no commit had been sent.
     pub async fn shutdown(self) -> Result<(), ShutdownError> {
         self.draining.cancel();
-        let session = self.session();
-        let in_time = tokio::time::timeout(self.shutdown_timeout, self.drain(session)).await;
+        let in_time = tokio::time::timeout(self.shutdown_timeout, self.drain()).await;
+        let newest = *self.status.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = newest.map_or(0, |(session, _)| session);
         if in_time.is_err() {
             tracing::warn!(session, "time is up; failing what is left");
             let _ = self.orders.send(Order::GiveUp).await;
         }
         self.closing.cancel();
-        if session != 0 {
-            let _ = tokio::time::timeout(LAST_MOMENTS, self.close(session)).await;
+        if let Some((session, instance)) = newest {
+            let _ = tokio::time::timeout(LAST_MOMENTS, self.close(session, instance)).await;
         }
         self.tracker.close();
         // The server ends with its last stream; a producer that does not hang up is left behind.
@@ -198,12 +201,16 @@ impl Agent {
         in_time.map_err(|_| ShutdownError::Deadline { after: self.shutdown_timeout })
     }
 
-    async fn drain(&self, session: u64) {
+    async fn drain(&self) {
+        let (told_session, session) = oneshot::channel();
         let (done, drained) = oneshot::channel();
-        let _ = self.orders.send(Order::Drain(done)).await;
+        let _ = self.orders.send(Order::Drain { session: told_session, done }).await;
+        // What the core has, not what we knew: a registration may have ended meanwhile.
+        let session = session.await.unwrap_or(0);
+        let newest = *self.status.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let told = async {
-            if session != 0 {
-                self.ask_to_drain(session).await;
+            if let Some((_, instance)) = newest.filter(|(newest, _)| *newest == session) {
+                self.ask_to_drain(session, instance).await;
             }
             std::future::pending::<()>().await;
         };
@@ -213,8 +220,12 @@ impl Agent {
         }
     }
 
-    async fn ask_to_drain(&self, session: u64) {
-        let request = DrainSessionRequest { request: Some(new_request()), session };
+    async fn ask_to_drain(&self, session: u64, instance: [u8; 16]) {
+        let request = DrainSessionRequest {
+            request: Some(new_request()),
+            session,
+            instance: instance.to_vec(),
+        };
         let call = |mut client: Client| {
             let request = request.clone();
             async move { client.drain_session(request).await }
@@ -224,8 +235,12 @@ impl Agent {
         }
     }
 
-    async fn close(&self, session: u64) {
-        let request = CloseSessionRequest { request: Some(new_request()), session };
+    async fn close(&self, session: u64, instance: [u8; 16]) {
+        let request = CloseSessionRequest {
+            request: Some(new_request()),
+            session,
+            instance: instance.to_vec(),
+        };
         let call = |mut client: Client| {
             let request = request.clone();
             async move { client.close_session(request).await }
@@ -269,7 +284,7 @@ async fn serve(
         .max_frame_size(1 << 20)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(service)
+        .add_service(Metered::new(service))
         .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
         .await
 }

@@ -18,6 +18,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct Attachment {
     pub(crate) session: u64,
+    pub(crate) instance: [u8; 16],
     pub(crate) member: usize,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) controllers: Controllers,
@@ -52,7 +53,7 @@ impl Attachment {
     async fn attach_once(&self, backoff: &mut Backoff) -> Result<(), Status> {
         let (heartbeats, outbound) = mpsc::channel(2);
         // The first message, which names the session, is there before the stream is.
-        let _ = heartbeats.try_send(AttachRequest { session: self.session });
+        let _ = heartbeats.try_send(self.heartbeat());
         let mut client = self.controllers.client(self.member);
         let open = client.attach(ReceiverStream::new(outbound));
         let news = tokio::time::timeout(OPEN_TIMEOUT, open)
@@ -80,10 +81,14 @@ impl Attachment {
                 },
                 // A full channel means that the last heartbeat is still on its way: no need for another.
                 _ = beat.tick() => {
-                    let _ = heartbeats.try_send(AttachRequest { session: self.session });
+                    let _ = heartbeats.try_send(self.heartbeat());
                 }
             }
         }
+    }
+
+    fn heartbeat(&self) -> AttachRequest {
+        AttachRequest { session: self.session, instance: self.instance.to_vec() }
     }
 
     async fn forward(&self, message: AttachResponse) {

@@ -24,6 +24,8 @@ const ODD_ANSWERS: usize = 20;
 #[derive(Debug)]
 pub(crate) struct Committer {
     pub(crate) session: u64,
+    /// The one that registered the session.
+    pub(crate) instance: [u8; 16],
     pub(crate) controllers: Controllers,
     pub(crate) events: Events,
     /// The session has ended.
@@ -34,7 +36,8 @@ impl Committer {
     /// Runs until the inbox is closed; the engine sends one request at a time.
     pub(crate) async fn run(self, mut inbox: mpsc::Receiver<Vec<ObjectCommit>>) {
         while let Some(objects) = inbox.recv().await {
-            let request = CommitObjectsRequest { session: self.session, objects };
+            let instance = self.instance.to_vec();
+            let request = CommitObjectsRequest { session: self.session, objects, instance };
             let answer = tokio::select! {
                 answer = self.commit(&request) => answer,
                 () = self.last_words() => CommitAnswer::Unknown,

@@ -6,9 +6,9 @@ use crate::engine::{Action, Built, CommitAnswer, Engine, Rules, SessionIds, Uplo
 use crate::partition::PartitionId;
 use crate::put::{self, Uploaded, Uploader};
 use crate::ticket::Arrival;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use streamhouse_proto::v1::{AttachResponse, ErrorCode, ErrorInfo, ObjectCommit};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ pub(crate) enum Event {
     Built(u64, Built),
     Uploaded(u64, Uploaded),
     /// The object cannot even be built.
-    BuildFailed(String),
+    BuildFailed(u64, String),
     Committed(CommitAnswer),
     Released(usize),
 }
@@ -37,8 +37,8 @@ pub(crate) enum Event {
 pub(crate) enum Order {
     /// A session was opened.
     Start(SessionStart),
-    /// Take nothing new; say when everything is answered and given back.
-    Drain(oneshot::Sender<()>),
+    /// Take nothing new; say which session this is about (0: none), and when everything is answered and given back.
+    Drain { session: oneshot::Sender<u64>, done: oneshot::Sender<()> },
     /// The time is up: fail what is left.
     GiveUp,
 }
@@ -47,6 +47,10 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) struct SessionStart {
     pub(crate) ids: SessionIds,
+    /// The instance that the session was registered for.
+    pub(crate) instance: [u8; 16],
+    /// The controllers end the session when they do not hear of it for so long.
+    pub(crate) ttl: Duration,
     pub(crate) commits: mpsc::Sender<Vec<ObjectCommit>>,
     pub(crate) releases: mpsc::UnboundedSender<Vec<(PartitionId, u32)>>,
     /// To be cancelled when the session has ended.
@@ -57,6 +61,8 @@ pub(crate) struct SessionStart {
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     pub(crate) session: AtomicU64,
+    /// The newest session, ended or not, and the instance that it was registered for.
+    pub(crate) newest: Mutex<Option<(u64, [u8; 16])>>,
     pub(crate) leases: AtomicUsize,
 }
 
@@ -151,24 +157,32 @@ impl Core {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Start(start) => {
-                let mut engine = Engine::new(start.ids, self.rules);
-                if self.draining {
-                    engine.drain();
-                }
-                self.status.session.store(engine.session(), Ordering::Release);
-                let before = self.current.replace(Running { engine, start });
-                debug_assert!(before.is_none(), "a session is started after the one before ended");
-            }
-            Order::Drain(done) => {
+            Order::Start(start) => self.start(start),
+            Order::Drain { session, done } => {
                 self.draining = true;
                 self.drained = Some(done);
                 if let Some(running) = &mut self.current {
                     running.engine.drain();
                 }
+                let current = self.current.as_ref().map_or(0, |running| running.engine.session());
+                let _ = session.send(current);
             }
             Order::GiveUp => self.give_up(),
         }
+    }
+
+    fn start(&mut self, start: SessionStart) {
+        let newest = (start.ids.session.0, start.instance);
+        *self.status.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(newest);
+        if self.draining {
+            // Its registration was under way when the agent was told to stop. Nobody would give its leases back: it
+            // is closed with the agent.
+            return start.over.cancel();
+        }
+        let engine = Engine::new(start.ids, self.rules, start.ttl, clock::now());
+        self.status.session.store(engine.session(), Ordering::Release);
+        let before = self.current.replace(Running { engine, start });
+        debug_assert!(before.is_none(), "a session is started after the one before ended");
     }
 
     fn give_up(&mut self) {
@@ -192,11 +206,12 @@ impl Core {
         };
         let engine = &mut running.engine;
         match event {
-            Event::News(news) => engine.on_news(&news),
+            Event::News(news) => engine.on_news(&news, now),
             Event::Built(sequence, built) => engine.on_built(sequence, built),
             Event::Uploaded(sequence, Uploaded::Stored) => engine.on_stored(sequence),
             Event::Uploaded(sequence, Uploaded::GivenUp) => engine.on_given_up(sequence),
-            Event::Uploaded(_, Uploaded::Foreign(why)) | Event::BuildFailed(why) => {
+            Event::BuildFailed(sequence, why) => engine.on_unbuildable(sequence, &why),
+            Event::Uploaded(_, Uploaded::Foreign(why)) => {
                 tracing::error!(session, why, "the session cannot go on");
                 engine.on_failed(&why);
             }
@@ -271,8 +286,7 @@ async fn upload(order: UploadOrder, uploader: Uploader, events: Events) {
     let object = match put::build(&order) {
         Ok(object) => object,
         Err(error) => {
-            let why = format!("object {sequence} cannot be built: {error}");
-            let _ = events.send((session, Event::BuildFailed(why))).await;
+            let _ = events.send((session, Event::BuildFailed(sequence, error.to_string()))).await;
             return;
         }
     };
@@ -287,5 +301,64 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::AgentOptions;
+    use streamhouse_segment::{ClusterId, Generation, SessionId};
+    use streamhouse_store::Store;
+
+    fn start(session: u64) -> SessionStart {
+        let ids = SessionIds {
+            cluster: ClusterId::from_bytes([1; 16]),
+            generation: Generation { counter: 1, random: 2 },
+            session: SessionId(session),
+        };
+        SessionStart {
+            ids,
+            instance: [session as u8; 16],
+            ttl: Duration::from_secs(600),
+            commits: mpsc::channel(1).0,
+            releases: mpsc::unbounded_channel().0,
+            over: CancellationToken::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_drain_is_about_the_session_that_the_core_has() {
+        let store = Store::open("memory://core").unwrap();
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let rules = AgentOptions::new(Vec::new(), listen, "memory://core").rules(&store);
+        let uploader = Uploader::new(store, Duration::from_secs(1));
+        let (_arrivals, arrivals) = mpsc::channel(1);
+        let (told, events) = mpsc::channel(1);
+        let (orders, order_inbox) = mpsc::channel(4);
+        let status = Arc::new(Status::default());
+        let core = Core::new(rules, uploader, told, TaskTracker::new(), Arc::clone(&status));
+        let stop = CancellationToken::new();
+        let inboxes = Inboxes { arrivals, events, orders: order_inbox };
+        let tracker = TaskTracker::new();
+        tracker.spawn(core.run(inboxes, stop.clone()));
+
+        // Started after whoever drains had looked for a session, and before the core hears of it.
+        orders.send(Order::Start(start(7))).await.unwrap();
+        let (session, told) = oneshot::channel();
+        let (done, drained) = oneshot::channel();
+        orders.send(Order::Drain { session, done }).await.unwrap();
+        assert_eq!(told.await, Ok(7));
+        drained.await.unwrap();
+
+        // One that is registered later still is ended at once, and known, so that it can be closed.
+        let late = start(8);
+        let over = late.over.clone();
+        orders.send(Order::Start(late)).await.unwrap();
+        over.cancelled().await;
+        assert_eq!(*status.newest.lock().unwrap(), Some((8, [8; 16])));
+        stop.cancel();
+        tracker.close();
+        tracker.wait().await;
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! `produce stream → per-partition buffers → flush → PUT → commit → acknowledge`
 //!
+//! * [`inflow`]: the pool that bounds what producers are still sending (BOUND)
 //! * [`service`]: the gRPC service; checks batches and admits them as the buffer budget allows (BOUND)
 //! * [`engine`]: what to do, decided without I/O: leases, buffers, sequence numbers, what an answer means
 //! * [`core`]: the one task that owns the engine, feeds it and does what it decides
@@ -17,6 +18,7 @@ mod commit;
 mod controllers;
 mod core;
 mod engine;
+mod inflow;
 mod options;
 mod partition;
 mod put;

@@ -3,7 +3,7 @@
 use crate::engine::{FlushRule, Rules};
 use std::net::SocketAddr;
 use std::time::Duration;
-use streamhouse_segment::{Limits, MAX_SLICES};
+use streamhouse_segment::{Limits, MAX_BATCHES, MAX_SLICES};
 use streamhouse_store::{OpenError, ProbeError, Store};
 
 /// The flush interval where a PUT costs money.
@@ -101,6 +101,7 @@ impl AgentOptions {
             bytes: self.flush_bytes,
             interval: self.flush_interval.unwrap_or(default),
             max_slices: MAX_SLICES,
+            max_batches: MAX_BATCHES,
         };
         Rules { flush, max_uploads: self.max_uploads, delivery_timeout: self.delivery_timeout }
     }

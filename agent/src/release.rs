@@ -15,6 +15,8 @@ const MAX_RELEASES: usize = 4_096;
 #[derive(Debug)]
 pub(crate) struct Releaser {
     pub(crate) session: u64,
+    /// The one that registered the session.
+    pub(crate) instance: [u8; 16],
     pub(crate) controllers: Controllers,
     pub(crate) events: Events,
     pub(crate) over: CancellationToken,
@@ -55,6 +57,7 @@ impl Releaser {
             request: Some(request),
             session: self.session,
             leases: leases.iter().map(one).collect(),
+            instance: self.instance.to_vec(),
         };
         let call = |mut client: Client| {
             let request = request.clone();

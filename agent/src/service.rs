@@ -1,14 +1,23 @@
 //! The produce service: batches in, answers out.
 //!
 //! BOUND: a stream is read on only while there is room for its batches in the buffer budget (bytes, for all streams
-//! together) and while not too many of its batches are unanswered. Whoever must wait is paused, never refused.
+//! together) and while not too many of its batches are unanswered. Whoever must wait is paused, never refused. What
+//! producers can make an agent hold in memory is at the most
+//!
+//! * `buffer_bytes` of admitted batches, each a copy of its own, so that none keeps the message alive that it came in,
+//!   and, while they are copied into objects, `max_uploads` objects;
+//! * [`POOL_BYTES`](crate::inflow::POOL_BYTES) of messages that are coming or wait for that budget, and about 120 bytes
+//!   for each of their batches, of which a message has [`MAX_MESSAGE_BATCHES`](streamhouse_proto::MAX_MESSAGE_BATCHES);
+//! * one HTTP/2 window for each of `max_streams`.
 
 use crate::clock;
+use crate::inflow::Share;
 use crate::partition::PartitionId;
 use crate::ticket::{Arrival, Pending, Results, Ticket};
+use bytes::Bytes;
 use futures::Stream;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 use streamhouse_proto::to_status;
@@ -98,9 +107,32 @@ impl Produce for ProduceService {
         };
         let (results, answers) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(shared.max_stream_batches));
-        let reader = Reader { shared, results, places: Arc::clone(&places), admitted: Vec::new() };
+        let ties = Arc::new(Ties { failure: Mutex::default(), _stream: stream });
+        let share = request.extensions().get().cloned().unwrap_or_default();
+        let reader = Reader {
+            shared,
+            results,
+            places: Arc::clone(&places),
+            share,
+            ties: Arc::clone(&ties),
+            admitted: Vec::new(),
+        };
         self.shared.tracker.spawn(reader.run(request.into_inner()));
-        Ok(Response::new(Answers { answers, places, _stream: stream }))
+        Ok(Response::new(Answers { answers, places, ties }))
+    }
+}
+
+/// What both halves of a stream share; the stream is gone when both are.
+#[derive(Debug)]
+struct Ties {
+    /// Why it was read no further, to be told after the last answer.
+    failure: Mutex<Option<Status>>,
+    _stream: OwnedSemaphorePermit,
+}
+
+impl Ties {
+    fn failure(&self) -> std::sync::MutexGuard<'_, Option<Status>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,7 +141,7 @@ impl Produce for ProduceService {
 pub(crate) struct Answers {
     answers: mpsc::UnboundedReceiver<ProduceResult>,
     places: Arc<Semaphore>,
-    _stream: OwnedSemaphorePermit,
+    ties: Arc<Ties>,
 }
 
 impl Drop for Answers {
@@ -125,8 +157,11 @@ impl Stream for Answers {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut results = Vec::new();
         let count = ready!(self.answers.poll_recv_many(cx, &mut results, MAX_RESULTS));
+        if count == 0 {
+            return Poll::Ready(self.ties.failure().take().map(Err));
+        }
         self.places.add_permits(count);
-        Poll::Ready((count > 0).then_some(Ok(ProduceResponse { results })))
+        Poll::Ready(Some(Ok(ProduceResponse { results })))
     }
 }
 
@@ -136,6 +171,9 @@ struct Reader {
     results: Results,
     /// One for each batch that has no answer on its way yet.
     places: Arc<Semaphore>,
+    /// What the message at hand holds of the pool.
+    share: Share,
+    ties: Arc<Ties>,
     admitted: Vec<Arrival>,
 }
 
@@ -144,18 +182,34 @@ struct Stop;
 
 impl Reader {
     async fn run(mut self, mut requests: Streaming<ProduceRequest>) {
-        let closing = self.shared.closing.clone();
-        let read = async {
-            while let Ok(Some(request)) = requests.message().await {
-                if self.take(request).await.is_err() {
-                    break;
-                }
-            }
-        };
-        closing.run_until_cancelled(read).await;
+        let (closing, results) = (self.shared.closing.clone(), self.results.clone());
+        tokio::select! {
+            () = self.read(&mut requests) => {}
+            () = closing.cancelled() => {}
+            // The producer hung up: nobody waits for what it could not hand over, and will send it again elsewhere.
+            () = results.closed() => {}
+        }
         for arrival in self.admitted {
             let message = format!("the agent takes no more batches of {}", arrival.partition);
             arrival.pending.ticket.refuse(ErrorInfo::new(ErrorCode::NotLeaseHolder, message));
+        }
+    }
+
+    async fn read(&mut self, requests: &mut Streaming<ProduceRequest>) {
+        loop {
+            match requests.message().await {
+                Ok(Some(request)) => {
+                    if self.take(request).await.is_err() {
+                        return;
+                    }
+                    self.share.give_back();
+                }
+                Ok(None) => return,
+                Err(status) => {
+                    *self.ties.failure() = Some(status);
+                    return;
+                }
+            }
         }
     }
 
@@ -179,7 +233,9 @@ impl Reader {
         };
         let room = self.take_room(batch.batch.len()).await?;
         let ticket = Ticket::new(self.results.clone(), batch.correlation, Some(room));
-        let pending = Pending { batch: batch.batch, records, arrived: now, ticket };
+        // A slice would keep the whole message alive, and whatever else came into the same piece of memory.
+        let batch = Bytes::copy_from_slice(&batch.batch);
+        let pending = Pending { batch, records, arrived: now, ticket };
         self.admitted.push(Arrival { partition, pending });
         Ok(())
     }
@@ -246,5 +302,118 @@ fn code_of(error: &BatchError) -> ErrorCode {
         | BatchError::ForbiddenAttributes { .. }
         | BatchError::WrongField { .. }
         | BatchError::Empty => ErrorCode::InvalidArgument,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inflow::testing::{channel_body, framed};
+    use futures::StreamExt;
+    use prost::Message;
+    use std::time::Duration;
+    use streamhouse_proto::v1::TopicPartition;
+    use streamhouse_proto::{BoundedDecoder, MAX_MESSAGE_BATCHES, from_status};
+    use streamhouse_segment::{BatchBuilder, Compression, NO_HEADERS, ProducerInfo};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn batch(correlation: u64) -> ProduceBatch {
+        let mut builder = BatchBuilder::new(Compression::None, Limits::default());
+        builder.push(1, None, Some(&[7; 1_000]), NO_HEADERS).unwrap();
+        let partition = Some(TopicPartition { topic_id: vec![1; 16], partition: 0 });
+        let batch = builder.finish(ProducerInfo::NONE).unwrap();
+        ProduceBatch { correlation, partition, batch }
+    }
+
+    struct Rig {
+        service: ProduceService,
+        inbox: mpsc::Receiver<Vec<Arrival>>,
+        tracker: TaskTracker,
+    }
+
+    /// A service for one stream and with room for one batch and a half.
+    fn rig() -> Rig {
+        let bounds = Bounds {
+            limits: Limits::default(),
+            buffer_bytes: 2_000,
+            max_streams: 1,
+            max_stream_batches: 64,
+        };
+        let (arrivals, inbox) = mpsc::channel(16);
+        let (tracker, closing) = (TaskTracker::new(), CancellationToken::new());
+        Rig {
+            service: ProduceService::new(bounds, arrivals, tracker.clone(), closing),
+            inbox,
+            tracker,
+        }
+    }
+
+    impl Rig {
+        async fn open(&self) -> (mpsc::UnboundedSender<Bytes>, Result<Answers, Status>) {
+            let (sender, body) = channel_body();
+            let decoder = BoundedDecoder::<ProduceRequest>::default();
+            let requests = Streaming::new_request(decoder, body, None, None);
+            let answers = self.service.stream(Request::new(requests)).await;
+            (sender, answers.map(Response::into_inner))
+        }
+    }
+
+    fn message(batches: Vec<ProduceBatch>) -> Bytes {
+        framed(&ProduceRequest { batches }.encode_to_vec()).into()
+    }
+
+    async fn patiently<T>(future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(PATIENCE, future).await.expect("it happens in time")
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_for_room_ends_when_its_producer_hangs_up() {
+        let mut rig = rig();
+        let (_sender, answers) = {
+            let (sender, answers) = rig.open().await;
+            sender.send(message(vec![batch(1), batch(2)])).unwrap();
+            (sender, answers.unwrap())
+        };
+        // The first is handed over because the second has to wait for its room.
+        let held = patiently(rig.inbox.recv()).await.unwrap();
+        assert_eq!(held.len(), 1);
+        assert!(rig.open().await.1.is_err(), "there is one stream at the most");
+        drop(answers);
+        rig.tracker.close();
+        patiently(rig.tracker.wait()).await;
+        assert!(rig.open().await.1.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_stream_counts_until_its_reader_has_ended() {
+        let rig = rig();
+        let (sender, answers) = rig.open().await;
+        drop(answers);
+        assert!(rig.open().await.1.is_err(), "its reader has not noticed yet");
+        drop(sender);
+        rig.tracker.close();
+        patiently(rig.tracker.wait()).await;
+        assert!(rig.open().await.1.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_admitted_batch_does_not_keep_its_message_alive() {
+        let mut rig = rig();
+        let (sender, _answers) = rig.open().await;
+        sender.send(message(vec![batch(1)])).unwrap();
+        let arrivals = patiently(rig.inbox.recv()).await.unwrap();
+        assert!(arrivals[0].pending.batch.is_unique());
+        assert_eq!(arrivals[0].pending.batch, batch(1).batch);
+    }
+
+    #[tokio::test]
+    async fn a_message_of_too_many_batches_is_refused_before_there_is_room_made_for_them() {
+        let rig = rig();
+        let (sender, answers) = rig.open().await;
+        let empty = [10, 0].repeat(MAX_MESSAGE_BATCHES + 1);
+        sender.send(framed(&empty).into()).unwrap();
+        let refused = patiently(answers.unwrap().next()).await.unwrap().unwrap_err();
+        assert_eq!(from_status(&refused).code(), ErrorCode::InvalidArgument);
     }
 }

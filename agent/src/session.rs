@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 /// If the controllers name none.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+const SESSION_TTL: Duration = Duration::from_secs(10);
 
 /// Who the agent says it is.
 #[derive(Debug, Clone)]
@@ -59,14 +60,16 @@ impl Keeper {
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
+            // RETRY: one instance per session, the same in every attempt to open it.
+            let instance = clock::random_id();
             let registered = tokio::select! {
-                registered = self.register() => registered,
+                registered = self.register(instance) => registered,
                 () = self.draining.cancelled() => return,
                 () = self.stop.cancelled() => return,
             };
             match registered {
                 Ok(Some(response)) => {
-                    let Some(over) = self.start(&response).await else { return };
+                    let Some(over) = self.start(&response, instance).await else { return };
                     self.standing.send_replace(Standing::Registered);
                     tokio::select! {
                         () = over.cancelled() => {}
@@ -89,10 +92,9 @@ impl Keeper {
     }
 
     /// Opens a session, however long it takes to find a leader. `None`: it has ended already.
-    async fn register(&self) -> Result<Option<RegisterResponse>, Fatal> {
+    async fn register(&self, instance: [u8; 16]) -> Result<Option<RegisterResponse>, Fatal> {
         let request = RegisterRequest {
-            // RETRY: one instance per session, the same in every attempt to open it.
-            instance: clock::random_id().to_vec(),
+            instance: instance.to_vec(),
             address: self.identity.address.clone(),
             group: self.identity.group.clone(),
             zone: self.identity.zone.clone(),
@@ -120,27 +122,33 @@ impl Keeper {
     }
 
     /// Starts the session's tasks. `None` if the agent is gone.
-    async fn start(&self, response: &RegisterResponse) -> Option<CancellationToken> {
+    async fn start(
+        &self,
+        response: &RegisterResponse,
+        instance: [u8; 16],
+    ) -> Option<CancellationToken> {
         let ids = ids_of(response);
         let session = response.session;
         tracing::info!(session, address = self.identity.address, "session opened");
         let over = self.stop.child_token();
+        let ttl = session_ttl(response);
         let (commits, commit_inbox) = mpsc::channel(1);
         let (releases, release_inbox) = mpsc::unbounded_channel();
-        let start = SessionStart { ids, commits, releases, over: over.clone() };
+        let start = SessionStart { ids, instance, ttl, commits, releases, over: over.clone() };
         self.orders.send(Order::Start(start)).await.ok()?;
 
         let (controllers, events) = (self.controllers.clone(), self.events.clone());
-        let committer = Committer { session, controllers, events, over: over.clone() };
+        let committer = Committer { session, instance, controllers, events, over: over.clone() };
         let stop = self.stop.clone();
         self.tracker.spawn(async move {
             stop.run_until_cancelled(committer.run(commit_inbox)).await;
         });
         let (controllers, events) = (self.controllers.clone(), self.events.clone());
-        let releaser = Releaser { session, controllers, events, over: over.clone() };
+        let releaser = Releaser { session, instance, controllers, events, over: over.clone() };
         self.tracker.spawn(releaser.run(release_inbox));
         let attaching = Attaching {
             session,
+            instance,
             heartbeat_interval: heartbeat_interval(response),
             controllers: self.controllers.clone(),
             events: self.events.clone(),
@@ -155,6 +163,7 @@ impl Keeper {
 /// Attaches a session to every controller, those that become known later included.
 struct Attaching {
     session: u64,
+    instance: [u8; 16],
     heartbeat_interval: Duration,
     controllers: Controllers,
     events: Events,
@@ -171,6 +180,7 @@ impl Attaching {
             for member in attached..known {
                 let attachment = Attachment {
                     session: self.session,
+                    instance: self.instance,
                     member,
                     heartbeat_interval: self.heartbeat_interval,
                     controllers: self.controllers.clone(),
@@ -191,6 +201,13 @@ impl Attaching {
 fn heartbeat_interval(response: &RegisterResponse) -> Duration {
     match response.heartbeat_interval_ms {
         0 => HEARTBEAT_INTERVAL,
+        millis => Duration::from_millis(millis),
+    }
+}
+
+fn session_ttl(response: &RegisterResponse) -> Duration {
+    match response.session_ttl_ms {
+        0 => SESSION_TTL,
         millis => Duration::from_millis(millis),
     }
 }

@@ -2,8 +2,10 @@
 //! the one place where an [`ErrorCode`](v1::ErrorCode) becomes a gRPC status
 //! and back. Every message is bounded: see [`MAX_MESSAGE_BYTES`].
 
+mod bounded;
 mod status;
 
+pub use bounded::{BoundedCodec, BoundedDecoder, MAX_MESSAGE_BATCHES};
 pub use status::{Advice, advice, from_status, to_status};
 
 /// Upper bound of one gRPC message, either way: a 16 MiB record batch and its

@@ -22,7 +22,7 @@ pub use batch::{
 pub use ids::{ClusterId, Generation, IdError, ObjectId, SessionId, TopicId};
 pub use keys::KeyError;
 pub use object::{
-    EncodedObject, Footer, MAX_SLICES, Object, ObjectBuilder, ObjectError, ObjectHeader, Outcome,
-    ProducerState, SliceFlags, SliceMeta, SliceOutcome, SliceStart, SparsePoint, TRAILER_BYTES,
-    Trailer, verify_slice,
+    EncodedObject, Footer, MAX_BATCHES, MAX_OUTCOMES, MAX_SLICES, Object, ObjectBuilder,
+    ObjectError, ObjectHeader, Outcome, ProducerState, SliceFlags, SliceMeta, SliceOutcome,
+    SliceStart, SparsePoint, TRAILER_BYTES, Trailer, verify_slice,
 };

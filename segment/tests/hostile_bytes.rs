@@ -156,10 +156,11 @@ fn an_lz4_bomb_is_refused() {
     bomb[8..12].copy_from_slice(&length.to_be_bytes());
     reseal(&mut bomb);
     assert!(validate(&bomb, &limits).is_ok(), "it looks like any other batch");
-    assert_eq!(
-        decode(bomb.into(), &limits).unwrap_err(),
-        BatchError::DecompressedTooLarge { limit: limits.max_decompressed_bytes as u64 }
-    );
+    let too_large =
+        BatchError::DecompressedTooLarge { limit: limits.max_decompressed_bytes as u64 };
+    // No agent takes what no consumer could read.
+    assert_eq!(validate_for_produce(&bomb, &limits), Err(too_large));
+    assert_eq!(decode(bomb.into(), &limits).unwrap_err(), too_large);
 }
 
 #[test]

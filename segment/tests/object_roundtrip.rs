@@ -215,6 +215,21 @@ fn the_sparse_index_leads_to_the_batch_that_holds_an_offset() {
 }
 
 #[test]
+fn an_object_with_all_that_is_allowed_can_be_built() {
+    let producer = ProducerInfo { id: 5, epoch: 1, base_sequence: 0 };
+    let batch = encode(&[Plain::new(0, "", "")], Compression::None, producer);
+    let mut builder = ObjectBuilder::new(object_id(), 8 << 20);
+    for slice in 0..MAX_SLICES {
+        builder.begin_slice(slice_start(slice as u32, 0)).unwrap();
+        for _ in 0..MAX_BATCHES / MAX_SLICES {
+            builder.append_batch(&batch).unwrap();
+        }
+    }
+    let outcome = SliceOutcome { sequence: 1, slice: 0, outcome: Outcome::Accepted };
+    assert!(builder.finish(&vec![outcome; MAX_OUTCOMES]).is_ok());
+}
+
+#[test]
 fn an_object_without_slices_still_carries_outcomes() {
     let outcome = SliceOutcome { sequence: 6, slice: 0, outcome: Outcome::Abandoned };
     let encoded = ObjectBuilder::new(object_id(), 0).finish(&[outcome]).unwrap();

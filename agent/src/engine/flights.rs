@@ -9,6 +9,7 @@ use crate::ticket::Pending;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use streamhouse_proto::v1::{ObjectCommit, SliceCommit};
+use streamhouse_segment::SliceOutcome;
 
 /// Sequence n + 64 is started only after n's answer.
 pub(crate) const WINDOW: usize = 64;
@@ -51,6 +52,8 @@ pub(crate) struct Flight {
     pub(crate) slices: Vec<Slice>,
     /// Partitions whose epochs its abandonment raises, once that was sent.
     pub(crate) abandoned: Option<Vec<PartitionId>>,
+    /// What its footer says of earlier slices; kept until it is in the store, to be said elsewhere if it never is.
+    outcomes: Vec<SliceOutcome>,
     commits: Vec<SliceCommit>,
     size: u64,
     stage: Stage,
@@ -87,7 +90,7 @@ impl Flights {
     }
 
     /// Starts an object and returns its sequence number.
-    pub(crate) fn start(&mut self, slices: Vec<Slice>) -> u64 {
+    pub(crate) fn start(&mut self, slices: Vec<Slice>, outcomes: Vec<SliceOutcome>) -> u64 {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.uploads += 1;
@@ -95,6 +98,7 @@ impl Flights {
             sequence,
             slices,
             abandoned: None,
+            outcomes,
             commits: Vec::new(),
             size: 0,
             stage: Stage::Uploading,
@@ -119,19 +123,28 @@ impl Flights {
 
     /// The object is in the store. False if that is no news.
     pub(crate) fn stored(&mut self, sequence: u64) -> bool {
-        self.finish(sequence, Stage::Stored)
+        self.finish(sequence, Stage::Stored).is_some()
     }
 
-    /// The object's PUT was given up.
-    pub(crate) fn given_up(&mut self, sequence: u64) -> bool {
+    /// The object's PUT was given up, or it could not even be built; the outcomes that it would have told. `None` if
+    /// that is no news.
+    pub(crate) fn given_up(&mut self, sequence: u64) -> Option<Vec<SliceOutcome>> {
         self.finish(sequence, Stage::GivenUp)
     }
 
-    fn finish(&mut self, sequence: u64, stage: Stage) -> bool {
-        let Some(flight) = self.uploading(sequence) else { return false };
+    fn finish(&mut self, sequence: u64, stage: Stage) -> Option<Vec<SliceOutcome>> {
+        let flight = self.uploading(sequence)?;
         flight.stage = stage;
+        let outcomes = std::mem::take(&mut flight.outcomes);
         self.uploads -= 1;
-        true
+        Some(outcomes)
+    }
+
+    /// Takes the batches out of an object that is still being uploaded. Its slices stay, for their epochs to be raised.
+    pub(crate) fn empty(&mut self, sequence: u64) -> Vec<(PartitionId, Vec<Pending>)> {
+        let slices = self.uploading(sequence).map(|flight| flight.slices.iter_mut());
+        let taken = slices.into_iter().flatten();
+        taken.map(|slice| (slice.partition, std::mem::take(&mut slice.batches))).collect()
     }
 
     fn uploading(&mut self, sequence: u64) -> Option<&mut Flight> {
@@ -228,7 +241,7 @@ mod tests {
     fn commits_go_out_in_sequence_order_one_request_at_a_time() {
         let mut flights = Flights::default();
         for _ in 0..4 {
-            flights.start(vec![slice(0, 1, 1)]);
+            flights.start(vec![slice(0, 1, 1)], Vec::new());
         }
         flights.stored(2);
         flights.stored(3);
@@ -247,7 +260,7 @@ mod tests {
         let mut flights = Flights::default();
         for sequence in 1..=WINDOW as u64 {
             assert!(flights.has_room(4));
-            assert_eq!(flights.start(vec![slice(0, 1, 1)]), sequence);
+            assert_eq!(flights.start(vec![slice(0, 1, 1)], Vec::new()), sequence);
             flights.stored(sequence);
         }
         assert!(!flights.has_room(4));
@@ -259,10 +272,10 @@ mod tests {
     #[test]
     fn only_so_many_uploads_run_at_once() {
         let mut flights = Flights::default();
-        flights.start(vec![]);
-        flights.start(vec![]);
+        flights.start(vec![], Vec::new());
+        flights.start(vec![], Vec::new());
         assert!(!flights.has_room(2));
-        assert!(flights.given_up(1));
+        assert!(flights.given_up(1).is_some());
         assert!(!flights.stored(1), "the first word counts");
         assert!(flights.has_room(2));
     }
@@ -271,7 +284,7 @@ mod tests {
     fn a_request_stays_within_its_limits() {
         let mut flights = Flights::default();
         for sequence in 1..=3 {
-            flights.start((0..2_000).map(|number| slice(number, 1, 1)).collect());
+            flights.start((0..2_000).map(|number| slice(number, 1, 1)).collect(), Vec::new());
             flights.stored(sequence);
         }
         assert_eq!(sequences(flights.next_commit()), [1, 2]);
@@ -280,7 +293,7 @@ mod tests {
     #[test]
     fn an_abandoned_object_raises_only_epochs_that_are_still_in_use() {
         let mut flights = Flights::default();
-        flights.start(vec![slice(0, 1, 1), slice(1, 1, 1)]);
+        flights.start(vec![slice(0, 1, 1), slice(1, 1, 1)], Vec::new());
         let (slices, batches) = flights.recall(partition(0), 2);
         assert_eq!((slices, batches.len()), (1, 1));
         flights.given_up(1);
@@ -292,7 +305,7 @@ mod tests {
     #[test]
     fn a_built_object_lends_its_bytes_to_its_batches() {
         let mut flights = Flights::default();
-        flights.start(vec![slice(0, 1, 2), slice(1, 1, 3)]);
+        flights.start(vec![slice(0, 1, 2), slice(1, 1, 3)], Vec::new());
         let commits = [(1, 2), (3, 3)].map(|(position, length)| SliceCommit {
             position,
             length,

@@ -6,7 +6,7 @@
 //! commits are applied (FENCE); a mistake in here costs a retry, never data.
 
 use crate::partition::PartitionId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use streamhouse_proto::v1::{AttachResponse, ErrorCode, ErrorInfo, Lease};
 
 #[derive(Debug, Default)]
@@ -57,6 +57,16 @@ pub(crate) struct Readiness {
     pub(crate) quiet: bool,
 }
 
+/// A full list of leases of which not all parts have come.
+#[derive(Debug)]
+struct Listing {
+    applied: u64,
+    listed: BTreeSet<PartitionId>,
+}
+
+/// The epoch under which the lease of a deleted partition is lost.
+const DELETED: u32 = u32::MAX;
+
 /// All leases of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
@@ -64,6 +74,7 @@ pub(crate) struct Leases {
     term: u64,
     /// The applied index of the newest lease news.
     applied: u64,
+    listing: Option<Listing>,
     held: usize,
     draining: bool,
 }
@@ -73,6 +84,9 @@ impl Leases {
     pub(crate) fn merge(&mut self, news: &AttachResponse) -> Vec<Change> {
         if !news.leader || news.term < self.term {
             return Vec::new();
+        }
+        if news.full || news.term > self.term {
+            self.listing = None;
         }
         self.term = news.term;
         let mut changes = Vec::new();
@@ -90,10 +104,7 @@ impl Leases {
                 changes.push(Change::Lost(id));
             }
         }
-        // A new leader may know less than the one before; what it does not list yet it will grant or take later.
-        if news.full && news.applied >= self.applied {
-            changes.extend(self.drop_unlisted(&news.leases));
-        }
+        changes.extend(self.list(news));
         // A heartbeat may run ahead of lease news that are still on their way.
         if news.full || !news.leases.is_empty() || !news.lost.is_empty() {
             self.applied = self.applied.max(news.applied);
@@ -106,19 +117,22 @@ impl Leases {
         if lease.epoch < entry.epoch.max(entry.floor) {
             return false;
         }
-        let before = (entry.held, entry.epoch, entry.revoking);
+        let before = (entry.held, entry.epoch, entry.revoking, entry.released);
         if lease.epoch > entry.epoch {
             // Nobody has written under this epoch yet, so what is committed is where we go on.
             entry.epoch = lease.epoch;
             entry.epoch_start_offset = lease.epoch_start_offset;
             entry.next_offset = lease.next_offset;
             entry.released = false;
+        } else if !lease.revoking {
+            // The revocation was called off before we gave the lease back.
+            entry.released = false;
         }
         entry.revoking = lease.revoking;
         self.held += usize::from(!entry.held);
         entry.held = true;
         entry.moved_to.clear();
-        before != (entry.held, entry.epoch, entry.revoking)
+        before != (entry.held, entry.epoch, entry.revoking, entry.released)
     }
 
     fn lose(&mut self, id: PartitionId, epoch: u32, address: &str) -> bool {
@@ -130,14 +144,44 @@ impl Leases {
         entry.moved_to = address.to_owned();
         let was_held = std::mem::take(&mut entry.held);
         self.held -= usize::from(was_held);
+        self.forget_deleted(id);
         was_held
     }
 
-    fn drop_unlisted(&mut self, listed: &[Lease]) -> Vec<Change> {
-        let listed: std::collections::BTreeSet<_> = listed
-            .iter()
-            .filter_map(|lease| PartitionId::from_wire(lease.partition.as_ref()))
-            .collect();
+    /// A deleted partition never comes back (its topic's id is a UUID): nothing is kept of it, once nothing is in
+    /// flight.
+    fn forget_deleted(&mut self, id: PartitionId) {
+        let deleted = |entry: &Entry| entry.floor == DELETED && !entry.held && entry.live == 0;
+        if self.entries.get(&id).is_some_and(deleted) {
+            self.entries.remove(&id);
+        }
+    }
+
+    /// How many partitions something is known of.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Notes what a full list names; once it is whole, what it does not name is lost.
+    fn list(&mut self, news: &AttachResponse) -> Vec<Change> {
+        if news.full {
+            self.listing = Some(Listing { applied: news.applied, listed: BTreeSet::new() });
+        }
+        let Some(listing) = &mut self.listing else { return Vec::new() };
+        let named =
+            news.leases.iter().map(|lease| PartitionId::from_wire(lease.partition.as_ref()));
+        listing.listed.extend(named.flatten());
+        if news.more {
+            return Vec::new();
+        }
+        // A new leader may know less than the one before; what it does not list yet it will grant or take later.
+        let known = self.applied;
+        let whole = self.listing.take().filter(|listing| listing.applied >= known);
+        whole.map(|listing| self.drop_unlisted(&listing.listed)).unwrap_or_default()
+    }
+
+    fn drop_unlisted(&mut self, listed: &BTreeSet<PartitionId>) -> Vec<Change> {
         let mut changes = Vec::new();
         for (id, entry) in &mut self.entries {
             if entry.held && !listed.contains(id) {
@@ -197,6 +241,7 @@ impl Leases {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.live = entry.live.saturating_sub(1);
         }
+        self.forget_deleted(id);
     }
 
     pub(crate) fn readiness(&self, id: PartitionId) -> Readiness {

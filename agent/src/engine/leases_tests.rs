@@ -119,3 +119,33 @@ fn a_commit_s_answer_raises_the_epoch_once() {
     leases.raise(id, 6, 40);
     assert_eq!(leases.assign(id, 5).base_offset, 45);
 }
+
+#[test]
+fn a_full_set_in_parts_takes_nothing_away_before_its_last() {
+    let mut leases = Leases::default();
+    let all = (0..4).map(|number| lease(number, 1, 0)).collect();
+    leases.merge(&news(1, 10, true, all));
+    let part = |full, more, leases| AttachResponse { more, ..news(2, 11, full, leases) };
+    assert_eq!(leases.merge(&part(true, true, vec![lease(0, 1, 0)])), []);
+    assert_eq!(leases.merge(&part(false, true, vec![lease(2, 1, 0)])), []);
+    assert_eq!(leases.held(), 4);
+    let changes = leases.merge(&part(false, false, vec![lease(3, 1, 0)]));
+    assert_eq!(changes, [Change::Lost(partition(1))]);
+    // A list that was broken off counts for nothing.
+    leases.merge(&AttachResponse { more: true, ..news(2, 12, true, vec![lease(0, 1, 0)]) });
+    let changes = leases.merge(&news(3, 13, true, vec![lease(2, 1, 0)]));
+    assert_eq!(changes, [Change::Lost(partition(0)), Change::Lost(partition(3))]);
+}
+
+#[test]
+fn a_lease_given_back_under_a_revocation_that_was_called_off_is_used_again() {
+    let mut leases = Leases::default();
+    let id = partition(0);
+    leases.merge(&news(1, 10, true, vec![Lease { revoking: true, ..lease(0, 5, 0) }]));
+    leases.release(id);
+    // Told once more that it is revoked: it stays given back.
+    leases.merge(&news(1, 11, false, vec![Lease { revoking: true, ..lease(0, 5, 0) }]));
+    assert_eq!(leases.unreleased(), 0);
+    assert_eq!(leases.merge(&news(1, 12, false, vec![lease(0, 5, 0)])), [Change::Updated(id)]);
+    assert!(leases.admits(id));
+}

@@ -10,6 +10,7 @@
 
 mod answers;
 mod buffer;
+mod deadlines;
 mod flights;
 mod leases;
 
@@ -28,12 +29,15 @@ use crate::partition::PartitionId;
 use crate::ticket::{Arrival, Pending};
 use buffer::{Buffer, Picked};
 use bytes::Bytes;
+use deadlines::Deadlines;
 use flights::{Flight, Flights, Slice};
 use leases::{Change, Leases};
 use std::time::{Duration, Instant};
 use streamhouse_proto::v1::{AttachResponse, ErrorCode, ErrorInfo, ObjectCommit};
 use streamhouse_segment::object::SliceStart;
-use streamhouse_segment::{ClusterId, Generation, ObjectId, Outcome, SessionId, SliceOutcome};
+use streamhouse_segment::{
+    ClusterId, Generation, MAX_OUTCOMES, ObjectId, Outcome, SessionId, SliceOutcome,
+};
 
 /// What stands in the keys of the session's objects.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +82,8 @@ pub(crate) struct Engine {
     leases: Leases,
     buffer: Buffer,
     flights: Flights,
-    /// What became of slices since the last object.
+    deadlines: Deadlines,
+    /// What became of slices, and no object in the store says so yet.
     outcomes: Vec<SliceOutcome>,
     releases: Vec<(PartitionId, u32)>,
     releasing: usize,
@@ -88,13 +93,15 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(ids: SessionIds, rules: Rules) -> Self {
+    /// A session that the controllers end when they do not hear of it for `ttl`.
+    pub(crate) fn new(ids: SessionIds, rules: Rules, ttl: Duration, now: Instant) -> Self {
         Self {
             ids,
             rules,
             leases: Leases::default(),
             buffer: Buffer::new(rules.flush),
             flights: Flights::default(),
+            deadlines: Deadlines::new(ttl, now),
             outcomes: Vec::new(),
             releases: Vec::new(),
             releasing: 0,
@@ -119,9 +126,12 @@ impl Engine {
     }
 
     /// Takes the news of a controller's stream.
-    pub(crate) fn on_news(&mut self, news: &AttachResponse) {
+    pub(crate) fn on_news(&mut self, news: &AttachResponse, now: Instant) {
         if self.ended {
             return;
+        }
+        if news.leader && !news.ended {
+            self.deadlines.heard(now);
         }
         // A controller that has not applied our registration yet (a session's id is the index of that) knows no such
         // session, and may say that it has ended.
@@ -152,12 +162,33 @@ impl Engine {
     }
 
     pub(crate) fn on_given_up(&mut self, sequence: u64) {
-        if self.flights.given_up(sequence) {
+        if let Some(outcomes) = self.flights.given_up(sequence) {
             tracing::warn!(session = self.session(), sequence, "gave up the put of an object");
+            self.tell_again(outcomes);
         }
     }
 
-    /// Another writer's bytes lie under our key, or the object cannot be made: this session cannot go on.
+    /// The object cannot be built: what is in it fails, for certain and for good, and its number is given up.
+    /// Everything else goes on, other batches of its partitions under a raised epoch.
+    pub(crate) fn on_unbuildable(&mut self, sequence: u64, why: &str) {
+        tracing::error!(session = self.session(), sequence, why, "an object cannot be built");
+        for (id, batches) in self.flights.empty(sequence) {
+            let message =
+                format!("a batch of {id} went into an object that cannot be built: {why}");
+            refuse_all(batches, &ErrorInfo::new(ErrorCode::InvalidArgument, message));
+        }
+        if let Some(outcomes) = self.flights.given_up(sequence) {
+            self.tell_again(outcomes);
+        }
+    }
+
+    /// Outcomes whose object never came into the store go into the next one, before the newer ones.
+    fn tell_again(&mut self, outcomes: Vec<SliceOutcome>) {
+        self.outcomes.extend(outcomes);
+        self.outcomes.sort_by_key(|outcome| (outcome.sequence, outcome.slice));
+    }
+
+    /// Another writer's bytes lie under our key: this session cannot go on.
     pub(crate) fn on_failed(&mut self, why: &str) {
         self.end(why);
     }
@@ -187,11 +218,13 @@ impl Engine {
     /// When [`Engine::decide`] should be asked again although nothing happened.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         let may_flush = !self.ended && self.flights.has_room(self.rules.max_uploads);
-        may_flush.then(|| self.buffer.wake_at()).flatten()
+        let flush = may_flush.then(|| self.buffer.wake_at()).flatten();
+        flush.into_iter().chain(self.next_deadline()).min()
     }
 
     /// What is to be done now.
     pub(crate) fn decide(&mut self, now: Instant, append_time_ms: u64) -> Vec<Action> {
+        self.meet_deadlines(now);
         let mut actions = Vec::new();
         while !self.ended
             && self.flights.has_room(self.rules.max_uploads)
@@ -240,10 +273,13 @@ impl Engine {
         if slices.is_empty() {
             return None;
         }
-        let sequence = self.flights.start(slices);
+        // While PUT after PUT is given up there can be more of them than a footer has room for.
+        let told = self.outcomes.len().min(MAX_OUTCOMES);
+        let outcomes: Vec<_> = self.outcomes.drain(..told).collect();
+        let sequence = self.flights.start(slices, outcomes.clone());
         let SessionIds { cluster, generation, session } = self.ids;
         let id = ObjectId { cluster, generation, session, sequence };
-        Some(UploadOrder { id, slices: orders, outcomes: std::mem::take(&mut self.outcomes) })
+        Some(UploadOrder { id, slices: orders, outcomes })
     }
 
     fn without_expired(
@@ -258,8 +294,7 @@ impl Engine {
             return batches;
         }
         let (late, rest): (Vec<_>, Vec<_>) = batches.into_iter().partition(expired);
-        let message = format!("a batch of {id} was not stored within {timeout:?}");
-        refuse_all(late, &ErrorInfo::new(ErrorCode::StoreUnavailable, message));
+        refuse_all(late, &self.too_late(id));
         rest
     }
 

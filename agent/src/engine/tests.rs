@@ -13,6 +13,9 @@ use streamhouse_proto::v1::{
 use streamhouse_segment::{ClusterId, Generation, SessionId};
 use tokio::sync::mpsc;
 
+/// Longer than any test lets pass without meaning to.
+const TTL: Duration = Duration::from_secs(600);
+
 struct Rig {
     engine: Engine,
     now: Instant,
@@ -28,11 +31,20 @@ impl Rig {
             generation: Generation { counter: 1, random: 2 },
             session: SessionId(7),
         };
-        let flush =
-            FlushRule { bytes: 1 << 20, interval: Duration::from_millis(100), max_slices: 16 };
+        let flush = FlushRule {
+            bytes: 1 << 20,
+            interval: Duration::from_millis(100),
+            max_slices: 16,
+            max_batches: 64,
+        };
         let rules = Rules { flush, max_uploads: 4, delivery_timeout: Duration::from_secs(120) };
         let (tickets, answers) = mpsc::unbounded_channel();
-        let mut rig = Self { engine: Engine::new(ids, rules), now: clock::now(), tickets, answers };
+        let mut rig = Self {
+            engine: Engine::new(ids, rules, TTL, clock::now()),
+            now: clock::now(),
+            tickets,
+            answers,
+        };
         rig.lease(0, 1, 0, false);
         rig.lease(1, 1, 0, false);
         rig
@@ -41,7 +53,7 @@ impl Rig {
     fn news(&mut self, change: impl FnOnce(&mut AttachResponse)) {
         let mut news = AttachResponse { leader: true, term: 1, ..Default::default() };
         change(&mut news);
-        self.engine.on_news(&news);
+        self.engine.on_news(&news, self.now);
     }
 
     fn lease(&mut self, number: u32, epoch: u32, next_offset: u64, revoking: bool) {
@@ -219,6 +231,50 @@ fn an_abandoned_object_is_resubmitted_under_the_raised_epoch() {
 }
 
 #[test]
+fn outcomes_of_an_object_that_was_given_up_are_told_by_the_next() {
+    let mut rig = Rig::new();
+    rig.store(0, 1);
+    rig.commit();
+    rig.answer(vec![object(1, vec![accepted()])]);
+    rig.send(0, 2);
+    let told = rig.upload().outcomes;
+    assert_eq!(told.len(), 1);
+    rig.engine.on_given_up(2);
+    assert!(rig.commit()[0].abandoned);
+    rig.send(1, 3);
+    assert_eq!(rig.upload().outcomes, told, "no object in the store has told them yet");
+    rig.engine.on_stored(3);
+    rig.send(1, 4);
+    assert_eq!(rig.upload().outcomes, [], "now one has");
+}
+
+#[test]
+fn an_object_that_cannot_be_built_fails_its_own_batches_and_nothing_else() {
+    let mut rig = Rig::new();
+    rig.store(0, 1);
+    rig.commit();
+    rig.send(0, 2);
+    rig.upload();
+    // Behind it, one of the same partition and one of another, already stored.
+    rig.send(0, 3);
+    rig.send(1, 4);
+    rig.now += Duration::from_millis(100);
+    let later = rig.upload();
+    rig.engine.on_stored(later.id.sequence);
+    rig.engine.on_unbuildable(2, "too large");
+    assert_eq!(rig.answered(), [(2, Err(ErrorCode::InvalidArgument))]);
+    rig.answer(vec![object(1, vec![accepted()])]);
+    let objects = rig.commit();
+    assert!(objects[0].abandoned && !objects[1].abandoned);
+    assert_eq!(objects[0].abandoned_partitions, [partition(0).to_wire()]);
+    let stale = refused(2, 1, true);
+    let third = object(3, vec![stale.clone(), accepted()]);
+    rig.answer(vec![object(2, vec![stale]), third]);
+    assert_eq!(rig.answered(), [(1, Ok(0)), (4, Ok(0))]);
+    assert_eq!(shape(&rig.upload()), [(0, 2, 1, vec![3])]);
+}
+
+#[test]
 fn a_batch_too_old_to_be_resubmitted_fails() {
     let mut rig = Rig::new();
     rig.send(0, 1);
@@ -373,4 +429,74 @@ fn another_holder_s_answer_fails_the_slice_and_the_buffer() {
     rig.answer(vec![object(1, vec![refused(2, 0, false)])]);
     let moved = Err(ErrorCode::NotLeaseHolder);
     assert_eq!(rig.answered(), [(1, moved), (3, moved)]);
+}
+
+#[test]
+fn a_session_that_hears_no_leader_for_its_ttl_ends() {
+    let mut rig = Rig::new();
+    rig.store(0, 1);
+    rig.commit();
+    rig.send(0, 2);
+    // A follower's word is no sign that the session lives, nor is a leader's that does not know it.
+    rig.now += TTL - Duration::from_millis(1);
+    rig.news(|news| news.leader = false);
+    rig.news(|news| news.ended = true);
+    rig.now += Duration::from_millis(1);
+    assert!(rig.engine.wake_at().is_some_and(|at| at <= rig.now), "it wakes up for this");
+    let actions = rig.decide();
+    assert!(matches!(actions.last(), Some(Action::SessionOver)), "{actions:?}");
+    rig.send(0, 3);
+    let gone = rig.answered();
+    assert!(gone.iter().all(|(_, answer)| *answer == Err(ErrorCode::NotLeaseHolder)), "{gone:?}");
+    assert_eq!(gone.len(), 2, "what was sent to be committed awaits its answer");
+}
+
+#[test]
+fn a_leader_s_news_keep_the_session() {
+    let mut rig = Rig::new();
+    for _ in 0..3 {
+        rig.now += TTL - Duration::from_millis(1);
+        rig.news(|_| ());
+        assert!(rig.decide().is_empty());
+    }
+}
+
+#[test]
+fn a_batch_that_waits_for_too_long_fails_without_a_flush() {
+    let mut rig = Rig::new();
+    // A raised epoch that was told by the leader first: nothing is flushed before the commit's answer.
+    rig.store(0, 1);
+    rig.commit();
+    rig.lease(0, 2, 0, false);
+    rig.send(0, 2);
+    assert!(rig.decide().is_empty());
+    let wake = rig.engine.wake_at().unwrap();
+    assert!(wake <= rig.now + Duration::from_secs(1), "although nothing is due to be flushed");
+    rig.now += Duration::from_secs(121);
+    assert!(rig.decide().is_empty());
+    assert_eq!(rig.answered(), [(2, Err(ErrorCode::StoreUnavailable))]);
+}
+
+#[test]
+fn nothing_is_kept_of_a_deleted_partition() {
+    let mut rig = Rig::new();
+    rig.store(0, 1);
+    rig.commit();
+    let lose = |rig: &mut Rig, number| {
+        let partition = Some(partition(number).to_wire());
+        let lost = LostLease { partition, epoch: u32::MAX, address: String::new() };
+        rig.news(|news| news.lost.push(lost));
+    };
+    lose(&mut rig, 0);
+    lose(&mut rig, 1);
+    assert_eq!(rig.engine.leases.known(), 1, "one still awaits an answer");
+    let gone = SliceResult {
+        error: Some(ErrorInfo::new(ErrorCode::UnknownTopic, "no such topic")),
+        ..Default::default()
+    };
+    rig.answer(vec![object(1, vec![gone])]);
+    assert_eq!(rig.engine.leases.known(), 0);
+    // Of another session's partition nothing is kept in the first place.
+    lose(&mut rig, 7);
+    assert_eq!(rig.engine.leases.known(), 0);
 }

@@ -217,7 +217,7 @@ impl Sessions for FakeController {
             session,
             cluster_id: CLUSTER.to_vec(),
             generation: Some(Generation { counter: 1, random: 9 }),
-            session_ttl_ms: 10_000,
+            session_ttl_ms: 60_000,
             heartbeat_interval_ms: 100,
             applied: 1,
         }))

@@ -170,8 +170,11 @@ impl Fetcher {
             }
         });
         let pool = self.parts.metadata.pool.clone();
-        let request =
-            v1::FindSegmentsRequest { ranges: ranges.collect(), min_applied: pool.applied(), linearizable: false };
+        let request = v1::FindSegmentsRequest {
+            ranges: ranges.collect(),
+            min_applied: pool.applied(),
+            linearizable: false,
+        };
         self.looking_up = true;
         self.parts.counters.look_ups.fetch_add(1, Relaxed);
         self.work.push(Box::pin(async move {

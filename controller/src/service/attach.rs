@@ -4,7 +4,7 @@
 //! so that whoever leads next knows it lives; only the leader sends leases.
 
 use super::{Shared, address_of};
-use crate::convert::{lease_wire, partition_wire};
+use crate::convert::{id16, lease_wire, partition_wire};
 use crate::errors::{invalid, refused, store_failed};
 use crate::hub::Changes;
 use crate::raft::{Leadership, StateView};
@@ -34,22 +34,38 @@ pub(super) async fn attach(
     mut incoming: Streaming<v1::AttachRequest>,
 ) -> Result<AttachStream, Status> {
     let first = incoming.message().await?;
-    let session = first.ok_or_else(|| invalid("the stream ended before it began"))?.session;
+    let first = first.ok_or_else(|| invalid("the stream ended before it began"))?;
+    let session = first.session;
     if session == 0 {
         return Err(refused(&Refusal::SessionEnded(0)));
     }
-    // BOUND: a leader keeps signs of life of sessions that exist only.
-    let leads = shared.raft.leadership().borrow().is_leader;
-    if leads {
-        let known = sessions::session(&shared.raft.view(), session);
-        if known.map_err(|e| store_failed(&e))?.is_none() {
-            return Err(refused(&Refusal::SessionEnded(session)));
-        }
-    }
+    let instance = id16("instance", &first.instance)?;
     let (out, stream) = mpsc::channel(QUEUE);
-    let tasks = shared.tasks.clone();
-    tasks.spawn(Attachment { shared, session, out }.run(incoming));
+    let attachment = Attachment { shared, session, out };
+    let standing = attachment.standing(&instance).map_err(|e| store_failed(&e))?;
+    // BOUND: a leader keeps signs of life of sessions that exist only.
+    let leadership = *attachment.shared.raft.leadership().borrow();
+    if standing == Standing::Foreign || (leadership.is_leader && standing == Standing::Unknown) {
+        // Not an error, which the agent would take for a broken stream and try
+        // again for ever: it has to learn that it needs another session.
+        let parting = attachment.parting(&leadership).map_err(|e| store_failed(&e))?;
+        let _ = attachment.out.try_send(Ok(parting));
+        return Ok(ReceiverStream::new(stream));
+    }
+    let tasks = attachment.shared.tasks.clone();
+    tasks.spawn(attachment.run(incoming));
     Ok(ReceiverStream::new(stream))
+}
+
+/// What this controller knows of the session that wants to attach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Known,
+    /// Perhaps not yet.
+    Unknown,
+    /// The number is another instance's: the agent's own was of another
+    /// cluster, or of this one before it was restored.
+    Foreign,
 }
 
 /// One agent's stream at this controller.
@@ -80,6 +96,21 @@ impl From<KvError> for Failed {
 }
 
 impl Attachment {
+    fn standing(&self, instance: &[u8; 16]) -> Result<Standing, KvError> {
+        let known = sessions::session(&self.shared.raft.view(), self.session)?;
+        Ok(match known {
+            Some(known) if known.instance == *instance => Standing::Known,
+            Some(_) => Standing::Foreign,
+            None => Standing::Unknown,
+        })
+    }
+
+    /// The one message of a stream that is not kept open.
+    fn parting(&self, now: &Leadership) -> Result<v1::AttachResponse, KvError> {
+        let response = self.response(now, &self.shared.raft.view())?;
+        Ok(v1::AttachResponse { ended: true, ..response })
+    }
+
     async fn run(self, incoming: Streaming<v1::AttachRequest>) {
         let session = self.session;
         self.shared.liveness.attached(session);
@@ -178,8 +209,7 @@ impl Attachment {
         }
     }
 
-    /// Every lease: the first part replaces what the agent had, the others
-    /// add to it.
+    /// Every lease: all parts together replace what the agent had.
     fn all_leases(&self, now: &Leadership) -> Result<Vec<v1::AttachResponse>, KvError> {
         let view = self.shared.raft.view();
         let mut response = self.response(now, &view)?;
@@ -192,6 +222,7 @@ impl Attachment {
             if let Some(partition) = partition.filter(|p| p.holder == self.session) {
                 if response.leases.len() == PART {
                     let next = self.response(now, &view)?;
+                    response.more = true;
                     parts.push(std::mem::replace(&mut response, next));
                 }
                 response.leases.push(lease_wire(&key, &partition));

@@ -7,8 +7,8 @@ use crate::convert::{
 use crate::errors::{invalid, not_shown, propose_failed, refused, store_failed, unexpected};
 use crate::state::command::{CommandBody, ObjectContents, PartitionKey, Registration};
 use crate::state::kv::KvError;
-use crate::state::reply::Reply;
-use crate::state::{cluster, partitions};
+use crate::state::reply::{Refusal, Reply};
+use crate::state::{cluster, partitions, sessions};
 use std::sync::Arc;
 use std::time::Duration;
 use streamhouse_proto::to_status;
@@ -111,7 +111,8 @@ impl Sessions for SessionsService {
                 (object.sequence, partitions)
             })
             .collect();
-        let body = CommandBody::CommitObjects { session: wire.session, objects };
+        let instance = id16("instance", &wire.instance)?;
+        let body = CommandBody::CommitObjects { session: wire.session, objects, instance };
         let proposed = self.0.raft.propose(None, body).await;
         let (applied, reply) = proposed.map_err(|e| propose_failed(&e))?;
         let replies = match reply {
@@ -133,6 +134,7 @@ impl Sessions for SessionsService {
         request: Request<v1::ReleaseLeasesRequest>,
     ) -> Answer<v1::ReleaseLeasesResponse> {
         let wire = request.into_inner();
+        self.check_instance(wire.session, &wire.instance)?;
         let leases = wire
             .leases
             .iter()
@@ -148,6 +150,7 @@ impl Sessions for SessionsService {
         request: Request<v1::DrainSessionRequest>,
     ) -> Answer<v1::DrainSessionResponse> {
         let wire = request.into_inner();
+        self.check_instance(wire.session, &wire.instance)?;
         let body = CommandBody::DrainSession { session: wire.session };
         let applied = self.done(wire.request, body).await?;
         Ok(Response::new(v1::DrainSessionResponse { applied }))
@@ -158,6 +161,7 @@ impl Sessions for SessionsService {
         request: Request<v1::CloseSessionRequest>,
     ) -> Answer<v1::CloseSessionResponse> {
         let wire = request.into_inner();
+        self.check_instance(wire.session, &wire.instance)?;
         let body = CommandBody::EndSession { session: wire.session };
         let applied = self.done(wire.request, body).await?;
         Ok(Response::new(v1::CloseSessionResponse { applied }))
@@ -165,6 +169,19 @@ impl Sessions for SessionsService {
 }
 
 impl SessionsService {
+    /// Refuses the caller if its session's number belongs to another instance. A
+    /// session that this controller does not know yet is left to the log.
+    fn check_instance(&self, session: u64, instance: &[u8]) -> Result<(), Status> {
+        let instance = id16("instance", instance)?;
+        let known = sessions::session(&self.0.raft.view(), session);
+        match known.map_err(|e| store_failed(&e))? {
+            Some(known) if known.instance != instance => {
+                Err(refused(&Refusal::SessionEnded(session)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Where a refused slice's partition is now, as far as this controller
     /// knows; a hint.
     fn name_holders(

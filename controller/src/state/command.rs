@@ -99,6 +99,8 @@ pub enum CommandBody {
         session: u64,
         /// Ascending sequences without gap.
         objects: Vec<ObjectCommit>,
+        /// The instance that registered it, as its agent has it.
+        instance: [u8; 16],
     },
     /// Sets group offsets, outside membership.
     CommitOffsets {

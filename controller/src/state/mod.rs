@@ -74,7 +74,9 @@ fn execute(
             }
             leases::release(tx, *session, leases)
         }
-        CommandBody::CommitObjects { session, objects } => segments::commit(tx, *session, objects),
+        CommandBody::CommitObjects { session, objects, instance } => {
+            segments::commit(tx, *session, instance, objects)
+        }
         CommandBody::CommitOffsets { group, offsets } => {
             let reply = offsets::commit(tx, now_ms, command.request, group, offsets)?;
             Ok((reply, Vec::new()))

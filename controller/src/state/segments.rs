@@ -119,6 +119,7 @@ pub fn object(
 pub(super) fn commit(
     tx: &mut Transaction<'_>,
     id: u64,
+    instance: &[u8; 16],
     objects: &[ObjectCommit],
 ) -> Result<(Reply, Vec<Effect>), KvError> {
     let mut effects = Vec::new();
@@ -126,6 +127,12 @@ pub(super) fn commit(
         let unknown = ObjectReply::Refused(Refusal::OutcomeUnknown);
         return Ok((Reply::Objects(vec![unknown; objects.len()]), effects));
     };
+    // FENCE: the same number of another cluster, or of this one before it was
+    // restored. None of its commits was applied here.
+    if session.instance != *instance {
+        let other = ObjectReply::Refused(Refusal::SessionEnded(id));
+        return Ok((Reply::Objects(vec![other; objects.len()]), effects));
+    }
     let before = session.last_sequence;
     let mut replies = Vec::with_capacity(objects.len());
     for object in objects {

@@ -44,6 +44,20 @@ fn a_commit_by_an_ended_session_is_refused() {
 }
 
 #[test]
+fn a_commit_by_another_instance_of_the_same_number_is_refused() {
+    let (mut machine, session, topic) = cluster_with_one_partition();
+    let p = key(topic, 0);
+    let contents = ObjectContents::Written(vec![machine.slice(p, 10)]);
+    let object = ObjectCommit { sequence: 1, size: 1_000, contents };
+    let refused = ObjectReply::Refused(Refusal::SessionEnded(session));
+    assert_eq!(machine.commit_as([77; 16], session, object.clone()), refused);
+    assert_eq!(machine.partition(p).next_offset, 0);
+    accepted(machine.commit_object(session, object.clone()));
+    // Nor is it told what became of the other's commit.
+    assert_eq!(machine.commit_as([77; 16], session, object), refused);
+}
+
+#[test]
 fn a_commit_applied_before_the_session_ended_is_answered_as_it_was() {
     // RETRY: the duplicate check comes before the fence check.
     let (mut machine, session, topic) = cluster_with_one_partition();

@@ -104,9 +104,26 @@ impl Machine {
     }
 
     pub(crate) fn commit_object(&mut self, session: u64, object: ObjectCommit) -> ObjectReply {
-        let reply = self.run(CommandBody::CommitObjects { session, objects: vec![object] });
+        let instance = self.instance(session);
+        self.commit_as(instance, session, object)
+    }
+
+    pub(crate) fn commit_as(
+        &mut self,
+        instance: [u8; 16],
+        session: u64,
+        object: ObjectCommit,
+    ) -> ObjectReply {
+        let objects = vec![object];
+        let reply = self.run(CommandBody::CommitObjects { session, objects, instance });
         let Reply::Objects(mut replies) = reply else { panic!("{reply:?}") };
         replies.pop().expect("one reply an object")
+    }
+
+    /// The instance that registered the session, while it is known.
+    fn instance(&self, session: u64) -> [u8; 16] {
+        let known = sessions::session(&self.kv, session).expect("memory can be read");
+        known.map_or([0; 16], |session| session.instance)
     }
 
     /// Leases by session, as the partitions have it.

@@ -3,11 +3,8 @@
 use bytes::Bytes;
 
 use super::header::{HEADER_BYTES, TimestampType};
-use super::record::Layout;
+use super::record::{Layout, check_count};
 use super::{BatchError, BatchHeader, Compression, Limits, Record, RecordRef, lz4, validate};
-
-/// The shortest record: length, attributes, two deltas, two nulls and a header count.
-const MIN_RECORD_BYTES: usize = 7;
 
 /// Checks a batch (see [`validate`]) and decompresses it, once, into one buffer; without compression that buffer is
 /// the batch itself. Records are read when asked for.
@@ -20,14 +17,7 @@ pub fn decode(batch: Bytes, limits: &Limits) -> Result<DecodedBatch, BatchError>
         Compression::None => batch.slice(HEADER_BYTES..),
         Compression::Lz4 => Bytes::from(lz4::decompress(&batch[HEADER_BYTES..], limits)?),
     };
-    let needed = u64::from(header.records_count.unsigned_abs()) * MIN_RECORD_BYTES as u64;
-    if needed > records.len() as u64 {
-        return Err(BatchError::Truncated {
-            what: "records of the batch",
-            needed,
-            available: records.len() as u64,
-        });
-    }
+    check_count(&header, records.len())?;
     Ok(DecodedBatch { header, records })
 }
 

@@ -209,6 +209,28 @@ pub(super) fn decompress(input: &[u8], limits: &Limits) -> Result<Vec<u8>, Batch
     Ok(output)
 }
 
+/// The most that the one frame which `input` is can decompress to, by its block headers alone: nothing is decompressed.
+///
+/// Refused is a frame that is not whole, and one that could decompress to more than the limit. A frame's last block
+/// need not be full, so that an honest one may seem up to a block larger than it is: it has that much grace.
+pub(super) fn decompressed_bound(input: &[u8], limits: &Limits) -> Result<usize, BatchError> {
+    let limit = limits.max_decompressed_bytes;
+    let mut reader = Reader { input, position: 0 };
+    let frame = reader.descriptor()?;
+    let bound = content_bound(&mut reader, &frame)?;
+    let (bound, claimed, most) = match frame.content_size.map(usize::try_from) {
+        None => (bound, bound, limit.checked_next_multiple_of(frame.block_limit).unwrap_or(limit)),
+        Some(size) => {
+            let size = size.unwrap_or(usize::MAX);
+            (bound.min(size), size, limit)
+        }
+    };
+    if claimed > most {
+        return Err(BatchError::DecompressedTooLarge { limit: limit as u64 });
+    }
+    Ok(bound.min(limit))
+}
+
 /// Walks over all blocks without decompressing them, checks that the frame is whole and nothing follows, and returns
 /// the most it can decompress to.
 fn content_bound(reader: &mut Reader<'_>, frame: &Frame) -> Result<usize, BatchError> {

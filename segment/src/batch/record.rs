@@ -4,6 +4,20 @@ use bytes::Bytes;
 
 use super::headers::{self, Headers, HeadersRef};
 use super::varint::{Cursor, Problem, Span};
+use super::{BatchError, BatchHeader};
+
+/// The shortest record: length, attributes, two deltas, two nulls and a header count.
+const MIN_RECORD_BYTES: u64 = 7;
+
+/// Refuses a batch that promises more records than `available` bytes, uncompressed, can hold.
+pub(super) fn check_count(header: &BatchHeader, available: usize) -> Result<(), BatchError> {
+    let needed = u64::from(header.records_count.unsigned_abs()) * MIN_RECORD_BYTES;
+    let available = available as u64;
+    if needed > available {
+        return Err(BatchError::Truncated { what: "records of the batch", needed, available });
+    }
+    Ok(())
+}
 
 /// A record whose key, value and headers are slices that keep their batch's buffer alive. Cloning copies no bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]

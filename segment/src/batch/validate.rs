@@ -1,7 +1,8 @@
 //! Is this a batch? Answered from its header and checksum alone: nothing is decompressed or allocated.
 
 use super::header::{CRC_START, TIMESTAMP_TYPE_BIT};
-use super::{BatchError, BatchHeader, Limits};
+use super::record::check_count;
+use super::{BatchError, BatchHeader, Compression, HEADER_BYTES, Limits, lz4};
 
 /// Bits of the attributes that say how to read the records.
 const CODEC_BITS: u16 = 0b111;
@@ -36,7 +37,8 @@ pub fn validate(batch: &[u8], limits: &Limits) -> Result<BatchHeader, BatchError
 /// producer may not claim.
 ///
 /// Refused are control and transactional batches, log append time and unknown attribute bits; offsets with holes;
-/// and a producer id without epoch and sequence number, or the other way round.
+/// a producer id without epoch and sequence number, or the other way round; more records than the bytes can hold; and
+/// an LZ4 frame that is not whole or could decompress to more than the limit.
 pub fn validate_for_produce(batch: &[u8], limits: &Limits) -> Result<BatchHeader, BatchError> {
     let header = validate(batch, limits)?;
     let attributes = header.attributes.cast_unsigned();
@@ -55,6 +57,14 @@ pub fn validate_for_produce(batch: &[u8], limits: &Limits) -> Result<BatchHeader
     if header.producer_id < -1 {
         return wrong("producer id", header.producer_id, "an id, or -1 for none");
     }
+    // BOUND: offsets are given out by this count, so that a lie would use up a partition's offsets, and overflow the
+    // sums that a slice is made of.
+    let records = &batch[HEADER_BYTES..];
+    let available = match header.compression()? {
+        Compression::None => records.len(),
+        Compression::Lz4 => lz4::decompressed_bound(records, limits)?,
+    };
+    check_count(&header, available)?;
     let idempotent = header.producer_id >= 0;
     if (header.producer_epoch >= 0) != idempotent || header.producer_epoch < -1 {
         return wrong(
@@ -89,7 +99,10 @@ mod tests {
 
     /// The batch with another header, its checksum made right again.
     fn with(change: impl FnOnce(&mut BatchHeader)) -> Vec<u8> {
-        let mut batch = batch();
+        changed(batch(), change)
+    }
+
+    fn changed(mut batch: Vec<u8>, change: impl FnOnce(&mut BatchHeader)) -> Vec<u8> {
         let mut header = BatchHeader::parse(&batch).unwrap();
         change(&mut header);
         batch[..61].copy_from_slice(&header.to_bytes());
@@ -165,6 +178,55 @@ mod tests {
             [(-2, -1, -1), (5, -1, 0), (5, 0, -1), (-1, 0, -1), (-1, -1, 0)]
         {
             assert!(!claim(id, epoch, sequence), "{id} {epoch} {sequence}");
+        }
+    }
+
+    #[test]
+    fn more_records_than_the_bytes_can_hold_are_refused() {
+        let limits = Limits::default();
+        let count = |count: i32| {
+            move |header: &mut BatchHeader| {
+                (header.records_count, header.last_offset_delta) = (count, count - 1);
+            }
+        };
+        // One record of twelve bytes: there cannot be two.
+        for (records, possible) in [(1, true), (2, false), (i32::MAX, false)] {
+            let valid = validate_for_produce(&with(count(records)), &limits);
+            assert_eq!(valid.is_ok(), possible, "{records}");
+        }
+        assert!(matches!(
+            validate_for_produce(&with(count(i32::MAX)), &limits),
+            Err(BatchError::Truncated { .. })
+        ));
+    }
+
+    #[test]
+    fn a_compressed_batch_promises_no_more_records_than_it_can_decompress_to() {
+        let limits = Limits::default();
+        let mut builder = BatchBuilder::new(Compression::Lz4, limits);
+        for _ in 0..5_000 {
+            builder.push(1, None, None, NO_HEADERS).unwrap();
+        }
+        let honest = builder.finish(ProducerInfo::NONE).unwrap();
+        assert!(validate_for_produce(&honest, &limits).is_ok());
+        // Its one block can become 64 KiB at the most.
+        for (count, possible) in [((64 << 10) / 7, true), ((64 << 10) / 7 + 1, false)] {
+            let claims = changed(honest.to_vec(), |header| {
+                (header.records_count, header.last_offset_delta) = (count, count - 1);
+            });
+            assert_eq!(validate_for_produce(&claims, &limits).is_ok(), possible, "{count}");
+        }
+    }
+
+    #[test]
+    fn a_batch_as_large_as_may_be_is_valid() {
+        // Neither limit is a multiple of a block.
+        for max_decompressed_bytes in [100_000, 200_001] {
+            let limits = Limits { max_decompressed_bytes, ..Limits::default() };
+            let mut builder = BatchBuilder::new(Compression::Lz4, limits);
+            while builder.push(1, None, Some(&[7; 90]), NO_HEADERS).is_ok() {}
+            let batch = builder.finish(ProducerInfo::NONE).unwrap();
+            assert!(validate_for_produce(&batch, &limits).is_ok());
         }
     }
 

@@ -3,18 +3,26 @@
 use bytes::Bytes;
 
 use super::footer::{FIXED_BYTES, Footer};
-use super::outcome::SliceOutcome;
+use super::outcome::{OUTCOME_BYTES, SliceOutcome};
 use super::slice::{PRODUCER_BYTES, SLICE_BYTES, SPARSE_POINT_BYTES, SliceMeta, SparsePoint};
 use super::tally::Tally;
 use super::{
-    MAX_FOOTER_BYTES, MAX_SLICES, OBJECT_HEADER_BYTES, ObjectError, ObjectHeader,
-    SPARSE_INTERVAL_BYTES, TRAILER_BYTES, Trailer,
+    MAX_BATCHES, MAX_FOOTER_BYTES, MAX_OUTCOMES, MAX_SLICES, OBJECT_HEADER_BYTES, ObjectError,
+    ObjectHeader, SPARSE_INTERVAL_BYTES, TRAILER_BYTES, Trailer,
 };
 use crate::batch::{BatchError, BatchHeader, assign};
 use crate::ids::{ObjectId, TopicId};
 
 /// Half the footer is for the slices, the other half for what came before.
 const MAX_SLICES_BYTES: usize = MAX_FOOTER_BYTES / 2;
+
+/// What the footer says of a batch at the most.
+const BATCH_BYTES: usize = PRODUCER_BYTES + SPARSE_POINT_BYTES;
+
+// An object within these counts can always be built.
+const _: () =
+    assert!(FIXED_BYTES + MAX_SLICES * SLICE_BYTES + MAX_BATCHES * BATCH_BYTES <= MAX_SLICES_BYTES);
+const _: () = assert!(MAX_OUTCOMES * OUTCOME_BYTES <= MAX_FOOTER_BYTES - MAX_SLICES_BYTES);
 
 /// What is known of a slice before its first batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,7 +133,7 @@ impl ObjectBuilder {
         check_limit("length of a slice", (in_slice + batch.len()) as u64, u32::MAX.into())?;
         check_limit(
             "footer length",
-            (footer_bytes + open.footer_bytes() + PRODUCER_BYTES + SPARSE_POINT_BYTES) as u64,
+            (footer_bytes + open.footer_bytes() + BATCH_BYTES) as u64,
             MAX_SLICES_BYTES as u64,
         )?;
         open.tally.add(&header)?;
@@ -141,7 +149,7 @@ impl ObjectBuilder {
     /// The finished object, with the outcomes of the session's earlier slices since its last object.
     ///
     /// Refused if the last slice has no batch, or if there are so many outcomes that the footer outgrows
-    /// [`MAX_FOOTER_BYTES`]; there is always room for 300,000.
+    /// [`MAX_FOOTER_BYTES`]; there is always room for [`MAX_OUTCOMES`].
     pub fn finish(mut self, outcomes: &[SliceOutcome]) -> Result<EncodedObject, ObjectError> {
         if let Some(open) = self.open.as_ref().filter(|open| open.tally.is_empty()) {
             return Err(open.empty(self.finished.len()));

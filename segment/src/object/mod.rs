@@ -91,5 +91,11 @@ pub const MAX_SLICES: usize = 4096;
 /// The most bytes that a footer may have: what a reader must be ready to fetch. Default and maximum, 8 MiB.
 pub const MAX_FOOTER_BYTES: usize = 8 << 20;
 
+/// The most batches for which every object has room in its footer, however many slices they make.
+pub const MAX_BATCHES: usize = 64 << 10;
+
+/// The most outcomes for which every object has room in its footer.
+pub const MAX_OUTCOMES: usize = 300_000;
+
 /// About how many bytes of a slice lie between two points of its sparse index.
 pub const SPARSE_INTERVAL_BYTES: u32 = 64 << 10;

@@ -94,7 +94,8 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         let figures = offsets(&controllers, &name, &partition, count, window).await?;
         report.offset_commits.push(figures);
     }
-    report.heartbeats_per_second = heartbeats(&controllers, &format!("{name}-beat"), window).await?;
+    report.heartbeats_per_second =
+        heartbeats(&controllers, &format!("{name}-beat"), window).await?;
     let written = Arc::new(written);
     report.lookups.local = lookups(&controllers, &written, false, window).await?;
     report.lookups.linearizable = lookups(&controllers, &written, true, window).await?;

@@ -93,8 +93,8 @@ impl Session {
     /// Commits the next object.
     pub(super) async fn commit(mut self) -> anyhow::Result<Self> {
         self.sequence += 1;
-        let slices = self.held.iter().zip(0u64..).map(|((partition, epoch, next), n)| {
-            v1::SliceCommit {
+        let slices =
+            self.held.iter().zip(0u64..).map(|((partition, epoch, next), n)| v1::SliceCommit {
                 partition: Some(partition.clone()),
                 lease_epoch: *epoch,
                 base_offset: *next,
@@ -104,8 +104,7 @@ impl Session {
                 length: BYTES,
                 crc32c: 1,
                 ..v1::SliceCommit::default()
-            }
-        });
+            });
         let object = v1::ObjectCommit {
             sequence: self.sequence,
             size: 64 + (SLICES as u64 + 1) * u64::from(BYTES),
