@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::partition::PartitionId;
+use crate::run::Runs;
 use crate::ticket::{Arrival, Pending, Results, Ticket};
 use futures::Stream;
 use std::pin::Pin;
@@ -98,7 +99,13 @@ impl Produce for ProduceService {
         };
         let (results, answers) = mpsc::unbounded_channel();
         let places = Arc::new(Semaphore::new(shared.max_stream_batches));
-        let reader = Reader { shared, results, places: Arc::clone(&places), admitted: Vec::new() };
+        let reader = Reader {
+            shared,
+            results,
+            places: Arc::clone(&places),
+            admitted: Vec::new(),
+            runs: Runs::default(),
+        };
         self.shared.tracker.spawn(reader.run(request.into_inner()));
         Ok(Response::new(Answers { answers, places, _stream: stream }))
     }
@@ -137,6 +144,7 @@ struct Reader {
     /// One for each batch that has no answer on its way yet.
     places: Arc<Semaphore>,
     admitted: Vec<Arrival>,
+    runs: Runs,
 }
 
 /// The stream is to be read no further.
@@ -177,8 +185,13 @@ impl Reader {
                 return Ok(());
             }
         };
+        let Some(run) = self.runs.next(partition, batch.restart) else {
+            let message = "too many partitions of one stream were refused";
+            ticket(None).refuse(ErrorInfo::new(ErrorCode::Overloaded, message));
+            return Err(Stop);
+        };
         let room = self.take_room(batch.batch.len()).await?;
-        let ticket = Ticket::new(self.results.clone(), batch.correlation, Some(room));
+        let ticket = Ticket::new(self.results.clone(), batch.correlation, Some(room)).in_run(run);
         let pending = Pending { batch: batch.batch, records, arrived: now, ticket };
         self.admitted.push(Arrival { partition, pending });
         Ok(())

@@ -58,20 +58,9 @@ impl Producer {
             .cluster()
             .await
             .map_err(|error| ProduceError::Metadata { topic: "(none yet)".into(), error })?;
-        let tasks = TaskTracker::new();
-        let cancel = CancellationToken::new();
-        let shared = Arc::new(Shared {
-            room: Room::new(config.buffer_memory),
-            counters: Counters::default(),
-            routes: Routes::new(metadata),
-            links: Links::new(tasks.clone(), cancel.clone()),
-            topics: Topics::default(),
-            tasks,
-            cancel: cancel.clone(),
-            closed: AtomicBool::new(false),
-            config,
-        });
-        Ok(Self { shared, _end_with_the_last_clone: Arc::new(cancel.drop_guard()) })
+        let shared = Arc::new(Shared::new(config, metadata));
+        let end = Arc::new(shared.cancel.clone().drop_guard());
+        Ok(Self { shared, _end_with_the_last_clone: end })
     }
 
     /// Takes a record into its partition's batch. Waits only for room in the buffer, and the first time for the
@@ -234,6 +223,22 @@ impl Producer {
 }
 
 impl Shared {
+    pub(super) fn new(config: Config, metadata: Metadata) -> Self {
+        let tasks = TaskTracker::new();
+        let cancel = CancellationToken::new();
+        Self {
+            room: Room::new(config.buffer_memory),
+            counters: Counters::default(),
+            routes: Routes::new(metadata),
+            links: Links::new(tasks.clone(), cancel.clone()),
+            topics: Topics::default(),
+            tasks,
+            cancel,
+            closed: AtomicBool::new(false),
+            config,
+        }
+    }
+
     /// A buffer of the topic took a record no more: if that is because the topic ended, it is looked up anew.
     fn topics_changed(&self, topic: &OpenTopic) {
         if topic.buffers.iter().any(|buffer| buffer.is_closed()) {

@@ -2,6 +2,8 @@
 
 mod answers;
 mod ending;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +57,14 @@ impl Batch {
     }
 }
 
+/// A try that has ended.
+struct Attempt {
+    batch: u64,
+    /// The link that it went over.
+    link_number: u64,
+    outcome: Outcome,
+}
+
 /// See the module.
 pub(super) struct PartitionTask {
     shared: Arc<Shared>,
@@ -62,7 +72,7 @@ pub(super) struct PartitionTask {
     partition: u32,
     buffer: Arc<Buffer>,
     window: Window<Batch>,
-    attempts: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
+    attempts: FuturesUnordered<BoxFuture<'static, Attempt>>,
     /// Where the partition's batches go; `None`: ask first.
     agent: Option<Arc<str>>,
     /// The stream that everything in flight went to.
@@ -73,8 +83,9 @@ pub(super) struct PartitionTask {
     /// 2. C sent on a fresh link now would be written before A and B are sent again.
     /// 3. So C goes to the link of A and B, which has ended and refuses it: C joins the resend, in its place.
     link: Option<mpsc::Sender<Submission>>,
-    /// A batch was written through `link`. Until then there is one in flight at a time: an agent that is about to get
-    /// the lease might refuse A and take B a moment later.
+    /// Counts the links that were given up. An answer that comes over an earlier one says nothing of this one.
+    link_number: u64,
+    /// A batch was written through `link`. Until then there is one in flight at a time.
     proven: bool,
     /// The routes' version of which no more use can be made.
     seen: u64,
@@ -101,6 +112,7 @@ impl PartitionTask {
             attempts: FuturesUnordered::new(),
             agent,
             link: None,
+            link_number: 0,
             proven: false,
             seen,
             hold_until: None,
@@ -126,8 +138,8 @@ impl PartitionTask {
             let timer = self.timer();
             tokio::select! {
                 () = cancel.cancelled() => break None,
-                Some((id, outcome)) = self.attempts.next() => {
-                    if let Some(gone) = self.settle(id, outcome).await {
+                Some(attempt) = self.attempts.next() => {
+                    if let Some(gone) = self.settle(attempt).await {
                         break Some(gone);
                     }
                 }
@@ -184,8 +196,7 @@ impl PartitionTask {
     /// Sends what may be sent now. The error says that the topic is gone.
     async fn dispatch(&mut self) -> Result<(), ProduceError> {
         let held = self.hold_until.is_some_and(|until| clock::now() < until);
-        let open_fates = self.window.is_recovering() && !self.window.can_resume();
-        if held || open_fates || self.window.is_empty() {
+        if held || !self.window.may_send() {
             return Ok(());
         }
         self.hold_until = None;
@@ -244,15 +255,19 @@ impl PartitionTask {
         let config = &self.shared.config;
         let limit = (now + config.request_timeout).min(batch.opened + config.delivery_timeout);
         let (reply, answer) = oneshot::channel();
+        // Whatever goes out again does so after its link was given up, and so does what goes to another agent.
+        let restart = self.link.is_none();
         let submission = Submission {
             partition: convert::topic_partition(self.topic.route.id, self.partition),
             batch: batch.bytes.clone(),
+            restart,
             reply,
         };
         if fresh {
             self.probe_at = now + PROBE_AFTER;
         }
         let link = self.link.get_or_insert_with(|| self.shared.links.get(&agent));
+        let link_number = self.link_number;
         let submitted = tokio::time::timeout_at(limit, link.send(submission)).await;
         self.attempts.push(Box::pin(async move {
             let outcome = match submitted {
@@ -264,7 +279,7 @@ impl PartitionTask {
                 Ok(Err(_)) => Outcome::NotSent(format!("{agent}: the stream ended").into()),
                 Err(_) => Outcome::NotSent(format!("{agent} takes no more batches").into()),
             };
-            (id, outcome)
+            Attempt { batch: id, link_number, outcome }
         }));
         true
     }
@@ -272,6 +287,7 @@ impl PartitionTask {
     /// What is sent next goes over another stream; nothing is in flight, or its fate is being settled.
     fn forget_link(&mut self) {
         self.link = None;
+        self.link_number += 1;
         self.proven = false;
     }
 
@@ -290,7 +306,8 @@ impl PartitionTask {
         let probing = self.probe.is_none() && !self.attempts.is_empty();
         let idle = self.window.iter_idle().map(|batch| batch.opened);
         let oldest = idle.chain(self.buffer.oldest()).min();
-        let holding = if self.window.is_empty() { None } else { self.hold_until };
+        // A wait that is over says nothing while a batch in flight must be answered first.
+        let holding = self.hold_until.filter(|_| self.window.may_send());
         [
             holding,
             self.linger_until,
