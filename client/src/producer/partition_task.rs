@@ -22,6 +22,7 @@ use super::delivery::Completion;
 use super::error::ProduceError;
 use super::handle::Shared;
 use super::outcome::{Failure, Outcome};
+use super::room::BATCH_OVERHEAD;
 use super::topics::OpenTopic;
 use super::window::Window;
 use crate::errors::{CallError, Code};
@@ -124,12 +125,13 @@ impl PartitionTask {
 
     /// Runs until the producer is closed or the topic is gone.
     pub(super) async fn run(mut self) {
-        let cancel = self.shared.cancel.clone();
+        let (cancel, deleted) = (self.shared.cancel.clone(), self.topic.gone.clone());
         let end = loop {
             self.expire();
             self.fill();
             let sent = tokio::select! {
                 () = cancel.cancelled() => break None,
+                () = deleted.cancelled() => break Some(self.gone()),
                 sent = self.dispatch() => sent,
             };
             if let Err(gone) = sent {
@@ -138,6 +140,7 @@ impl PartitionTask {
             let timer = self.timer();
             tokio::select! {
                 () = cancel.cancelled() => break None,
+                () = deleted.cancelled() => break Some(self.gone()),
                 Some(attempt) = self.attempts.next() => {
                     if let Some(gone) = self.settle(attempt).await {
                         break Some(gone);
@@ -177,7 +180,7 @@ impl PartitionTask {
             .finish(ProducerInfo::NONE)
             .expect("a batch is opened by its first record, so it is never empty");
         // What compression saved is room for further records.
-        let weight = pending.weight.min(bytes.len());
+        let weight = pending.weight.min(bytes.len() + BATCH_OVERHEAD);
         self.shared.room.give_back(pending.weight - weight);
         self.window.push(Batch {
             bytes,
@@ -216,7 +219,8 @@ impl PartitionTask {
     /// Asks the controllers who holds the lease. `false`: nobody knows just now, and a wait has been set.
     async fn find_agent(&mut self) -> Result<bool, ProduceError> {
         let oldest = self.window.iter().map(|batch| batch.opened).min();
-        let limit = oldest.unwrap_or_else(clock::now) + self.shared.config.delivery_timeout;
+        let oldest = oldest.unwrap_or_else(clock::now);
+        let limit = clock::later(oldest, self.shared.config.delivery_timeout);
         let refresh = self.shared.routes.refresh(&self.topic.route, self.seen);
         let problem = match tokio::time::timeout_at(limit, refresh).await {
             Ok(Ok(())) => "no agent holds the partition's lease".to_owned(),
@@ -253,7 +257,8 @@ impl PartitionTask {
         batch.attempts += 1;
         let now = clock::now();
         let config = &self.shared.config;
-        let limit = (now + config.request_timeout).min(batch.opened + config.delivery_timeout);
+        let limit = clock::later(now, config.request_timeout)
+            .min(clock::later(batch.opened, config.delivery_timeout));
         let (reply, answer) = oneshot::channel();
         // Whatever goes out again does so after its link was given up, and so does what goes to another agent.
         let restart = self.link.is_none();
@@ -312,7 +317,7 @@ impl PartitionTask {
             holding,
             self.linger_until,
             probing.then_some(self.probe_at),
-            oldest.map(|opened| opened + self.shared.config.delivery_timeout),
+            oldest.map(|opened| clock::later(opened, self.shared.config.delivery_timeout)),
         ]
         .into_iter()
         .flatten()

@@ -5,6 +5,7 @@ use crate::errors::Refusal;
 use crate::producer::buffer::BatchRules;
 use crate::producer::config::Config;
 use crate::producer::record::Record;
+use crate::producer::room::BatchRoom;
 use crate::routing::{Metadata, PoolConfig, TopicRoute};
 use crate::types::{Topic, TopicDescription};
 use streamhouse_segment::batch::Compression;
@@ -37,8 +38,9 @@ fn task(in_flight: u64) -> PartitionTask {
     let topic = Arc::new(OpenTopic::new(route, vec![buffer.clone()]));
     let mut task = PartitionTask::new(shared, topic, 0);
     for _ in 0..in_flight {
-        assert!(task.shared.room.try_take(1));
-        drop(buffer.append(&Record::to("orders").value("v"), 1, 1).unwrap());
+        let record = Record::to("orders").value("v");
+        let room = BatchRoom::new(&task.shared.room, false);
+        drop(buffer.append(&record, 1, 0, room).unwrap());
     }
     task.fill();
     while task.window.next_to_send().is_some() {}
