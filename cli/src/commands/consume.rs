@@ -134,7 +134,7 @@ impl Session {
         // What was written out is committed even if reading ended with an error; what was not is not.
         let committed = tokio::select! {
             committed = self.commit() => committed,
-            signal = signals.next() => {
+            signal = signals.again() => {
                 Err(anyhow::anyhow!("interrupted by {signal} before the offsets were committed"))
             }
         };

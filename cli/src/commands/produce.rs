@@ -92,7 +92,9 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     // Interrupted once, it waits for what is on its way; interrupted again, it does not.
     let flushed = tokio::select! {
         flushed = producer.close() => flushed.map_err(anyhow::Error::from),
-        signal = stop.next() => Err(anyhow::anyhow!("interrupted by {signal} before all records were acknowledged")),
+        signal = interruption(&mut stop, sent.is_err()) => {
+            Err(anyhow::anyhow!("interrupted by {signal} before all records were acknowledged"))
+        }
     };
     progress.end();
     let report = sender.report(started.elapsed());
@@ -100,6 +102,10 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let printed =
         if sent.is_ok() || report.records > 0 { format.print(&report, human) } else { Ok(()) };
     outcome(sent, flushed, printed, &report)
+}
+
+async fn interruption(stop: &mut StopSignals, once_before: bool) -> &'static str {
+    if once_before { stop.again().await } else { stop.next().await }
 }
 
 /// What became of the records says how the command ends; only if all went well, whether the report could be printed.

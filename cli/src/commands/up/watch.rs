@@ -87,7 +87,7 @@ async fn stop(
 ) -> anyhow::Result<()> {
     let (lock, record) = tokio::select! {
         announced = announce(folder, known.clone()) => announced,
-        _ = signals.next() => {
+        _ = signals.again() => {
             kill(&known);
             return Ok(());
         }
@@ -105,7 +105,7 @@ async fn stop(
             }
             output::say("stopped");
         }
-        _ = signals.next() => kill(&record),
+        _ = signals.again() => kill(&record),
     }
     Ok(())
 }
