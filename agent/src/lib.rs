@@ -23,6 +23,7 @@ mod options;
 mod partition;
 mod put;
 mod release;
+mod run;
 mod service;
 mod session;
 mod ticket;

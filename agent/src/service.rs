@@ -13,6 +13,7 @@
 use crate::clock;
 use crate::inflow::Share;
 use crate::partition::PartitionId;
+use crate::run::Runs;
 use crate::ticket::{Arrival, Pending, Results, Ticket};
 use bytes::Bytes;
 use futures::Stream;
@@ -116,6 +117,7 @@ impl Produce for ProduceService {
             share,
             ties: Arc::clone(&ties),
             admitted: Vec::new(),
+            runs: Runs::default(),
         };
         self.shared.tracker.spawn(reader.run(request.into_inner()));
         Ok(Response::new(Answers { answers, places, ties }))
@@ -175,6 +177,7 @@ struct Reader {
     share: Share,
     ties: Arc<Ties>,
     admitted: Vec<Arrival>,
+    runs: Runs,
 }
 
 /// The stream is to be read no further.
@@ -231,8 +234,13 @@ impl Reader {
                 return Ok(());
             }
         };
+        let Some(run) = self.runs.next(partition, batch.restart) else {
+            let message = "too many partitions of one stream were refused";
+            ticket(None).refuse(ErrorInfo::new(ErrorCode::Overloaded, message));
+            return Err(Stop);
+        };
         let room = self.take_room(batch.batch.len()).await?;
-        let ticket = Ticket::new(self.results.clone(), batch.correlation, Some(room));
+        let ticket = ticket(Some(room)).in_run(run);
         // A slice would keep the whole message alive, and whatever else came into the same piece of memory.
         let batch = Bytes::copy_from_slice(&batch.batch);
         let pending = Pending { batch, records, arrived: now, ticket };

@@ -1,6 +1,7 @@
 //! A batch on its way through the agent, and the one answer that its producer gets.
 
 use crate::partition::PartitionId;
+use crate::run::Run;
 use bytes::Bytes;
 use std::time::Instant;
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo, ProduceResult};
@@ -16,6 +17,8 @@ pub(crate) type Results = mpsc::UnboundedSender<ProduceResult>;
 pub(crate) struct Ticket {
     results: Option<Results>,
     correlation: u64,
+    /// What the batch's refusal breaks. None for a batch that is wrong in itself: those behind it go on.
+    run: Option<Run>,
     /// The batch's share of the buffer budget, given back with the answer.
     _room: Option<OwnedSemaphorePermit>,
 }
@@ -26,7 +29,17 @@ impl Ticket {
         correlation: u64,
         room: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        Self { results: Some(results), correlation, _room: room }
+        Self { results: Some(results), correlation, run: None, _room: room }
+    }
+
+    pub(crate) fn in_run(mut self, run: Run) -> Self {
+        self.run = Some(run);
+        self
+    }
+
+    /// A batch ahead of this one was refused, so this one must be, too.
+    pub(crate) fn is_behind_a_refusal(&self) -> bool {
+        self.run.as_ref().is_some_and(Run::is_broken)
     }
 
     /// ACK: called only with the answer to the commit in hand.
@@ -40,6 +53,9 @@ impl Ticket {
     }
 
     fn fail(&mut self, error: ErrorInfo) {
+        if let Some(run) = &self.run {
+            run.end();
+        }
         let correlation = self.correlation;
         self.send(ProduceResult { correlation, error: Some(error), ..Default::default() });
     }

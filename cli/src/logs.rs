@@ -15,6 +15,8 @@ pub(crate) fn start(chosen: Option<&str>, default: &str) -> Result<(), Failure> 
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would tell of a closed stderr on stderr, and panic.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

@@ -4,6 +4,9 @@
 //! What holds for all of them: results go to stdout and nothing else does; everything said about the work (progress,
 //! logs, errors) goes to stderr; an error is one line; exit codes are those of [`exit`].
 
+// They panic when nobody reads what they print: `output` has what does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod clock;
 mod commands;

@@ -35,6 +35,11 @@ impl Format {
     }
 }
 
+/// Says a line on stderr. Where that is closed there is nobody to be told, and the work goes on.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// A table with these column heads.
 pub(crate) fn table<const N: usize>(heads: [&str; N]) -> Table {
     let mut table = Table::new();

@@ -276,6 +276,99 @@ async fn the_reset_policy_decides_where_there_is_no_offset() {
 }
 
 #[tokio::test]
+async fn a_consumer_of_many_topics_learns_of_new_records_in_all_of_them() {
+    let (world, controller, producer) = cluster(1).await;
+    let agent = world.state.lock().topics["orders"].1[0].agent.clone();
+    let others: Vec<String> = (0..120).map(|number| format!("t{number}")).collect();
+    others.iter().for_each(|topic| world.add_topic(topic, 1, &agent));
+    let mut consumer = builder(&world, &controller).topics(others.clone()).build().await.unwrap();
+    assert!(consumer.poll(Duration::from_millis(100)).await.unwrap().is_empty());
+    // One watch covers at most 100 topics.
+    for topic in [others.first().unwrap(), others.last().unwrap()] {
+        producer.send(Record::to(&**topic).value("v")).await.unwrap().await.unwrap();
+        assert_eq!(read(&mut consumer, 1).await[0].topic.as_ref(), topic);
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_topic_is_told_and_its_neighbours_are_read_on() {
+    let (world, controller, producer) = cluster(1).await;
+    let agent = world.state.lock().topics["orders"].1[0].agent.clone();
+    world.add_topic("gone", 1, &agent);
+    let mut consumer = builder(&world, &controller).topics(["gone"]).build().await.unwrap();
+    assert!(consumer.poll(Duration::from_millis(100)).await.unwrap().is_empty());
+    world.state.lock().topics.remove("gone");
+    fill(&producer, 0, 0..10).await;
+    let (mut records, mut told) = (0, 0);
+    while records < 10 || told == 0 {
+        match consumer.poll(SOON).await {
+            Ok(polled) => records += polled.len(),
+            Err(ConsumeError::TopicDeleted { topic }) => {
+                assert_eq!(&*topic, "gone");
+                told += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((records, told), (10, 1));
+}
+
+#[tokio::test]
+async fn controllers_that_are_down_are_told_of_once() {
+    let (world, controller, producer) = cluster(1).await;
+    fill(&producer, 0, 0..10).await;
+    let mut consumer = builder(&world, &controller)
+        .operation_timeout(Duration::from_millis(300))
+        .build()
+        .await
+        .unwrap();
+    read(&mut consumer, 10).await;
+    world.state.lock().unavailable = true;
+    consumer.seek("orders", 0, 3).unwrap();
+    let error = consumer.poll(SOON).await.unwrap_err();
+    assert!(matches!(error, ConsumeError::Call(_)) && error.retryable(), "{error}");
+    assert!(consumer.poll(Duration::from_millis(600)).await.unwrap().is_empty());
+    world.state.lock().unavailable = false;
+    assert_eq!(offsets(&read(&mut consumer, 7).await), (3..10).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_controller_that_lags_behind_does_not_decide_what_is_out_of_range() {
+    let (world, controller, producer) = cluster(1).await;
+    fill(&producer, 0, 0..10).await;
+    let mut consumer = builder(&world, &controller)
+        .offset_reset(OffsetReset::None)
+        .group_id("g")
+        .build()
+        .await
+        .unwrap();
+    // Look-ups find an empty log, until somebody asks the leader.
+    world.state.lock().lagging = true;
+    consumer.seek("orders", 0, 4).unwrap();
+    assert_eq!(offsets(&read(&mut consumer, 6).await), (4..10).collect::<Vec<_>>());
+    assert!(!world.state.lock().lagging);
+}
+
+#[tokio::test]
+async fn offsets_of_very_many_partitions_are_committed_and_fetched() {
+    let (world, controller, _) = cluster(5_000).await;
+    let group = || builder(&world, &controller).group_id("g").auto_commit(false);
+    let mut consumer = group().build().await.unwrap();
+    consumer.commit().await.unwrap();
+    assert_eq!(consumer.committed().await.unwrap().len(), 5_000);
+    assert_eq!(world.state.lock().commits.len(), 2);
+}
+
+#[tokio::test]
+async fn a_poll_may_wait_for_ever() {
+    let (world, controller, producer) = cluster(1).await;
+    let mut consumer =
+        builder(&world, &controller).auto_commit_interval(Duration::MAX).build().await.unwrap();
+    fill(&producer, 0, 0..1).await;
+    assert_eq!(consumer.poll(Duration::MAX).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn an_assignment_reads_only_its_partitions() {
     let (world, controller, producer) = cluster(3).await;
     for partition in 0..3 {

@@ -206,7 +206,7 @@ async fn a_full_buffer_makes_send_wait_until_there_is_room() {
     let producer = builder(&controller)
         .batch_bytes(1024)
         .max_record_bytes(4096)
-        .buffer_memory(6000)
+        .buffer_memory(10_000)
         .compression(streamhouse_client::Compression::None)
         .build()
         .await
@@ -215,7 +215,7 @@ async fn a_full_buffer_makes_send_wait_until_there_is_room() {
     let first = producer.send(record()).await.unwrap();
     let second = producer.send(record()).await.unwrap();
     let refused = producer.try_send(record()).unwrap_err();
-    assert_eq!(refused, ProduceError::BufferFull { limit: 6000 });
+    assert_eq!(refused, ProduceError::BufferFull { limit: 10_000 });
     let mut third = Box::pin(producer.send(record()));
     assert!(third.as_mut().now_or_never().is_none());
     // An acknowledgement makes room.
@@ -270,6 +270,63 @@ async fn dropping_a_delivery_cancels_nothing_and_dropping_the_producer_fails_the
     let delivery = producer.send(Record::to("orders").value("b")).await.unwrap();
     drop(producer);
     assert!(matches!(delivery.await, Err(ProduceError::Closed { .. })));
+}
+
+#[tokio::test]
+async fn timeouts_may_be_for_ever() {
+    let (_world, controller, _) = one_agent().await;
+    let producer = builder(&controller)
+        .linger(Duration::MAX)
+        .delivery_timeout(Duration::MAX)
+        .request_timeout(Duration::MAX)
+        .operation_timeout(Duration::MAX)
+        .build()
+        .await
+        .unwrap();
+    let delivery = producer.send(Record::to("orders").value("x")).await.unwrap();
+    producer.flush().await.unwrap();
+    assert_eq!(delivery.await.unwrap().offset, 0);
+}
+
+#[tokio::test]
+async fn a_flush_covers_the_records_of_a_deleted_topic() {
+    let (world, controller, agent) = one_agent().await;
+    world.script(&agent, [Action::Hold]);
+    let producer = builder(&controller).batch_size(1).max_in_flight(1).build().await.unwrap();
+    world.add_topic("short", 2, &agent);
+    let record = |partition| Record::to("short").partition(partition).value("x");
+    let deliveries =
+        (producer.send(record(0)).await.unwrap(), producer.send(record(1)).await.unwrap());
+    world.state.lock().topics.remove("short");
+    world.gate.add_permits(1);
+    // As soon as one partition's task finds out, the topic is gone; the other's record is lost as well, and told.
+    futures::future::select(deliveries.0, deliveries.1).await;
+    let error = producer.flush().await.unwrap_err();
+    assert_eq!(error.failed, 2);
+    producer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn very_small_batches_count_for_what_they_really_take() {
+    let (world, controller, agent) = one_agent().await;
+    world.add_topic("wide", 5_000, &agent);
+    world.script(&agent, vec![Action::Hold; 5_000]);
+    let memory = 2 << 20;
+    let producer = builder(&controller)
+        .linger(Duration::from_secs(60))
+        .batch_bytes(1024)
+        .max_record_bytes(4096)
+        .buffer_memory(memory)
+        .build()
+        .await
+        .unwrap();
+    producer.partitions("wide").await.unwrap();
+    let mut taken = 0;
+    while producer.try_send(Record::to("wide").partition(taken).value("x")).is_ok() {
+        taken += 1;
+    }
+    // Each opened a batch of its own, with all that belongs to one.
+    assert!((100..2_000).contains(&taken), "{taken} batches in {memory} bytes");
 }
 
 #[tokio::test]

@@ -62,8 +62,12 @@ async fn flood(requests: mpsc::Sender<ProduceRequest>, partition: TopicPartition
         let mut builder = BatchBuilder::new(Compression::None, Limits::default());
         builder.push(0, None, Some(value.as_bytes()), NO_HEADERS).unwrap();
         let batch = builder.finish(ProducerInfo::NONE).unwrap().to_vec();
-        let batch =
-            ProduceBatch { correlation, partition: Some(partition.clone()), batch: batch.into() };
+        let batch = ProduceBatch {
+            correlation,
+            partition: Some(partition.clone()),
+            batch: batch.into(),
+            restart: correlation == 0,
+        };
         if requests.send(ProduceRequest { batches: vec![batch] }).await.is_err() {
             break;
         }

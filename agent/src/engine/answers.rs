@@ -159,7 +159,7 @@ impl Engine {
         if self.ended || !self.leases.holds(id) {
             refuse_all(batches, &self.leases.not_holder(id));
         } else {
-            let batches = self.without_expired(id, batches, now);
+            let batches = self.writable(id, batches, now);
             self.buffer.put_back(id, batches);
         }
         self.sync(id);

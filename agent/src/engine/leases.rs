@@ -298,4 +298,10 @@ impl Leases {
         let message = format!("this agent does not take batches of {id}");
         ErrorInfo::new(ErrorCode::NotLeaseHolder, message).at(self.moved_to(id))
     }
+
+    /// What a producer is told whose batch is behind a refused one: it certainly was not written, like the other.
+    pub(crate) fn not_in_turn(&self, id: PartitionId) -> ErrorInfo {
+        let message = format!("a batch of {id} ahead of this one was refused");
+        ErrorInfo::new(ErrorCode::NotLeaseHolder, message).at(self.moved_to(id))
+    }
 }

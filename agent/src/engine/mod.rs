@@ -5,7 +5,8 @@
 //! * ACK: a batch is acknowledged only from the answer to its object's commit.
 //! * ONCE: within one epoch offsets are given out once; a batch goes to another offset only after its slice's epoch
 //!   is known to be over.
-//! * Batches of one partition are committed in the order in which they came.
+//! * Batches of one partition are committed in the order in which they came, and none is once another one ahead of it
+//!   in its run was refused (see [`crate::run`]).
 //! * A failure is reported as certain (`NOT_LEASE_HOLDER`) only if no commit of the batch can have been applied.
 
 mod answers;
@@ -118,7 +119,9 @@ impl Engine {
     /// Takes a batch, or refuses it.
     pub(crate) fn admit(&mut self, arrival: Arrival) {
         let Arrival { partition, pending } = arrival;
-        if !self.ended && self.leases.admits(partition) {
+        if pending.ticket.is_behind_a_refusal() {
+            pending.ticket.refuse(self.leases.not_in_turn(partition));
+        } else if !self.ended && self.leases.admits(partition) {
             self.buffer.push(partition, pending);
         } else {
             pending.ticket.refuse(self.leases.not_holder(partition));
@@ -252,7 +255,7 @@ impl Engine {
         let mut slices = Vec::with_capacity(picked.len());
         let mut orders = Vec::with_capacity(picked.len());
         for (id, batches) in picked {
-            let batches = self.without_expired(id, batches, now);
+            let batches = self.writable(id, batches, now);
             if batches.is_empty() {
                 self.sync(id);
                 continue;
@@ -282,19 +285,24 @@ impl Engine {
         Some(UploadOrder { id, slices: orders, outcomes })
     }
 
-    fn without_expired(
-        &self,
-        id: PartitionId,
-        batches: Vec<Pending>,
-        now: Instant,
-    ) -> Vec<Pending> {
+    /// The batches that may still be written: those that are too old fail, and with them those behind them.
+    fn writable(&self, id: PartitionId, batches: Vec<Pending>, now: Instant) -> Vec<Pending> {
         let timeout = self.rules.delivery_timeout;
         let expired = |pending: &Pending| now.saturating_duration_since(pending.arrived) > timeout;
-        if !batches.iter().any(expired) {
+        let sound = |pending: &Pending| !expired(pending) && !pending.ticket.is_behind_a_refusal();
+        if batches.iter().all(sound) {
             return batches;
         }
-        let (late, rest): (Vec<_>, Vec<_>) = batches.into_iter().partition(expired);
-        refuse_all(late, &self.too_late(id));
+        let mut rest = Vec::with_capacity(batches.len());
+        for pending in batches {
+            if expired(&pending) {
+                pending.ticket.refuse(self.too_late(id));
+            } else if pending.ticket.is_behind_a_refusal() {
+                pending.ticket.refuse(self.leases.not_in_turn(id));
+            } else {
+                rest.push(pending);
+            }
+        }
         rest
     }
 

@@ -3,6 +3,7 @@
 use super::testing::partition;
 use super::{Action, Built, CommitAnswer, Engine, FlushRule, Rules, SessionIds, UploadOrder};
 use crate::clock;
+use crate::run::Run;
 use crate::ticket::{Arrival, Pending, Ticket};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
@@ -65,7 +66,11 @@ impl Rig {
 
     /// A batch of one record and `tag` bytes, which is also its correlation.
     fn send(&mut self, number: u32, tag: usize) {
-        let ticket = Ticket::new(self.tickets.clone(), tag as u64, None);
+        self.send_in(Run::default(), number, tag);
+    }
+
+    fn send_in(&mut self, run: Run, number: u32, tag: usize) {
+        let ticket = Ticket::new(self.tickets.clone(), tag as u64, None).in_run(run);
         let batch = Bytes::from(vec![0; tag]);
         let pending = Pending { batch, records: 1, arrived: self.now, ticket };
         self.engine.admit(Arrival { partition: partition(number), pending });
@@ -306,6 +311,39 @@ fn a_lost_lease_fails_what_is_buffered_and_waits_for_what_is_in_flight() {
     assert_eq!(rig.answered(), [(3, moved), (4, moved)]);
     rig.answer(vec![object(1, vec![accepted()])]);
     assert_eq!(rig.answered(), [(1, Ok(0))]);
+}
+
+#[test]
+fn what_is_behind_a_refused_batch_is_refused_until_its_producer_starts_over() {
+    let mut rig = Rig::new();
+    let run = Run::default();
+    let lost =
+        LostLease { partition: Some(partition(0).to_wire()), epoch: 2, ..Default::default() };
+    rig.news(|news| news.lost.push(lost));
+    rig.send_in(run.clone(), 0, 1);
+    // The lease comes back while the batch behind is on its way.
+    rig.lease(0, 3, 0, false);
+    rig.send_in(run, 0, 2);
+    let refused = Err(ErrorCode::NotLeaseHolder);
+    assert_eq!(rig.answered(), [(1, refused), (2, refused)]);
+    assert!(rig.decide().is_empty());
+    // Another producer's batches, and what the first one sends again, are taken.
+    rig.send(0, 3);
+    rig.send_in(Run::default(), 0, 1);
+    assert_eq!(shape(&rig.upload()), [(0, 3, 0, vec![3, 1])]);
+}
+
+#[test]
+fn a_batch_that_is_too_old_takes_those_behind_it_along() {
+    let mut rig = Rig::new();
+    let run = Run::default();
+    rig.send_in(run.clone(), 0, 1);
+    rig.now += Duration::from_secs(121);
+    rig.send_in(run, 0, 2);
+    rig.send(0, 3);
+    assert_eq!(shape(&rig.upload()), [(0, 1, 0, vec![3])]);
+    let moved = Err(ErrorCode::NotLeaseHolder);
+    assert_eq!(rig.answered(), [(1, Err(ErrorCode::StoreUnavailable)), (2, moved)]);
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl Rig {
         let mut client = ProduceClient::new(channel);
         let (requests, outbound) = mpsc::channel(64);
         let answers = client.stream(ReceiverStream::new(outbound)).await.unwrap().into_inner();
-        Producer { requests, answers, sent: 0 }
+        Producer { requests, answers, sent: 0, restart: true }
     }
 
     async fn finish(self) {
@@ -91,6 +91,8 @@ struct Producer {
     requests: mpsc::Sender<ProduceRequest>,
     answers: Streaming<ProduceResponse>,
     sent: u64,
+    /// The next batch begins a new run.
+    restart: bool,
 }
 
 impl Producer {
@@ -103,7 +105,8 @@ impl Producer {
         self.sent += 1;
         let partition =
             Some(TopicPartition { topic_id: TOPIC.to_vec(), partition: partition as u32 });
-        let batch = ProduceBatch { correlation: self.sent, partition, batch };
+        let restart = std::mem::take(&mut self.restart);
+        let batch = ProduceBatch { correlation: self.sent, partition, batch, restart };
         self.requests.send(ProduceRequest { batches: vec![batch] }).await.unwrap();
         self.sent
     }
@@ -230,6 +233,11 @@ async fn foreign_bytes_under_the_key_end_the_session_and_the_agent_goes_on() {
         }
     })
     .await;
+    // What is still on its way behind the refused batch must not be written ahead of it.
+    producer.send(0).await;
+    let answer = producer.answers(1).await.remove(&2).unwrap();
+    assert_eq!(answer.error.unwrap().code(), ErrorCode::NotLeaseHolder);
+    producer.restart = true;
     producer.send(0).await;
     assert_eq!(producer.acknowledged(1).await, [0]);
     rig.finish().await;

@@ -29,7 +29,7 @@ const COMMIT_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Args {
     /// The topic.
     topic: String,
-    /// Go on where this group stopped, and commit to it what was printed.
+    /// Go on where this group stopped, and commit to it what was written out.
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
     /// Where to begin where the group has no offset, or without a group.
@@ -131,8 +131,13 @@ impl Session {
     ) -> anyhow::Result<()> {
         let started = clock::now();
         let read = self.read(args, signals).await;
-        // What was printed is committed even if reading ended with an error; what was not printed is not.
-        let committed = self.commit().await;
+        // What was written out is committed even if reading ended with an error; what was not is not.
+        let committed = tokio::select! {
+            committed = self.commit() => committed,
+            signal = signals.again() => {
+                Err(anyhow::anyhow!("interrupted by {signal} before the offsets were committed"))
+            }
+        };
         read?;
         committed?;
         let summary = self.summary(args, started.elapsed());
@@ -155,30 +160,44 @@ impl Session {
                 if self.positions.take(record.partition, record.offset) {
                     self.printer.print(&record)?;
                 }
+                if self.printer.is_full() {
+                    self.flush()?;
+                }
             }
-            self.printer.flush()?;
             if self.printer.records < limit {
                 // Offsets without a record count as read, too.
                 for (at, next) in self.consumer.positions() {
                     self.positions.passed(at.partition, next);
                 }
             }
+            self.flush()?;
             if self.last_commit.elapsed() > COMMIT_EVERY {
-                self.commit().await?;
+                tokio::select! {
+                    committed = self.commit() => committed?,
+                    // The last commit makes this one good.
+                    _ = signals.next() => return Ok(()),
+                }
             }
         }
         Ok(())
     }
 
-    /// Commits what was printed, nothing further.
+    /// Only what the system took counts as printed for good.
+    fn flush(&mut self) -> anyhow::Result<()> {
+        self.printer.flush()?;
+        self.positions.flushed();
+        Ok(())
+    }
+
+    /// Commits what was written out, nothing further.
     async fn commit(&mut self) -> anyhow::Result<()> {
         if !self.commits {
             return Ok(());
         }
         for (at, position) in self.consumer.positions() {
-            let printed = self.positions.next(at.partition).unwrap_or(position);
-            if printed != position {
-                self.consumer.seek(&at.topic, at.partition, printed)?;
+            let written = self.positions.written(at.partition).unwrap_or(position);
+            if written != position {
+                self.consumer.seek(&at.topic, at.partition, written)?;
             }
         }
         self.consumer.commit().await?;

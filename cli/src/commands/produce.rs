@@ -92,16 +92,31 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     // Interrupted once, it waits for what is on its way; interrupted again, it does not.
     let flushed = tokio::select! {
         flushed = producer.close() => flushed.map_err(anyhow::Error::from),
-        signal = stop.next() => Err(anyhow::anyhow!("interrupted by {signal} before all records were acknowledged")),
+        signal = interruption(&mut stop, sent.is_err()) => {
+            Err(anyhow::anyhow!("interrupted by {signal} before all records were acknowledged"))
+        }
     };
     progress.end();
     let report = sender.report(started.elapsed());
 
-    if sent.is_ok() || report.records > 0 {
-        format.print(&report, human)?;
-    }
+    let printed =
+        if sent.is_ok() || report.records > 0 { format.print(&report, human) } else { Ok(()) };
+    outcome(sent, flushed, printed, &report)
+}
+
+async fn interruption(stop: &mut StopSignals, once_before: bool) -> &'static str {
+    if once_before { stop.again().await } else { stop.next().await }
+}
+
+/// What became of the records says how the command ends; only if all went well, whether the report could be printed.
+fn outcome(
+    sent: anyhow::Result<()>,
+    flushed: anyhow::Result<()>,
+    printed: anyhow::Result<()>,
+    report: &Report,
+) -> anyhow::Result<()> {
     match (sent, flushed) {
-        (Ok(()), Ok(())) => Ok(()),
+        (Ok(()), Ok(())) => printed,
         (Ok(()), Err(error)) => Err(error),
         (Err(error), _) if report.records > 0 => {
             let said = format!(
@@ -162,7 +177,7 @@ struct Sender<'a> {
     partition: Option<u32>,
     key: Option<KeyField>,
     skip_line: bool,
-    /// Lines taken so far, the header included.
+    /// Lines done with, the header included.
     line: u64,
     records: u64,
     bytes: u64,
@@ -184,13 +199,13 @@ impl<'a> Sender<'a> {
 
     async fn send(&mut self, block: &Block) -> anyhow::Result<()> {
         for line in block.lines() {
-            self.line += 1;
-            if std::mem::take(&mut self.skip_line) {
-                continue;
+            let number = self.line + 1;
+            if !std::mem::take(&mut self.skip_line) {
+                self.send_line(line).await.with_context(|| format!("line {number}"))?;
+                self.records += 1;
+                self.bytes += line.len() as u64;
             }
-            self.send_line(line).await.with_context(|| format!("line {}", self.line))?;
-            self.records += 1;
-            self.bytes += line.len() as u64;
+            self.line = number;
         }
         Ok(())
     }
@@ -283,4 +298,33 @@ impl Progress {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the template is well formed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::StdoutClosed;
+
+    #[test]
+    fn a_closed_stdout_does_not_hide_records_that_were_not_acknowledged() {
+        let report = Report {
+            topic: "t".to_owned(),
+            records: 5,
+            bytes: 0,
+            seconds: 1.0,
+            records_per_second: 5.0,
+            bytes_per_second: 0.0,
+            acknowledged: 3,
+            failed: 2,
+            retries: 0,
+            ambiguous_retries: 0,
+            ambiguous_records: 0,
+        };
+        let closed = || Err(StdoutClosed.into());
+        let lost = || Err(anyhow::anyhow!("2 records were not acknowledged"));
+        assert!(outcome(Ok(()), Ok(()), closed(), &report).unwrap_err().is::<StdoutClosed>());
+        assert!(!outcome(Ok(()), lost(), closed(), &report).unwrap_err().is::<StdoutClosed>());
+        let error = outcome(lost(), Ok(()), closed(), &report).unwrap_err();
+        assert!(error.to_string().contains("of 5 records sent 3 were acknowledged"), "{error}");
+    }
 }

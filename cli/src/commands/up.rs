@@ -8,8 +8,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::local::cluster::{self, Children};
-use crate::local::folder::{Folder, Lock};
+use crate::exit::StdoutClosed;
+use crate::local::cluster;
+use crate::local::folder::Folder;
 use crate::local::record::{Member, Record};
 use crate::output::{self, Format};
 use crate::signals::StopSignals;
@@ -72,27 +73,25 @@ pub(crate) async fn run(args: Args, format: Format, log: Option<&str>) -> anyhow
         ready = ready::wait(&folder, &record, &mut children) => ready,
         signal = signals.next() => Err(anyhow::anyhow!("interrupted by {signal} before the cluster was ready")),
     };
-    if let Err(error) = ready {
+    let told = ready.and_then(|()| {
+        let printed = format.print(&running(&folder, &record, &started), human);
+        // The cluster runs, whether or not somebody reads about it.
+        printed.or_else(|error| if error.is::<StdoutClosed>() { Ok(()) } else { Err(error) })
+    });
+    if let Err(error) = told {
         // What this command started it does not leave behind half done.
-        stop_started(&lock, &record, &started, &mut children).await;
+        cluster::stop_members(&lock, &record, &started, &mut children).await;
         return Err(error);
     }
-    format.print(&running(&folder, &record, started), human)?;
     drop(lock);
     if args.detach {
         return Ok(());
     }
-    eprintln!("Ctrl-C stops the cluster; its data stays");
-    watch::until_stopped(&folder, children, signals).await
+    output::say("Ctrl-C stops the cluster; its data stays");
+    watch::until_stopped(&folder, record, children, signals).await
 }
 
-async fn stop_started(lock: &Lock, record: &Record, started: &[Member], children: &mut Children) {
-    let mut only = record.clone();
-    only.processes.retain(|member, _| started.contains(member));
-    cluster::stop(lock, &only, children).await;
-}
-
-fn running(folder: &Folder, record: &Record, started: Vec<Member>) -> Running {
+fn running(folder: &Folder, record: &Record, started: &[Member]) -> Running {
     let process = |member, id| Process {
         id,
         address: record.address(member).to_string(),
@@ -103,7 +102,7 @@ fn running(folder: &Folder, record: &Record, started: Vec<Member>) -> Running {
         store: record.store.clone(),
         controllers: (1..=record.controllers).map(|n| process(Member::Controller(n), n)).collect(),
         agents: (1..=record.agents).map(|n| process(Member::Agent(n), n)).collect(),
-        started,
+        started: started.to_vec(),
         export: format!(
             "export STREAMHOUSE_CONTROLLERS={}",
             record.controller_addresses().join(",")

@@ -41,10 +41,11 @@ impl Children {
     }
 }
 
-/// Starts every member that does not run, and remembers each as it is started.
+/// Starts every member that does not run, and remembers each as it is started. If one cannot be, those that were are
+/// stopped again.
 pub(crate) async fn start_missing(
     folder: &Folder,
-    _lock: &Lock,
+    lock: &Lock,
     record: &mut Record,
     log: Option<&str>,
 ) -> anyhow::Result<(Vec<Member>, Children)> {
@@ -56,12 +57,25 @@ pub(crate) async fn start_missing(
     record.save(folder)?;
     let mut children = Children::default();
     for member in &missing {
-        let child = spawn(folder, record, *member, log)?;
-        record.processes.insert(*member, ProcessId::of(child.id()));
-        children.0.push(child);
-        record.save(folder)?;
+        if let Err(error) = start(folder, record, *member, log, &mut children) {
+            stop_members(lock, record, &missing, &mut children).await;
+            return Err(error);
+        }
     }
     Ok((missing, children))
+}
+
+fn start(
+    folder: &Folder,
+    record: &mut Record,
+    member: Member,
+    log: Option<&str>,
+    children: &mut Children,
+) -> anyhow::Result<()> {
+    let child = spawn(folder, record, member, log)?;
+    record.processes.insert(member, ProcessId::of(child.id()));
+    children.0.push(child);
+    record.save(folder)
 }
 
 /// SUBTLE: a killed process counts as ended as soon as its main thread is; its sockets close with the last of its
@@ -152,8 +166,25 @@ pub(crate) struct Stopped {
     pub(crate) killed: Vec<Member>,
 }
 
+/// Stops those of `members` that run, as [`stop`] does.
+pub(crate) async fn stop_members(
+    lock: &Lock,
+    record: &Record,
+    members: &[Member],
+    children: &mut Children,
+) -> Stopped {
+    let mut only = record.clone();
+    only.processes.retain(|member, _| members.contains(member));
+    stop(lock, &only, children).await
+}
+
 /// Stops every process of the cluster that runs: agents first, then controllers.
 pub(crate) async fn stop(_lock: &Lock, record: &Record, children: &mut Children) -> Stopped {
+    stop_unlocked(record, children).await
+}
+
+/// As [`stop`], where the lock cannot be had because the data folder is gone.
+pub(crate) async fn stop_unlocked(record: &Record, children: &mut Children) -> Stopped {
     let running: Vec<(Member, ProcessId)> = record
         .processes
         .iter()

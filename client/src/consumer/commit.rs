@@ -8,7 +8,7 @@ use streamhouse_segment::ids::TopicId;
 use super::error::ConsumeError;
 use crate::convert;
 use crate::errors::{CallError, Code};
-use crate::routing::{Client, Metadata, Requester};
+use crate::routing::{Client, MAX_OFFSETS, Metadata, Requester};
 use crate::types::TopicPartition;
 
 /// One partition's offset to commit: the next one to read.
@@ -31,9 +31,13 @@ impl Committer {
     /// GROUP: the controllers apply one requester's commits in the order of their numbers, so the caller has at most
     /// one under way.
     pub(super) async fn commit(self, offsets: Vec<Offset>) -> Result<(), ConsumeError> {
-        if offsets.is_empty() {
-            return Ok(());
+        for some in offsets.chunks(MAX_OFFSETS) {
+            self.commit_some(some).await?;
         }
+        Ok(())
+    }
+
+    async fn commit_some(&self, offsets: &[Offset]) -> Result<(), ConsumeError> {
         let request = v1::CommitOffsetsRequest {
             request: Some(self.requester.next()),
             group: self.group.to_string(),

@@ -27,7 +27,7 @@ use super::decode::{ReadyBatch, decode};
 use super::error::ConsumeError;
 use super::metrics::Counters;
 use super::plan::Slice;
-use super::ready::Ready;
+use super::ready::{EndGuard, Ready};
 use super::slot::Slot;
 use super::source::Source;
 use super::targets::Targets;
@@ -54,6 +54,7 @@ enum Event {
     Planned { asked: Vec<Asked>, answer: Result<v1::FindSegmentsResponse, CallError> },
     Got { slot: usize, version: u64, run: u64, result: Result<Bytes, ConsumeError> },
     Decoded { slot: usize, version: u64, result: Result<Vec<ReadyBatch>, ConsumeError> },
+    Confirmed { asked: Vec<Asked>, result: Result<(), CallError> },
 }
 
 /// A partition in a look-up.
@@ -86,12 +87,16 @@ pub(super) struct Fetcher {
     looking_up: bool,
     look_up_backoff: Backoff,
     look_up_after: Option<Instant>,
+    /// Partitions that wait for the leader's word on where their log ends.
+    beyond: Vec<Asked>,
+    confirming: bool,
     gets: usize,
     decoders: usize,
     /// Bytes of runs that are under way, fetched or at the decoder.
     fetched: usize,
     /// Where the next round of GETs begins, so that every partition gets its turn.
     turn: usize,
+    _end: EndGuard,
 }
 
 impl Fetcher {
@@ -99,6 +104,7 @@ impl Fetcher {
         let slots = parts.slots.iter().enumerate();
         let by_partition =
             slots.map(|(index, slot)| ((slot.topic, slot.at.partition), index)).collect();
+        let end = parts.ready.end_guard();
         Self {
             parts,
             by_partition,
@@ -106,10 +112,13 @@ impl Fetcher {
             looking_up: false,
             look_up_backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
             look_up_after: None,
+            beyond: Vec::new(),
+            confirming: false,
             gets: 0,
             decoders: 0,
             fetched: 0,
             turn: 0,
+            _end: end,
         }
     }
 
@@ -117,6 +126,7 @@ impl Fetcher {
         loop {
             self.follow_targets();
             self.look_up();
+            self.confirm();
             self.get();
             self.decode();
             let timer = self.timer();
@@ -184,6 +194,22 @@ impl Fetcher {
             });
             let answer = answer.await;
             Event::Planned { asked, answer }
+        }));
+    }
+
+    /// Asks the leader on behalf of the partitions whose offset some controller found beyond the end. The index of its
+    /// answer goes with every later look-up, so that none is answered from before it.
+    fn confirm(&mut self) {
+        if self.confirming || self.beyond.is_empty() {
+            return;
+        }
+        let asked = std::mem::take(&mut self.beyond);
+        let topic = self.parts.slots[asked[0].slot].topic;
+        let metadata = self.parts.metadata.clone();
+        self.confirming = true;
+        self.work.push(Box::pin(async move {
+            let result = metadata.describe_id(topic, true).await.map(drop);
+            Event::Confirmed { asked, result }
         }));
     }
 

@@ -91,8 +91,9 @@ impl Consumer {
         let mut watched_topics: Vec<_> = found.iter().map(|found| found.topic).collect();
         watched_topics.sort();
         watched_topics.dedup();
-        let watch = WatchTask { metadata: metadata.clone(), topics: watched_topics, updates };
-        tasks.spawn(watch.run(cancel.clone()));
+        for watch in WatchTask::all(&metadata, &watched_topics, &updates, &ready) {
+            tasks.spawn(watch.run(cancel.clone()));
+        }
         let slots = found
             .iter()
             .map(|found| Slot::new(found.at.clone(), found.topic, found.state.high_watermark));
@@ -128,7 +129,7 @@ impl Consumer {
             counters,
             max_poll_records: options.max_poll_records,
             auto_commit: automatic.then_some(options.auto_commit_interval),
-            next_auto_commit: clock::now() + options.auto_commit_interval,
+            next_auto_commit: clock::later(clock::now(), options.auto_commit_interval),
             committing: None,
             tasks,
             end_with_me: cancel.drop_guard(),
@@ -138,11 +139,12 @@ impl Consumer {
     /// The next records: as soon as there are any, or none after `timeout`. What the poll before handed out counts as
     /// taken by the application.
     ///
-    /// After an error the consumer stands where it stood, and the next poll tries again.
+    /// After an error the consumer stands where it stood, and the next poll tries again. Controllers that cannot be
+    /// reached are told of once, after the operation timeout, and asked again all the while.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Records, ConsumeError> {
         self.books.begin_poll();
         self.commit_automatically().await;
-        let until = clock::now() + timeout;
+        let until = clock::later(clock::now(), timeout);
         loop {
             if let Some(slot) = self.books.lost() {
                 return Err(ConsumeError::NoOffset { at: (*self.partitions[slot]).clone() });
@@ -152,6 +154,9 @@ impl Consumer {
             if !records.is_empty() {
                 self.books.end_poll(records.consumed());
                 return Ok(records);
+            }
+            if let Some(error) = self.ready.trouble() {
+                return Err(error);
             }
             let arrived = self.ready.arrived();
             if tokio::time::timeout_at(until, arrived).await.is_err() {
@@ -266,7 +271,7 @@ impl Consumer {
         if clock::now() < self.next_auto_commit {
             return;
         }
-        self.next_auto_commit = clock::now() + interval;
+        self.next_auto_commit = clock::later(clock::now(), interval);
         let offsets = self.books.taken();
         if !offsets.is_empty() {
             let task = self.tasks.spawn(committer.commit(self.wire(&offsets)));
@@ -328,8 +333,9 @@ async fn positions(
 ) -> Result<Bookkeeping, ConsumeError> {
     let committed = match &options.group_id {
         Some(group) => {
-            let keys = found.iter().map(|found| (found.topic, found.at.partition)).collect();
-            metadata.fetch_offsets(group, keys).await?
+            let keys: Vec<_> =
+                found.iter().map(|found| (found.topic, found.at.partition)).collect();
+            metadata.fetch_offsets(group, &keys).await?
         }
         None => BTreeMap::new(),
     };

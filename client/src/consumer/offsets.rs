@@ -55,7 +55,7 @@ impl Consumer {
     pub async fn committed(&self) -> Result<BTreeMap<TopicPartition, u64>, ConsumeError> {
         let Some(committer) = &self.committer else { return Err(ConsumeError::NoGroup) };
         let keys = self.keys();
-        let found = self.metadata.fetch_offsets(&committer.group, keys.clone()).await?;
+        let found = self.metadata.fetch_offsets(&committer.group, &keys).await?;
         let all = self.partitions.iter().zip(keys);
         Ok(all.filter_map(|(at, key)| Some(((**at).clone(), *found.get(&key)?))).collect())
     }

@@ -36,6 +36,8 @@ impl Slice {
 pub(super) enum Plan {
     /// Read these; they begin at or before the offset asked for and follow one another without a gap. Empty: caught up.
     Read { slices: Vec<Slice>, high_watermark: u64 },
+    /// The offset lies beyond the end that the controller knows, which may lag behind: the leader decides.
+    Beyond,
     /// The offset is not in the log, go on at that one.
     Reset { offset: u64, high_watermark: u64 },
     /// Ask again a little later.
@@ -44,12 +46,13 @@ pub(super) enum Plan {
     Fail(ConsumeError),
 }
 
-/// Judges the answer for `at`, asked from `offset`.
+/// Judges the answer for `at`, asked from `offset`. `sure`: it is known to be as new as the question.
 pub(super) fn judge(
     cluster: ClusterId,
     at: &TopicPartition,
     offset: u64,
     reset: OffsetReset,
+    sure: bool,
     wire: v1::ReadPlan,
 ) -> Plan {
     let (log_start, high_watermark) = (wire.log_start, wire.high_watermark);
@@ -64,6 +67,9 @@ pub(super) fn judge(
             code if code.retryable() => return Plan::Later(refusal),
             _ => return Plan::Fail(ConsumeError::LookUp { at: at.clone(), refusal }),
         }
+    }
+    if offset > high_watermark && !sure {
+        return Plan::Beyond;
     }
     if out_of_range {
         return match reset {
@@ -103,7 +109,8 @@ fn slices(
             let found = slice.base_offset;
             return Err(ConsumeError::IndexGap { at: at.clone(), expected, found });
         }
-        next = Some(slice.last_offset + 1);
+        let behind = slice.last_offset.checked_add(1);
+        next = Some(behind.ok_or_else(|| convert::malformed("segment's last offset"))?);
         slices.push(slice);
     }
     Ok(slices)
@@ -114,6 +121,7 @@ fn slice(cluster: ClusterId, wire: v1::Segment) -> Result<Slice, ConsumeError> {
         return Err(convert::malformed("segment source").into());
     };
     let generation: Generation = convert::generation(object.generation)?;
+    let end = wire.position.checked_add(u64::from(wire.length));
     Ok(Slice {
         base_offset: wire.base_offset,
         last_offset: wire.last_offset,
@@ -124,7 +132,7 @@ fn slice(cluster: ClusterId, wire: v1::Segment) -> Result<Slice, ConsumeError> {
             sequence: object.sequence,
         },
         start: wire.position,
-        end: wire.position + u64::from(wire.length),
+        end: end.ok_or_else(|| convert::malformed("segment's position"))?,
         crc32c: wire.crc32c,
     })
 }
@@ -150,6 +158,10 @@ mod tests {
     }
 
     fn plan(offset: u64, reset: OffsetReset, segments: &[(u64, u64)]) -> Plan {
+        plan_if(true, offset, reset, segments)
+    }
+
+    fn plan_if(sure: bool, offset: u64, reset: OffsetReset, segments: &[(u64, u64)]) -> Plan {
         let wire = v1::ReadPlan {
             log_start: 10,
             high_watermark: 40,
@@ -157,7 +169,7 @@ mod tests {
             ..v1::ReadPlan::default()
         };
         let cluster = ClusterId::from_bytes([0; 16]);
-        judge(cluster, &TopicPartition::new("t", 1), offset, reset, wire)
+        judge(cluster, &TopicPartition::new("t", 1), offset, reset, sure, wire)
     }
 
     #[test]
@@ -197,6 +209,22 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(&format!("offset {offset} of t/1")), "{text}");
         }
+    }
+
+    #[test]
+    fn only_a_sure_answer_says_that_an_offset_lies_beyond_the_end() {
+        assert!(matches!(plan_if(false, 41, OffsetReset::Earliest, &[]), Plan::Beyond));
+        assert!(matches!(plan_if(false, 9, OffsetReset::Earliest, &[]), Plan::Reset { .. }));
+    }
+
+    #[test]
+    fn numbers_that_leave_no_room_are_malformed() {
+        let cluster = ClusterId::from_bytes([0; 16]);
+        let far = v1::Segment { position: u64::MAX, ..segment(0, 9) };
+        assert!(slice(cluster, far).is_err());
+        let last = v1::Segment { last_offset: u64::MAX, ..segment(0, 9) };
+        let at = TopicPartition::new("t", 1);
+        assert!(slices(cluster, &at, 0, vec![last]).is_err());
     }
 
     #[test]

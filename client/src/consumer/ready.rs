@@ -42,6 +42,20 @@ pub(super) struct Ready {
 struct State {
     chunks: VecDeque<Chunk>,
     bytes: usize,
+    /// What keeps the consumer as a whole from learning of records.
+    trouble: Option<ConsumeError>,
+    ended: bool,
+}
+
+/// Tells poll, when it is dropped, that the fetcher is gone.
+#[derive(Debug)]
+pub(super) struct EndGuard(Arc<Ready>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.0.state.lock().ended = true;
+        self.0.arrived.notify_one();
+    }
 }
 
 impl Ready {
@@ -58,6 +72,29 @@ impl Ready {
     /// Bytes of decoded batches.
     pub(super) fn bytes(&self) -> usize {
         self.state.lock().bytes
+    }
+
+    /// Whoever holds the guard fills this.
+    pub(super) fn end_guard(self: &Arc<Self>) -> EndGuard {
+        EndGuard(self.clone())
+    }
+
+    /// Tells the application of a failure that concerns no single partition. What is tried again goes on.
+    pub(super) fn tell(&self, error: ConsumeError) {
+        self.state.lock().trouble = Some(error);
+        self.arrived.notify_one();
+    }
+
+    /// What was to be told is over.
+    pub(super) fn calm(&self) {
+        self.state.lock().trouble = None;
+    }
+
+    /// What is to be told when there are no records, each failure once.
+    pub(super) fn trouble(&self) -> Option<ConsumeError> {
+        let mut state = self.state.lock();
+        let ended = state.ended.then_some(ConsumeError::Ended);
+        state.trouble.take().or(ended)
     }
 
     pub(super) async fn arrived(&self) {
@@ -133,5 +170,24 @@ impl ReadyBatch {
             self.records.nth(len - 1).expect("the batch has more records than were asked for");
         let last = last.expect("every record was read once when its batch was decoded");
         (part, len, last.offset.unsigned_abs() + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_once_and_a_fetcher_that_is_gone_for_ever() {
+        let ready = Arc::new(Ready::default());
+        let guard = ready.end_guard();
+        assert!(ready.trouble().is_none());
+        ready.tell(ConsumeError::NoGroup);
+        assert!(matches!(ready.trouble(), Some(ConsumeError::NoGroup)));
+        assert!(ready.trouble().is_none());
+        drop(guard);
+        for _ in 0..2 {
+            assert!(matches!(ready.trouble(), Some(ConsumeError::Ended)));
+        }
     }
 }

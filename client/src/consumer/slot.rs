@@ -39,6 +39,17 @@ pub(super) fn size(slices: &[Slice]) -> usize {
     slices.iter().map(Slice::bytes).sum::<u64>() as usize
 }
 
+/// Whether a look-up may decide that the target lies beyond the end of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// No: the controller that answers may lag behind.
+    Unsure,
+    /// The leader is being asked; until then nothing is looked up.
+    Asking,
+    /// Yes: whoever answers next knows at least what the leader knew.
+    Sure,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -59,6 +70,7 @@ pub(super) struct Slot {
     pub(super) stopped: bool,
     /// No look-up before.
     pub(super) not_before: Option<Instant>,
+    pub(super) end: End,
 }
 
 impl Slot {
@@ -76,6 +88,7 @@ impl Slot {
             decoding: false,
             stopped: false,
             not_before: None,
+            end: End::Unsure,
         }
     }
 
@@ -90,6 +103,7 @@ impl Slot {
     /// Drops everything and goes on at `offset` for the same target.
     pub(super) fn go_to(&mut self, offset: u64) -> usize {
         (self.from, self.planned_to) = (offset, offset);
+        self.end = End::Unsure;
         self.planned.clear();
         self.not_before = None;
         self.runs.drain(..).map(|run| run.size()).sum()
@@ -100,6 +114,7 @@ impl Slot {
         let caught_up = self.planned_to == self.high_watermark;
         !self.stopped
             && !caught_up
+            && self.end != End::Asking
             && self.planned.len() < PLAN_AHEAD
             && self.not_before.is_none_or(|at| at <= now)
     }
@@ -107,7 +122,8 @@ impl Slot {
     /// When a look-up that waits is due.
     pub(super) fn due(&self) -> Option<Instant> {
         let caught_up = self.planned_to == self.high_watermark;
-        if self.stopped || caught_up || self.planned.len() >= PLAN_AHEAD {
+        let asking = self.end == End::Asking;
+        if self.stopped || caught_up || asking || self.planned.len() >= PLAN_AHEAD {
             return None;
         }
         Some(self.not_before.unwrap_or_else(clock::now))
@@ -125,6 +141,7 @@ impl Slot {
     /// Takes over the slices of a plan that was asked for at `planned_to`.
     pub(super) fn plan(&mut self, slices: Vec<Slice>, high_watermark: u64) {
         self.high_watermark = self.high_watermark.max(high_watermark);
+        self.end = End::Unsure;
         if let Some(last) = slices.last() {
             self.planned_to = last.last_offset + 1;
         }

@@ -32,6 +32,8 @@ const MESSAGE_BYTES: usize = 4 << 20;
 pub(super) struct Submission {
     pub(super) partition: v1::TopicPartition,
     pub(super) batch: Bytes,
+    /// The partition has nothing else on its way.
+    pub(super) restart: bool,
     pub(super) reply: oneshot::Sender<Outcome>,
 }
 
@@ -146,6 +148,7 @@ impl LinkTask {
                 correlation: *correlation,
                 partition: Some(submission.partition),
                 batch: submission.batch,
+                restart: submission.restart,
             });
         }
         request

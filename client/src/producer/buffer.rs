@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::delivery::{Completion, Delivery};
 use super::error::ProduceError;
 use super::record::Record;
+use super::room::{BATCH_OVERHEAD, BatchRoom};
 use crate::clock;
 
 /// When a batch is full, and what it is made of.
@@ -29,7 +30,7 @@ pub(super) struct BatchRules {
 pub(super) struct Pending {
     pub(super) builder: BatchBuilder,
     pub(super) completion: Arc<Completion>,
-    /// What its records took out of the producer's room.
+    /// What it and its records took out of the producer's room.
     pub(super) weight: usize,
     pub(super) opened: Instant,
 }
@@ -70,6 +71,8 @@ struct State {
 pub(super) enum AppendError {
     /// The topic's tasks have ended: look the topic up anew.
     Closed,
+    /// The record would open a batch, and there is no room for its overhead.
+    NoRoom,
     Refused(ProduceError),
 }
 
@@ -78,12 +81,14 @@ impl Buffer {
         Self { topic, partition, rules, state: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Encodes the record into the open batch. The flag says whether a batch was sealed.
+    /// Encodes the record, for which `weight` was taken out of the room, into the open batch. The flag says whether a
+    /// batch was sealed.
     pub(super) fn append(
         &self,
         record: &Record<'_>,
         timestamp: i64,
         weight: usize,
+        mut room: BatchRoom<'_>,
     ) -> Result<(Delivery, bool), AppendError> {
         let mut state = self.state.lock();
         if state.closed {
@@ -92,7 +97,15 @@ impl Buffer {
         let mut sealed = false;
         let mut opened = false;
         let index = loop {
-            opened |= state.open.is_none();
+            if state.open.is_none() {
+                if !room.claim() {
+                    if sealed {
+                        self.changed.notify_one();
+                    }
+                    return Err(AppendError::NoRoom);
+                }
+                opened = true;
+            }
             let open = state.open.get_or_insert_with(|| self.open());
             let key = record.key.as_ref().map(AsRef::as_ref);
             let value = record.value.as_ref().map(AsRef::as_ref);
@@ -105,6 +118,7 @@ impl Buffer {
                 Err(error) => {
                     if open.builder.is_empty() {
                         state.open = None;
+                        room.give_back();
                     }
                     return Err(AppendError::Refused(self.refusal(&error)));
                 }
@@ -129,12 +143,12 @@ impl Buffer {
     }
 
     fn open(&self) -> Pending {
-        const FIRST_ALLOCATION: usize = 16 << 10;
+        const FIRST_ALLOCATION: usize = 1 << 10;
         let first = self.rules.bytes.min(FIRST_ALLOCATION);
         Pending {
             builder: BatchBuilder::with_capacity(self.rules.compression, self.rules.limits, first),
             completion: Completion::new(self.topic.clone(), self.partition),
-            weight: 0,
+            weight: BATCH_OVERHEAD,
             opened: clock::now(),
         }
     }
@@ -156,7 +170,7 @@ impl Buffer {
             return Taken::Batch(batch);
         }
         let Some(open) = &state.open else { return Taken::Empty };
-        let until = open.opened + self.rules.linger;
+        let until = clock::later(open.opened, self.rules.linger);
         if now < until {
             return Taken::Lingers(until);
         }
@@ -199,14 +213,18 @@ impl Buffer {
         self.state.lock().unfinished.iter().cloned().collect()
     }
 
-    /// Forgets the batches that are complete.
+    /// Forgets the batches that are complete, up to the first that is not: batches end about in their order.
     pub(super) fn tidy(&self) {
-        self.state.lock().unfinished.retain(|batch| !batch.is_complete());
+        let mut state = self.state.lock();
+        while state.unfinished.front().is_some_and(|batch| batch.is_complete()) {
+            state.unfinished.pop_front();
+        }
     }
 
-    /// The topic's tasks have ended.
-    pub(super) fn is_closed(&self) -> bool {
-        self.state.lock().closed
+    /// It takes no more records, and every batch it had is complete.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && state.unfinished.iter().all(|batch| batch.is_complete())
     }
 
     /// Takes no more records, and gives up what it has.
@@ -230,6 +248,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::producer::room::Room;
 
     fn buffer(records: u32) -> Buffer {
         let rules = BatchRules {
@@ -243,7 +262,8 @@ mod tests {
     }
 
     fn append(buffer: &Buffer, value: &[u8]) -> Result<(Delivery, bool), AppendError> {
-        buffer.append(&Record::to("t").value(value), 1, value.len())
+        let room = Room::new(1 << 20);
+        buffer.append(&Record::to("t").value(value), 1, value.len(), BatchRoom::new(&room, false))
     }
 
     #[test]
@@ -252,7 +272,7 @@ mod tests {
         assert!(!append(&buffer, b"a").unwrap().1);
         assert!(append(&buffer, b"b").unwrap().1);
         let Taken::Batch(batch) = buffer.take(clock::now()) else { panic!("nothing sealed") };
-        assert_eq!((batch.builder.record_count(), batch.weight), (2, 2));
+        assert_eq!((batch.builder.record_count(), batch.weight), (2, 2 + BATCH_OVERHEAD));
         assert!(matches!(buffer.take(clock::now()), Taken::Empty));
     }
 
@@ -277,6 +297,38 @@ mod tests {
         assert!(error.to_string().contains("over the limit of 100"), "{error}");
         let (delivery, _) = append(&buffer, b"b").unwrap();
         assert!(delivery.try_result().is_none());
+        assert_eq!(buffer.unfinished().len(), 1);
+    }
+
+    #[test]
+    fn a_batch_is_opened_only_if_there_is_room_for_it() {
+        let buffer = buffer(10);
+        let room = Room::new(BATCH_OVERHEAD);
+        let append = |bytes: &[u8], paid| {
+            buffer.append(&Record::to("t").value(bytes), 1, 0, BatchRoom::new(&room, paid))
+        };
+        assert!(matches!(append(&[0; 200], false), Err(AppendError::Refused(_))));
+        drop(append(b"a", false).unwrap());
+        drop(append(b"b", false).unwrap());
+        buffer.seal();
+        assert!(matches!(append(b"c", false), Err(AppendError::NoRoom)));
+        // Whoever waited for room brings it along; what is not needed goes back.
+        drop(append(b"c", true).unwrap());
+        drop(append(b"d", true).unwrap());
+        buffer.seal();
+        drop(append(b"e", false).unwrap());
+    }
+
+    #[test]
+    fn complete_batches_are_forgotten_from_the_front() {
+        let buffer = buffer(1);
+        (0..3).for_each(|_| drop(append(&buffer, b"a").unwrap()));
+        let batches = buffer.unfinished();
+        batches[1].complete(Ok(1));
+        buffer.tidy();
+        assert_eq!(buffer.unfinished().len(), 3);
+        batches[0].complete(Ok(0));
+        buffer.tidy();
         assert_eq!(buffer.unfinished().len(), 1);
     }
 

@@ -40,15 +40,17 @@ options! {
     compression: Compression,
     /// How partitions are chosen for records that do not name one. Default: by key.
     partitioner: Partitioner,
-    /// How long a record may take from `send` to its acknowledgement, all retries together. Default: 120 s.
+    /// How long a record may take from `send` to its acknowledgement, all retries together; `Duration::MAX` is for
+    /// ever. Default: 120 s.
     delivery_timeout: Duration,
     /// How long one try may stay unanswered. Default: 30 s.
     request_timeout: Duration,
-    /// The wait before a batch is sent again; it doubles with each failure, with jitter. Default: 100 ms.
+    /// The wait before a batch is sent again; it doubles with each failure, with jitter. Default: 100 ms; at most 1 h.
     retry_backoff: Duration,
-    /// The longest such wait. Default: 1 s.
+    /// The longest such wait. Default: 1 s; at most 1 h.
     retry_backoff_max: Duration,
-    /// How many bytes of records may be waiting or on their way; `send` waits for room. Default: 64 MiB.
+    /// How many bytes of records may be waiting or on their way, 2 KiB for each batch included; `send` waits for room.
+    /// Default: 64 MiB.
     buffer_memory: usize,
     /// How many batches of one partition may be in flight. Default: 5; 1 to 64.
     max_in_flight: usize,
@@ -94,6 +96,8 @@ mod tests {
             (Producer::builder().buffer_memory(1 << 20), "buffer_memory"),
             (Producer::builder().linger(Duration::from_secs(121)), "delivery_timeout"),
             (Producer::builder().request_timeout(Duration::ZERO), "request_timeout"),
+            (Producer::builder().retry_backoff(Duration::MAX), "retry_backoff"),
+            (Producer::builder().retry_backoff_max(Duration::MAX), "retry_backoff_max"),
         ] {
             assert_eq!(builder.config.validate().unwrap_err().option, option);
         }

@@ -5,8 +5,12 @@ use std::time::Duration;
 use streamhouse_segment::batch::{Compression, Limits};
 
 use super::partitioner::Partitioner;
+use super::room::BATCH_OVERHEAD;
 use crate::errors::ConfigError;
 use crate::routing::PoolConfig;
+
+/// Whoever waits longer than this between two tries has written something else than was meant.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Debug)]
 pub(super) struct Config {
@@ -56,10 +60,17 @@ impl Config {
         ConfigError::check("batch_bytes", self.batch_bytes, 1..=largest)?;
         ConfigError::check("max_record_bytes", self.max_record_bytes, 1..=largest)?;
         ConfigError::check("max_in_flight", self.max_in_flight, 1..=64)?;
-        let least = self.batch_bytes.max(self.max_record_bytes) + 1024;
+        let least = self.batch_bytes.max(self.max_record_bytes) + BATCH_OVERHEAD + 1024;
         ConfigError::check("buffer_memory", self.buffer_memory, least..=(usize::MAX >> 4))?;
         if self.request_timeout.is_zero() {
             return Err(ConfigError::new("request_timeout", "must not be zero"));
+        }
+        for (option, wait) in
+            [("retry_backoff", self.retry_backoff), ("retry_backoff_max", self.retry_backoff_max)]
+        {
+            if wait > LONGEST_BACKOFF {
+                return Err(ConfigError::new(option, "must not be longer than an hour"));
+            }
         }
         if self.delivery_timeout < self.linger {
             return Err(ConfigError::new("delivery_timeout", "must not be shorter than linger"));

@@ -53,7 +53,7 @@ impl Delivery {
             Ok(base) => Ok(Placed {
                 topic: self.batch.topic.clone(),
                 partition: self.batch.partition,
-                offset: base + u64::from(self.index),
+                offset: base.saturating_add(u64::from(self.index)),
                 timestamp: self.timestamp,
             }),
             Err(error) => Err(error.clone()),

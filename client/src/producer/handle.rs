@@ -16,7 +16,7 @@ use super::error::{FlushError, ProduceError};
 use super::metrics::{Counters, ProducerMetrics};
 use super::partition_task::PartitionTask;
 use super::record::Record;
-use super::room::Room;
+use super::room::{BATCH_OVERHEAD, BatchRoom, Room};
 use super::topics::{OpenTopic, Topics};
 use crate::clock;
 use crate::errors::Code;
@@ -30,6 +30,15 @@ use crate::routing::{Metadata, Routes};
 pub struct Producer {
     shared: Arc<Shared>,
     _end_with_the_last_clone: Arc<DropGuard>,
+}
+
+/// What became of a record that was to be put into a batch.
+enum Placing {
+    Done(Delivery),
+    /// It would open a batch for which there is no room.
+    NoRoom,
+    /// The topic was deleted meanwhile.
+    Gone,
 }
 
 /// What the producer's tasks share.
@@ -58,20 +67,9 @@ impl Producer {
             .cluster()
             .await
             .map_err(|error| ProduceError::Metadata { topic: "(none yet)".into(), error })?;
-        let tasks = TaskTracker::new();
-        let cancel = CancellationToken::new();
-        let shared = Arc::new(Shared {
-            room: Room::new(config.buffer_memory),
-            counters: Counters::default(),
-            routes: Routes::new(metadata),
-            links: Links::new(tasks.clone(), cancel.clone()),
-            topics: Topics::default(),
-            tasks,
-            cancel: cancel.clone(),
-            closed: AtomicBool::new(false),
-            config,
-        });
-        Ok(Self { shared, _end_with_the_last_clone: Arc::new(cancel.drop_guard()) })
+        let shared = Arc::new(Shared::new(config, metadata));
+        let end = Arc::new(shared.cancel.clone().drop_guard());
+        Ok(Self { shared, _end_with_the_last_clone: end })
     }
 
     /// Takes a record into its partition's batch. Waits only for room in the buffer, and the first time for the
@@ -79,17 +77,22 @@ impl Producer {
     ///
     /// An error concerns this record alone.
     pub async fn send(&self, record: Record<'_>) -> Result<Delivery, ProduceError> {
+        let mut opens_batch = false;
         loop {
             let topic = match self.shared.topics.get(&record.topic) {
                 Some(topic) => topic,
                 None => self.open(&record.topic).await?,
             };
             let weight = self.admit(&topic, &record)?;
-            if !self.shared.room.try_take(weight) {
+            if opens_batch {
+                self.wait_for_room(weight + BATCH_OVERHEAD).await?;
+            } else if !self.shared.room.try_take(weight) {
                 self.wait_for_room(weight).await?;
             }
-            if let Some(delivery) = self.append(&topic, &record, weight)? {
-                return Ok(delivery);
+            match self.append(&topic, &record, weight, opens_batch)? {
+                Placing::Done(delivery) => return Ok(delivery),
+                Placing::NoRoom => opens_batch = true,
+                Placing::Gone => opens_batch = false,
             }
         }
     }
@@ -104,7 +107,11 @@ impl Producer {
         if !self.shared.room.try_take(weight) {
             return Err(ProduceError::BufferFull { limit: self.shared.room.limit() });
         }
-        self.append(&topic, &record, weight)?.ok_or_else(unknown)
+        match self.append(&topic, &record, weight, false)? {
+            Placing::Done(delivery) => Ok(delivery),
+            Placing::NoRoom => Err(ProduceError::BufferFull { limit: self.shared.room.limit() }),
+            Placing::Gone => Err(unknown()),
+        }
     }
 
     /// How many partitions a topic has; it is open for [`try_send`](Self::try_send) from then on.
@@ -137,7 +144,8 @@ impl Producer {
         self.shared.cancel.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        flushed
+        // A record that was taken during the flush may have failed behind it.
+        flushed.and(self.shared.counters.take_failures())
     }
 
     /// The counters since the producer was built.
@@ -152,7 +160,7 @@ impl Producer {
         }
         let weight = record.weight();
         // Only so that one record cannot wait for more room than there is: the limit itself is the encoder's.
-        if weight > self.shared.room.limit() {
+        if weight + BATCH_OVERHEAD > self.shared.room.limit() {
             return Err(ProduceError::RecordTooLarge {
                 topic: topic.route.name.clone(),
                 size: weight as u64,
@@ -162,31 +170,36 @@ impl Producer {
         Ok(weight)
     }
 
-    /// Encodes a record for which room was taken. `None`: the topic was deleted meanwhile.
+    /// Encodes a record for which room was taken; `opens_batch`: for a batch, too.
     #[inline]
     fn append(
         &self,
         topic: &OpenTopic,
         record: &Record<'_>,
         weight: usize,
-    ) -> Result<Option<Delivery>, ProduceError> {
+        opens_batch: bool,
+    ) -> Result<Placing, ProduceError> {
+        let batch_room = BatchRoom::new(&self.shared.room, opens_batch);
         let timestamp = record.timestamp.unwrap_or_else(clock::wall_ms);
         let placed = topic.choose(self.shared.config.partitioner, record).and_then(|partition| {
             let buffer = &topic.buffers[partition as usize];
-            match buffer.append(record, timestamp, weight) {
+            match buffer.append(record, timestamp, weight, batch_room) {
                 Ok((delivery, sealed)) => {
                     if sealed {
                         topic.pass_on(partition);
                     }
-                    Ok(Some(delivery))
+                    Ok(Placing::Done(delivery))
                 }
-                Err(AppendError::Closed) => Ok(None),
+                Err(AppendError::Closed) => Ok(Placing::Gone),
+                Err(AppendError::NoRoom) => Ok(Placing::NoRoom),
                 Err(AppendError::Refused(error)) => Err(error),
             }
         });
-        if !matches!(placed, Ok(Some(_))) {
+        if !matches!(placed, Ok(Placing::Done(_))) {
             self.shared.room.give_back(weight);
-            self.shared.topics_changed(topic);
+        }
+        if matches!(placed, Ok(Placing::Gone)) {
+            self.shared.topics.forget(topic);
         }
         placed
     }
@@ -234,10 +247,19 @@ impl Producer {
 }
 
 impl Shared {
-    /// A buffer of the topic took a record no more: if that is because the topic ended, it is looked up anew.
-    fn topics_changed(&self, topic: &OpenTopic) {
-        if topic.buffers.iter().any(|buffer| buffer.is_closed()) {
-            self.topics.forget(topic);
+    pub(super) fn new(config: Config, metadata: Metadata) -> Self {
+        let tasks = TaskTracker::new();
+        let cancel = CancellationToken::new();
+        Self {
+            room: Room::new(config.buffer_memory),
+            counters: Counters::default(),
+            routes: Routes::new(metadata),
+            links: Links::new(tasks.clone(), cancel.clone()),
+            topics: Topics::default(),
+            tasks,
+            cancel,
+            closed: AtomicBool::new(false),
+            config,
         }
     }
 }

@@ -13,8 +13,9 @@
 //! **Order.** Several batches of a partition may be in flight, all on one stream. If one of them fails in a way that a
 //! retry may help, nothing new is sent for the partition until the fate of every later batch in flight is known; then
 //! what failed is sent again in its original order, the first batch alone until it is written. So the *first* appearance
-//! of every record keeps its place, as long as an agent that refuses a batch also refuses those that were already on
-//! their way behind it. `max_in_flight(1)` gives the same without relying on the agent.
+//! of every record keeps its place, because an agent that refuses a batch also refuses those of its partition that come
+//! behind it on the stream, up to one that says `restart`: the first batch that goes out after such a failure, and the
+//! first of a partition on a stream. `max_in_flight(1)` gives the same without relying on the agent.
 //!
 //! **Duplicates.** A batch whose outcome is unknown (connection lost, no answer in time) is sent again, and may then be
 //! in the log twice; [`ProducerMetrics::ambiguous_retries`] counts these.

@@ -2,6 +2,8 @@
 
 mod answers;
 mod ending;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use super::delivery::Completion;
 use super::error::ProduceError;
 use super::handle::Shared;
 use super::outcome::{Failure, Outcome};
+use super::room::BATCH_OVERHEAD;
 use super::topics::OpenTopic;
 use super::window::Window;
 use crate::errors::{CallError, Code};
@@ -55,6 +58,14 @@ impl Batch {
     }
 }
 
+/// A try that has ended.
+struct Attempt {
+    batch: u64,
+    /// The link that it went over.
+    link_number: u64,
+    outcome: Outcome,
+}
+
 /// See the module.
 pub(super) struct PartitionTask {
     shared: Arc<Shared>,
@@ -62,7 +73,7 @@ pub(super) struct PartitionTask {
     partition: u32,
     buffer: Arc<Buffer>,
     window: Window<Batch>,
-    attempts: FuturesUnordered<BoxFuture<'static, (u64, Outcome)>>,
+    attempts: FuturesUnordered<BoxFuture<'static, Attempt>>,
     /// Where the partition's batches go; `None`: ask first.
     agent: Option<Arc<str>>,
     /// The stream that everything in flight went to.
@@ -73,8 +84,9 @@ pub(super) struct PartitionTask {
     /// 2. C sent on a fresh link now would be written before A and B are sent again.
     /// 3. So C goes to the link of A and B, which has ended and refuses it: C joins the resend, in its place.
     link: Option<mpsc::Sender<Submission>>,
-    /// A batch was written through `link`. Until then there is one in flight at a time: an agent that is about to get
-    /// the lease might refuse A and take B a moment later.
+    /// Counts the links that were given up. An answer that comes over an earlier one says nothing of this one.
+    link_number: u64,
+    /// A batch was written through `link`. Until then there is one in flight at a time.
     proven: bool,
     /// The routes' version of which no more use can be made.
     seen: u64,
@@ -101,6 +113,7 @@ impl PartitionTask {
             attempts: FuturesUnordered::new(),
             agent,
             link: None,
+            link_number: 0,
             proven: false,
             seen,
             hold_until: None,
@@ -112,12 +125,13 @@ impl PartitionTask {
 
     /// Runs until the producer is closed or the topic is gone.
     pub(super) async fn run(mut self) {
-        let cancel = self.shared.cancel.clone();
+        let (cancel, deleted) = (self.shared.cancel.clone(), self.topic.gone.clone());
         let end = loop {
             self.expire();
             self.fill();
             let sent = tokio::select! {
                 () = cancel.cancelled() => break None,
+                () = deleted.cancelled() => break Some(self.gone()),
                 sent = self.dispatch() => sent,
             };
             if let Err(gone) = sent {
@@ -126,8 +140,9 @@ impl PartitionTask {
             let timer = self.timer();
             tokio::select! {
                 () = cancel.cancelled() => break None,
-                Some((id, outcome)) = self.attempts.next() => {
-                    if let Some(gone) = self.settle(id, outcome).await {
+                () = deleted.cancelled() => break Some(self.gone()),
+                Some(attempt) = self.attempts.next() => {
+                    if let Some(gone) = self.settle(attempt).await {
                         break Some(gone);
                     }
                 }
@@ -165,7 +180,7 @@ impl PartitionTask {
             .finish(ProducerInfo::NONE)
             .expect("a batch is opened by its first record, so it is never empty");
         // What compression saved is room for further records.
-        let weight = pending.weight.min(bytes.len());
+        let weight = pending.weight.min(bytes.len() + BATCH_OVERHEAD);
         self.shared.room.give_back(pending.weight - weight);
         self.window.push(Batch {
             bytes,
@@ -184,8 +199,7 @@ impl PartitionTask {
     /// Sends what may be sent now. The error says that the topic is gone.
     async fn dispatch(&mut self) -> Result<(), ProduceError> {
         let held = self.hold_until.is_some_and(|until| clock::now() < until);
-        let open_fates = self.window.is_recovering() && !self.window.can_resume();
-        if held || open_fates || self.window.is_empty() {
+        if held || !self.window.may_send() {
             return Ok(());
         }
         self.hold_until = None;
@@ -205,7 +219,8 @@ impl PartitionTask {
     /// Asks the controllers who holds the lease. `false`: nobody knows just now, and a wait has been set.
     async fn find_agent(&mut self) -> Result<bool, ProduceError> {
         let oldest = self.window.iter().map(|batch| batch.opened).min();
-        let limit = oldest.unwrap_or_else(clock::now) + self.shared.config.delivery_timeout;
+        let oldest = oldest.unwrap_or_else(clock::now);
+        let limit = clock::later(oldest, self.shared.config.delivery_timeout);
         let refresh = self.shared.routes.refresh(&self.topic.route, self.seen);
         let problem = match tokio::time::timeout_at(limit, refresh).await {
             Ok(Ok(())) => "no agent holds the partition's lease".to_owned(),
@@ -242,17 +257,22 @@ impl PartitionTask {
         batch.attempts += 1;
         let now = clock::now();
         let config = &self.shared.config;
-        let limit = (now + config.request_timeout).min(batch.opened + config.delivery_timeout);
+        let limit = clock::later(now, config.request_timeout)
+            .min(clock::later(batch.opened, config.delivery_timeout));
         let (reply, answer) = oneshot::channel();
+        // Whatever goes out again does so after its link was given up, and so does what goes to another agent.
+        let restart = self.link.is_none();
         let submission = Submission {
             partition: convert::topic_partition(self.topic.route.id, self.partition),
             batch: batch.bytes.clone(),
+            restart,
             reply,
         };
         if fresh {
             self.probe_at = now + PROBE_AFTER;
         }
         let link = self.link.get_or_insert_with(|| self.shared.links.get(&agent));
+        let link_number = self.link_number;
         let submitted = tokio::time::timeout_at(limit, link.send(submission)).await;
         self.attempts.push(Box::pin(async move {
             let outcome = match submitted {
@@ -264,7 +284,7 @@ impl PartitionTask {
                 Ok(Err(_)) => Outcome::NotSent(format!("{agent}: the stream ended").into()),
                 Err(_) => Outcome::NotSent(format!("{agent} takes no more batches").into()),
             };
-            (id, outcome)
+            Attempt { batch: id, link_number, outcome }
         }));
         true
     }
@@ -272,6 +292,7 @@ impl PartitionTask {
     /// What is sent next goes over another stream; nothing is in flight, or its fate is being settled.
     fn forget_link(&mut self) {
         self.link = None;
+        self.link_number += 1;
         self.proven = false;
     }
 
@@ -290,12 +311,13 @@ impl PartitionTask {
         let probing = self.probe.is_none() && !self.attempts.is_empty();
         let idle = self.window.iter_idle().map(|batch| batch.opened);
         let oldest = idle.chain(self.buffer.oldest()).min();
-        let holding = if self.window.is_empty() { None } else { self.hold_until };
+        // A wait that is over says nothing while a batch in flight must be answered first.
+        let holding = self.hold_until.filter(|_| self.window.may_send());
         [
             holding,
             self.linger_until,
             probing.then_some(self.probe_at),
-            oldest.map(|opened| opened + self.shared.config.delivery_timeout),
+            oldest.map(|opened| clock::later(opened, self.shared.config.delivery_timeout)),
         ]
         .into_iter()
         .flatten()

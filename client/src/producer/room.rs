@@ -2,6 +2,10 @@
 
 use tokio::sync::Semaphore;
 
+/// What a batch takes besides its records: its buffers' first allocation, and what is kept of it until its end. Taken
+/// out of the room when the batch is opened, so that many small batches are bounded like few large ones.
+pub(super) const BATCH_OVERHEAD: usize = 2 << 10;
+
 /// BOUND: `send` takes its record's weight out of here and waits while there is not enough.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -48,6 +52,38 @@ impl Room {
     /// Ends every wait, now and later.
     pub(super) fn close(&self) {
         self.free.close();
+    }
+}
+
+/// [`BATCH_OVERHEAD`] for the batch that a record may open: taken ahead by whoever had to wait for it, else when it is
+/// needed. What was not needed goes back.
+#[derive(Debug)]
+pub(super) struct BatchRoom<'a> {
+    room: &'a Room,
+    taken: bool,
+}
+
+impl<'a> BatchRoom<'a> {
+    pub(super) fn new(room: &'a Room, taken: bool) -> Self {
+        Self { room, taken }
+    }
+
+    /// A batch is opened: it now owns its overhead. `false`: there is no room for it.
+    pub(super) fn claim(&mut self) -> bool {
+        std::mem::take(&mut self.taken) || self.room.try_take(BATCH_OVERHEAD)
+    }
+
+    /// The batch came to nothing.
+    pub(super) fn give_back(&self) {
+        self.room.give_back(BATCH_OVERHEAD);
+    }
+}
+
+impl Drop for BatchRoom<'_> {
+    fn drop(&mut self) {
+        if self.taken {
+            self.give_back();
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
 
 use super::buffer::Buffer;
 use super::error::ProduceError;
@@ -16,12 +17,14 @@ use crate::routing::TopicRoute;
 pub(super) struct OpenTopic {
     pub(super) route: TopicRoute,
     pub(super) buffers: Vec<Arc<Buffer>>,
+    /// The topic was deleted: the tasks of all its partitions end.
+    pub(super) gone: CancellationToken,
     turn: Turn,
 }
 
 impl OpenTopic {
     pub(super) fn new(route: TopicRoute, buffers: Vec<Arc<Buffer>>) -> Self {
-        Self { route, buffers, turn: Turn::default() }
+        Self { route, buffers, gone: CancellationToken::new(), turn: Turn::default() }
     }
 
     /// The partition for a record.
@@ -46,6 +49,11 @@ impl OpenTopic {
         }
     }
 
+    /// It takes no more records, and the fate of those it took is known.
+    fn is_over(&self) -> bool {
+        self.buffers.iter().all(|buffer| buffer.is_over())
+    }
+
     /// A batch of that partition was closed.
     pub(super) fn pass_on(&self, partition: u32) {
         self.turn.pass_on(partition, self.route.partitions);
@@ -56,6 +64,8 @@ impl OpenTopic {
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     open: RwLock<HashMap<Arc<str>, Arc<OpenTopic>>>,
+    /// Forgotten topics with records whose fate is not known yet: a flush waits for them, too.
+    ending: Mutex<Vec<Arc<OpenTopic>>>,
     /// Held while a topic is looked up, so that it is opened once.
     pub(super) opening: tokio::sync::Mutex<()>,
 }
@@ -73,12 +83,21 @@ impl Topics {
     /// Forgets this topic, unless another of its name has taken its place.
     pub(super) fn forget(&self, topic: &OpenTopic) {
         let mut open = self.open.write();
-        if open.get(&topic.route.name).is_some_and(|known| known.route.id == topic.route.id) {
-            open.remove(&topic.route.name);
+        if open.get(&topic.route.name).is_some_and(|known| known.route.id == topic.route.id)
+            && let Some(topic) = open.remove(&topic.route.name)
+        {
+            let mut ending = self.ending.lock();
+            ending.retain(|topic| !topic.is_over());
+            ending.push(topic);
         }
     }
 
+    /// Every topic with records that may be on their way.
     pub(super) fn all(&self) -> Vec<Arc<OpenTopic>> {
-        self.open.read().values().cloned().collect()
+        // Both at once: a topic must not go from one to the other in between.
+        let open = self.open.read();
+        let mut ending = self.ending.lock();
+        ending.retain(|topic| !topic.is_over());
+        open.values().chain(&*ending).cloned().collect()
     }
 }

@@ -53,6 +53,13 @@ impl<B> Window<B> {
         self.recovering
     }
 
+    /// There is something that may be sent, or that waits for its time; not while the fate of a batch in flight
+    /// decides first.
+    pub(super) fn may_send(&self) -> bool {
+        !self.slots.is_empty() && (!self.recovering || self.can_resume())
+    }
+
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -194,6 +201,7 @@ mod tests {
         let sent = send_all(&mut window);
         window.failed(sent[0].0);
         assert!(!window.can_resume() && !window.has_room());
+        assert!(!window.may_send(), "only B's and C's answers can change that, no timer");
         assert_eq!(window.next_to_send(), None);
         // B was written after all: it is done with. C was not.
         assert_eq!(window.remove(sent[1].0), Some('b'));

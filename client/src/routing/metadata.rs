@@ -12,6 +12,12 @@ use crate::convert;
 use crate::errors::{CallError, ConfigError};
 use crate::types::{Cluster, TopicDescription};
 
+/// BOUND: offsets that one call commits or fetches, which is the controllers' limit.
+pub(crate) const MAX_OFFSETS: usize = 4_096;
+
+/// The most partitions that a topic can have.
+const MAX_PARTITIONS: u32 = 10_000;
+
 /// The controllers, as questions and answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Metadata {
@@ -74,20 +80,38 @@ impl Metadata {
             })
             .await?;
         self.pool.observe(answer.applied);
-        convert::description(answer)
+        let description = convert::description(answer)?;
+        // What is as many as the partitions is allocated next.
+        if !(1..=MAX_PARTITIONS).contains(&description.topic.partitions) {
+            return Err(convert::malformed("number of partitions"));
+        }
+        Ok(description)
     }
 
     /// The offsets that `group` has committed, of all acknowledged commits; those without one are absent.
     pub(crate) async fn fetch_offsets(
         &self,
         group: &str,
-        partitions: Vec<(TopicId, u32)>,
+        partitions: &[(TopicId, u32)],
     ) -> Result<BTreeMap<(TopicId, u32), u64>, CallError> {
+        let mut offsets = BTreeMap::new();
+        for some in partitions.chunks(MAX_OFFSETS) {
+            self.fetch_some_offsets(group, some, &mut offsets).await?;
+        }
+        Ok(offsets)
+    }
+
+    async fn fetch_some_offsets(
+        &self,
+        group: &str,
+        partitions: &[(TopicId, u32)],
+        offsets: &mut BTreeMap<(TopicId, u32), u64>,
+    ) -> Result<(), CallError> {
+        let partitions = partitions.iter();
         let request = v1::FetchOffsetsRequest {
             group: group.to_owned(),
             partitions: partitions
-                .into_iter()
-                .map(|(topic, partition)| convert::topic_partition(topic, partition))
+                .map(|(topic, partition)| convert::topic_partition(*topic, *partition))
                 .collect(),
             linearizable: true,
             min_applied: self.pool.applied(),
@@ -100,11 +124,10 @@ impl Metadata {
             })
             .await?;
         self.pool.observe(answer.applied);
-        let mut offsets = BTreeMap::new();
         for committed in answer.offsets {
             let key = committed.partition.ok_or_else(|| convert::malformed("partition"))?;
             offsets.insert((convert::topic_id(&key.topic_id)?, key.partition), committed.offset);
         }
-        Ok(offsets)
+        Ok(())
     }
 }

@@ -9,6 +9,6 @@ mod routes;
 
 pub(crate) use channel::{Client, agent_channel};
 pub(crate) use controllers::{ControllerPool, PoolConfig};
-pub(crate) use metadata::Metadata;
+pub(crate) use metadata::{MAX_OFFSETS, Metadata};
 pub(crate) use requester::Requester;
 pub(crate) use routes::{Routes, TopicRoute};

@@ -34,7 +34,7 @@ struct Current {
 }
 
 impl TopicRoute {
-    fn new(description: TopicDescription) -> Self {
+    pub(crate) fn new(description: TopicDescription) -> Self {
         let agents = agents(&description);
         Self {
             id: description.topic.id,

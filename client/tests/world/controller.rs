@@ -1,5 +1,6 @@
 //! A fake controller.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt};
@@ -108,8 +109,10 @@ impl v1::metadata_server::Metadata for Fake {
         &self,
         r: Request<v1::DescribeTopicRequest>,
     ) -> Answer<v1::DescribeTopicResponse> {
-        let state = self.0.state.lock();
-        let wanted = r.into_inner().topic;
+        let mut state = self.0.state.lock();
+        let request = r.into_inner();
+        state.lagging &= !request.linearizable;
+        let wanted = request.topic;
         let found = state.topics.iter().find(|(name, (id, _))| match &wanted {
             Some(v1::describe_topic_request::Topic::Name(wanted)) => wanted == *name,
             Some(v1::describe_topic_request::Topic::TopicId(wanted)) => wanted.as_slice() == id,
@@ -140,13 +143,19 @@ impl v1::metadata_server::Metadata for Fake {
     ) -> Answer<v1::FindSegmentsResponse> {
         let mut state = self.0.state.lock();
         state.look_ups += 1;
-        let applied = state.applied;
+        if state.unavailable {
+            return refuse(v1::ErrorCode::NoLeader, "no leader");
+        }
+        let (applied, lagging) = (state.applied, state.lagging);
         let plans = r.into_inner().ranges.into_iter().map(|range| {
             let at = range.partition.clone().unwrap();
             let log = match state.log(&at.topic_id, at.partition) {
                 Ok(log) => log,
                 Err(error) => return v1::ReadPlan { error: Some(error), ..Default::default() },
             };
+            if lagging {
+                return v1::ReadPlan { partition: range.partition, ..Default::default() };
+            }
             let after = log.segments.iter().filter(|segment| segment.last_offset >= range.offset);
             v1::ReadPlan {
                 partition: range.partition,
@@ -163,10 +172,18 @@ impl v1::metadata_server::Metadata for Fake {
 
     async fn watch(&self, r: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
         let topics = r.into_inner().topic_ids;
+        if topics.len() > 100 {
+            return refuse(v1::ErrorCode::InvalidArgument, "too many topics in one watch");
+        }
         let world = self.0.clone();
         let changes = WatchStream::new(world.changed.subscribe());
+        let mut told = BTreeSet::new();
         let stream = changes.map(move |_| {
             let state = world.state.lock();
+            let known: BTreeSet<_> = state.topics.values().map(|(id, _)| id.to_vec()).collect();
+            let missing = topics.iter().filter(|id| !known.contains(*id));
+            let deleted_topic_ids =
+                missing.filter(|id| told.insert((*id).clone())).cloned().collect();
             let mut partitions = Vec::new();
             for (id, logs) in state.topics.values().filter(|(id, _)| topics.contains(&id.to_vec()))
             {
@@ -182,7 +199,12 @@ impl v1::metadata_server::Metadata for Fake {
                     });
                 }
             }
-            Ok(v1::WatchResponse { applied: state.applied, partitions, ..Default::default() })
+            Ok(v1::WatchResponse {
+                applied: state.applied,
+                partitions,
+                deleted_topic_ids,
+                ..Default::default()
+            })
         });
         Ok(Response::new(Box::pin(stream)))
     }
@@ -192,6 +214,9 @@ impl v1::metadata_server::Metadata for Fake {
         r: Request<v1::CommitOffsetsRequest>,
     ) -> Answer<v1::CommitOffsetsResponse> {
         let request = r.into_inner();
+        if request.offsets.len() > 4_096 {
+            return refuse(v1::ErrorCode::InvalidArgument, "too many offsets");
+        }
         let mut state = self.0.state.lock();
         state.commits.push(request.clone());
         for commit in &request.offsets {
@@ -209,6 +234,9 @@ impl v1::metadata_server::Metadata for Fake {
         r: Request<v1::FetchOffsetsRequest>,
     ) -> Answer<v1::FetchOffsetsResponse> {
         let request = r.into_inner();
+        if request.partitions.len() > 4_096 {
+            return refuse(v1::ErrorCode::InvalidArgument, "too many offsets");
+        }
         let state = self.0.state.lock();
         let offsets = request.partitions.into_iter().filter_map(|at| {
             let key = (request.group.clone(), at.topic_id.clone(), at.partition);

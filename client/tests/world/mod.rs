@@ -44,6 +44,10 @@ pub struct State {
     /// What each agent does with its next batches; afterwards it accepts.
     pub scripts: BTreeMap<String, VecDeque<Action>>,
     pub look_ups: u64,
+    /// Look-ups find no leader.
+    pub unavailable: bool,
+    /// Look-ups find every log empty, until a topic is described linearizably.
+    pub lagging: bool,
     sequence: u64,
 }
 

@@ -2,11 +2,11 @@
 
 use super::{Shared, address_of};
 use crate::convert::{id16, partition_state};
-use crate::errors::{invalid, refused, store_failed};
+use crate::errors::invalid;
 use crate::hub::Changes;
 use crate::state::command::{PartitionKey, TopicKey};
 use crate::state::kv::KvError;
-use crate::state::reply::{Effect, Refusal};
+use crate::state::reply::Effect;
 use crate::state::{partitions, topics};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,13 +46,9 @@ pub(super) async fn watch(
     let topics = topics.collect::<Result<BTreeSet<_>, _>>()?;
     // Subscribed before the state is read, so that nothing falls between.
     let changes = shared.hub.subscribe();
-    let view = shared.view_at(wire.min_applied, false).await?;
-    for topic in &topics {
-        if topics::topic(&view, topic).map_err(|e| store_failed(&e))?.is_none() {
-            let id = uuid::Uuid::from_bytes(*topic).to_string();
-            return Err(refused(&Refusal::UnknownTopic(id)));
-        }
-    }
+    // As new as what the client has seen: a topic that is missing here is
+    // gone, and the first answer says so. Its neighbours are watched.
+    shared.view_at(wire.min_applied, false).await?;
     let (out, stream) = mpsc::channel(QUEUE);
     let tasks = shared.tasks.clone();
     tasks.spawn(Watcher { shared, topics, out }.run(changes));

@@ -1,11 +1,13 @@
-//! How far each partition was printed, and how far it is to be.
+//! How far each partition was printed and written out, and how far it is to be.
 
 use std::collections::BTreeMap;
 
 #[derive(Debug)]
 struct Position {
-    /// One past the last offset printed.
+    /// One past the last offset printed, which may still be in our buffer.
     next: u64,
+    /// One past the last offset that was handed to the system.
+    written: u64,
     /// Where to stop, if anywhere.
     end: u64,
 }
@@ -18,7 +20,11 @@ impl Positions {
     /// Partitions and where each is read from; without an end.
     pub(super) fn new(starts: impl Iterator<Item = (u32, u64)>) -> Self {
         Self(
-            starts.map(|(partition, next)| (partition, Position { next, end: u64::MAX })).collect(),
+            starts
+                .map(|(partition, next)| {
+                    (partition, Position { next, written: next, end: u64::MAX })
+                })
+                .collect(),
         )
     }
 
@@ -54,9 +60,14 @@ impl Positions {
         self.0.values().all(|position| position.next >= position.end)
     }
 
-    /// One past the last offset printed.
-    pub(super) fn next(&self, partition: u32) -> Option<u64> {
-        self.0.get(&partition).map(|position| position.next)
+    /// All that was printed was written out.
+    pub(super) fn flushed(&mut self) {
+        self.0.values_mut().for_each(|position| position.written = position.next);
+    }
+
+    /// One past the last offset written out: what may be committed.
+    pub(super) fn written(&self, partition: u32) -> Option<u64> {
+        self.0.get(&partition).map(|position| position.written)
     }
 }
 
@@ -74,7 +85,21 @@ mod tests {
         assert!(positions.all_ended());
         // The consumer is further than what was printed: a commit must not be.
         positions.passed(0, 8);
-        assert_eq!(positions.next(0), Some(7));
+        positions.flushed();
+        assert_eq!(positions.written(0), Some(7));
+    }
+
+    #[test]
+    fn what_was_not_written_out_is_not_committed() {
+        let mut positions = Positions::new([(0, 5)].into_iter());
+        assert!(positions.take(0, 5));
+        positions.flushed();
+        assert!(positions.take(0, 6) && positions.take(0, 7));
+        positions.passed(0, 9);
+        // The write failed here: 6 and 7 come again.
+        assert_eq!(positions.written(0), Some(6));
+        positions.flushed();
+        assert_eq!(positions.written(0), Some(9));
     }
 
     #[test]

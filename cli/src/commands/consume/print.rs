@@ -11,7 +11,7 @@ use streamhouse_client::consumer::{Headers, Record};
 
 use crate::exit;
 
-/// Written out at the latest when it is this full.
+/// To be written out at the latest when it is this full.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// How a record is printed.
@@ -50,7 +50,12 @@ impl Printer {
         self.buffer.push(b'\n');
         self.records += 1;
         self.bytes += value.len() as u64;
-        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        Ok(())
+    }
+
+    /// It should be flushed before more is printed.
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() >= BUFFER_BYTES
     }
 
     /// Hands everything printed to the system.

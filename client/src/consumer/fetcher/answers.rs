@@ -7,6 +7,7 @@ use crate::consumer::decode::ReadyBatch;
 use crate::consumer::error::ConsumeError;
 use crate::consumer::plan::{Plan, judge};
 use crate::consumer::ready::{Body, Chunk};
+use crate::consumer::slot::End;
 use crate::errors::{CallError, Code};
 use crate::{clock, convert};
 
@@ -30,6 +31,7 @@ impl Fetcher {
                     Err(error) => self.stop(slot, Some(run), error),
                 }
             }
+            Event::Confirmed { asked, result } => self.confirmed(&asked, result),
             Event::Decoded { slot, version, result } => {
                 self.decoders -= 1;
                 if self.parts.slots[slot].target.version == version {
@@ -40,7 +42,10 @@ impl Fetcher {
     }
 
     fn planned(&mut self, asked: Vec<Asked>, answer: v1::FindSegmentsResponse) {
-        self.look_up_backoff.reset();
+        if !self.look_up_backoff.is_fresh() {
+            self.look_up_backoff.reset();
+            self.parts.ready.calm();
+        }
         self.look_up_after = None;
         self.parts.metadata.pool.observe(answer.applied);
         let mut plans = answer.plans.into_iter();
@@ -50,8 +55,8 @@ impl Fetcher {
             if slot.target.version != asked.version || slot.planned_to != asked.offset {
                 continue;
             }
-            let cluster = self.parts.cluster;
-            match judge(cluster, &slot.at, asked.offset, self.parts.reset, plan) {
+            let (cluster, sure) = (self.parts.cluster, slot.end == End::Sure);
+            match judge(cluster, &slot.at, asked.offset, self.parts.reset, sure, plan) {
                 Plan::Read { slices, high_watermark } => {
                     if slices.is_empty() && high_watermark > asked.offset {
                         slot.not_before = Some(clock::now() + LATER);
@@ -59,8 +64,12 @@ impl Fetcher {
                     slot.plan(slices, high_watermark);
                 }
                 // What lies before must be handed out first; then it is asked again.
-                Plan::Reset { .. } | Plan::Fail(_) if slot.is_busy() => {
+                Plan::Beyond | Plan::Reset { .. } | Plan::Fail(_) if slot.is_busy() => {
                     slot.not_before = Some(clock::now() + LATER);
+                }
+                Plan::Beyond => {
+                    slot.end = End::Asking;
+                    self.beyond.push(asked);
                 }
                 Plan::Reset { offset, high_watermark } => {
                     slot.high_watermark = high_watermark;
@@ -80,6 +89,10 @@ impl Fetcher {
     fn no_plan(&mut self, asked: &[Asked], error: CallError) {
         if error.retryable() {
             tracing::warn!(%error, "look-up failed, trying again");
+            // It was tried for the operation timeout. Told once: the next time after one that succeeded.
+            if self.look_up_backoff.is_fresh() {
+                self.parts.ready.tell(error.into());
+            }
             self.look_up_after = Some(clock::now() + self.look_up_backoff.next());
             return;
         }
@@ -93,6 +106,29 @@ impl Fetcher {
                 _ => ConsumeError::Call(error.clone()),
             };
             self.stop(asked.slot, None, error);
+        }
+    }
+
+    /// The leader has answered: the partitions are looked up again, and then the answer counts.
+    fn confirmed(&mut self, asked: &[Asked], result: Result<(), CallError>) {
+        self.confirming = false;
+        for asked in asked {
+            let slot = &mut self.parts.slots[asked.slot];
+            if slot.target.version != asked.version || slot.end != End::Asking {
+                continue;
+            }
+            if result.is_ok() {
+                slot.end = End::Sure;
+            } else {
+                slot.end = End::Unsure;
+                slot.not_before = Some(clock::now() + LATER);
+            }
+        }
+        // Of a topic that is gone the next look-up tells.
+        if let Err(error) = result
+            && error.code() != Some(Code::UnknownTopic)
+        {
+            self.parts.ready.tell(error.into());
         }
     }
 

@@ -1,20 +1,23 @@
 //! What a partition's task does with the answers it gets.
 
-use super::{PROBE_AFTER, PartitionTask};
+use super::{Attempt, PROBE_AFTER, PartitionTask};
 use crate::clock;
 use crate::errors::CallError;
 use crate::producer::error::ProduceError;
-use crate::producer::outcome::{Failure, Outcome, Verdict, judge};
+use crate::producer::outcome::{Failure, Verdict, judge};
 
 impl PartitionTask {
     /// Acts on how a try ended. The error says that the topic is gone.
-    pub(super) async fn settle(&mut self, id: u64, outcome: Outcome) -> Option<ProduceError> {
+    pub(super) async fn settle(&mut self, attempt: Attempt) -> Option<ProduceError> {
+        let Attempt { batch: id, link_number, outcome } = attempt;
         self.probe_at = clock::now() + PROBE_AFTER;
         match judge(outcome) {
             Verdict::Placed { base_offset, applied } => {
                 self.shared.routes.observe(applied);
                 self.backoff.reset();
-                self.proven = true;
+                // SUBTLE: of A, B and C in flight A fails, and its link is given up; B is written all the same. That
+                // proves nothing of the link that A and C go over next.
+                self.proven |= link_number == self.link_number;
                 if let Some(batch) = self.window.remove(id) {
                     self.placed(batch, base_offset);
                 }

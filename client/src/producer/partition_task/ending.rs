@@ -63,6 +63,9 @@ impl PartitionTask {
     /// Fails all that is left, with `error` or because the producer is closed.
     pub(super) fn end(mut self, error: Option<ProduceError>) {
         self.shared.topics.forget(&self.topic);
+        if error.is_some() {
+            self.topic.gone.cancel();
+        }
         let closed = |sent| ProduceError::Closed { may_have_taken_effect: sent };
         for (batch, sent) in self.window.drain() {
             let maybe = batch.ambiguous || sent;
