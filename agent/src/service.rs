@@ -226,7 +226,8 @@ impl Reader {
 
     async fn take_batch(&mut self, batch: ProduceBatch, now: Instant) -> Result<(), Stop> {
         self.take_place().await?;
-        let ticket = |room| Ticket::new(self.results.clone(), batch.correlation, room);
+        let (results, correlation) = (self.results.clone(), batch.correlation);
+        let ticket = |room| Ticket::new(results.clone(), correlation, room);
         let (partition, records) = match self.check(&batch) {
             Ok(checked) => checked,
             Err(error) => {

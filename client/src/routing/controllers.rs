@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use streamhouse_proto::{from_status, v1};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::{Response, Status};
 
@@ -53,17 +54,7 @@ pub(crate) struct ControllerPool {
     /// cluster never goes backwards, whichever controller answers next.
     applied: AtomicU64,
     /// The task that keeps the addresses up to date, once there was a call.
-    follower: OnceLock<AbortOnDrop>,
-}
-
-/// Ends a task with its owner.
-#[derive(Debug)]
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    follower: OnceLock<JoinSet<()>>,
 }
 
 #[derive(Debug)]
@@ -97,24 +88,26 @@ impl ControllerPool {
     pub(crate) fn follow(self: &Arc<Self>) {
         let pool = Arc::downgrade(self);
         self.follower.get_or_init(|| {
-            AbortOnDrop(tokio::spawn(async move {
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async move {
                 loop {
                     tokio::time::sleep(FOLLOW_EVERY).await;
                     let Some(pool) = pool.upgrade() else { return };
-                    let asked = pool
-                        .call("get cluster", |mut client: Client| async move {
-                            client.get_cluster(v1::GetClusterRequest {}).await
-                        })
-                        .await;
-                    match asked {
-                        Ok(cluster) => pool.learn(cluster.controllers.iter().map(|c| &*c.address)),
-                        Err(error) => {
-                            tracing::debug!(%error, "the controllers did not say who they are")
-                        }
-                    }
+                    pool.ask_for_controllers().await;
                 }
-            }))
+            });
+            tasks
         });
+    }
+
+    async fn ask_for_controllers(&self) {
+        let asked = self.call("get cluster", |mut client: Client| async move {
+            client.get_cluster(v1::GetClusterRequest {}).await
+        });
+        match asked.await {
+            Ok(cluster) => self.learn(cluster.controllers.iter().map(|c| &*c.address)),
+            Err(error) => tracing::debug!(%error, "the controllers did not say who they are"),
+        }
     }
 
     /// The index to pass as `min_applied`.

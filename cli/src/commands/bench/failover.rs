@@ -16,7 +16,7 @@ use serde::Serialize;
 use streamhouse_client::{Admin, ControllerStatus, Role};
 use streamhouse_proto::v1;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use super::figures::{percentile, rounded};
@@ -87,13 +87,13 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let addresses = record.controller_addresses();
     let admin = Admin::builder().controllers(addresses.clone()).build()?;
     whole(&admin, &record).await?;
-    let topic = format!("bench-{}", uuid::Uuid::new_v4().simple());
+    let topic = link::unique_name();
     let id = admin.create_topic(&topic, 1, BTreeMap::new()).await?;
     let partition = v1::TopicPartition { topic_id: id.to_bytes().to_vec(), partition: 0 };
 
     let successes: Successes = Arc::new(Mutex::new(vec![clock::now()]));
-    let stop = CancellationToken::new();
-    let writers = (0..args.writers).map(|n| {
+    let mut writers = JoinSet::new();
+    for n in 0..args.writers {
         let writer = Writer {
             clients: vec![None; addresses.len()],
             addresses: addresses.clone(),
@@ -104,15 +104,10 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
             attempt: args.attempt,
             successes: Arc::clone(&successes),
         };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(writer.run()))
-    });
-    let writers: Vec<_> = writers.collect();
-    let gaps = kill_leaders(args.kills, &admin, (&folder, &lock), &mut record, &successes).await;
-    stop.cancel();
-    for writer in writers {
-        // Cancelled, as it was told.
-        let _ = writer.await;
+        writers.spawn(writer.run());
     }
+    let gaps = kill_leaders(args.kills, &admin, (&folder, &lock), &mut record, &successes).await;
+    writers.shutdown().await;
     let mut gaps = gaps?;
     admin.delete_topic(&topic).await?;
     gaps.sort_unstable();

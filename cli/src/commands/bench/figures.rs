@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use futures::future::try_join_all;
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use crate::clock;
 
@@ -41,9 +41,10 @@ where
     let count = clients.len();
     let begin = clock::now() + window.warm_up;
     let end = begin + window.measure;
-    let tasks = clients.into_iter().map(|mut client| {
+    let mut tasks = JoinSet::new();
+    for mut client in clients {
         let operation = operation.clone();
-        let task = tokio::spawn(async move {
+        tasks.spawn(async move {
             let mut took = Vec::new();
             loop {
                 let started = clock::now();
@@ -57,11 +58,11 @@ where
                 }
             }
         });
-        async move { task.await? }
-    });
+    }
     let mut all = Vec::new();
     let mut clients = Vec::with_capacity(count);
-    for (took, client) in try_join_all(tasks).await? {
+    while let Some(ended) = tasks.join_next().await {
+        let (took, client) = ended??;
         all.extend(took);
         clients.push(client);
     }

@@ -52,7 +52,17 @@ pub(super) async fn sessions(address: &str) -> anyhow::Result<SessionsClient<Cha
     Ok(SessionsClient::new(connect(address).await?))
 }
 
+/// A name that nothing else has.
+pub(super) fn unique_name() -> String {
+    format!("bench-{}", random().simple())
+}
+
 /// 16 random bytes.
 pub(super) fn random_id() -> Vec<u8> {
-    uuid::Uuid::new_v4().into_bytes().to_vec()
+    random().into_bytes().to_vec()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the only source of random values of this command")]
+fn random() -> uuid::Uuid {
+    uuid::Uuid::new_v4()
 }

@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let admin = Admin::builder().controllers(seeds.clone()).build()?;
     let controllers = Controllers::find(seeds).await?;
     let window = Window { warm_up: args.warm_up, measure: args.measure };
-    let name = format!("bench-{}", uuid::Uuid::new_v4().simple());
+    let name = link::unique_name();
     let mut report = Report {
         controllers: controllers.addresses.len(),
         slices_per_commit: SLICES,
@@ -188,17 +188,22 @@ async fn heartbeats(controllers: &Controllers, group: &str, window: Window) -> a
         let (beat, beats) = mpsc::channel(BEATS as usize);
         beat.send(session.heartbeat()).await?;
         let mut answers = client.attach(ReceiverStream::new(beats)).await?.into_inner();
-        let drain = tokio::spawn(async move { while let Ok(Some(_)) = answers.message().await {} });
-        let mut sent = 0;
-        while clock::now() < end {
-            for _ in 0..BEATS {
-                let beat = beat.send(session.heartbeat()).await;
-                beat.context("the heartbeats' stream ended")?;
+        let send = async {
+            let mut sent = 0;
+            while clock::now() < end {
+                for _ in 0..BEATS {
+                    let beat = beat.send(session.heartbeat()).await;
+                    beat.context("the heartbeats' stream ended")?;
+                }
+                sent += BEATS;
             }
-            sent += BEATS;
+            anyhow::Ok(sent)
+        };
+        let drain = async { while let Ok(Some(_)) = answers.message().await {} };
+        tokio::select! {
+            sent = send => sent,
+            () = drain => anyhow::bail!("the heartbeats' stream ended"),
         }
-        drain.abort();
-        anyhow::Ok(sent)
     });
     let sent: u64 = try_join_all(streams).await?.into_iter().sum();
     try_join_all(sessions.into_iter().map(Session::close)).await?;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use streamhouse_proto::v1;
 use streamhouse_proto::v1::sessions_client::SessionsClient;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -31,8 +32,8 @@ pub(super) struct Session {
     /// Partition, epoch, next offset.
     held: Vec<(v1::TopicPartition, u32, u64)>,
     sequence: u64,
-    /// Keeps the stream open.
-    _beat: mpsc::Sender<v1::AttachRequest>,
+    /// Send heartbeats and listen; they end with the session.
+    _tasks: JoinSet<()>,
 }
 
 impl Session {
@@ -58,18 +59,17 @@ impl Session {
         beat.send(message.clone()).await?;
         let stream = client.attach(ReceiverStream::new(beats)).await.context("attach")?;
         let (told, leases) = watch::channel(BTreeMap::new());
-        tokio::spawn(listen(stream.into_inner(), told));
-        let weak = beat.downgrade();
-        tokio::spawn(async move {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(listen(stream.into_inner(), told));
+        tasks.spawn(async move {
             loop {
                 tokio::time::sleep(HEARTBEAT).await;
-                let Some(beat) = weak.upgrade() else { return };
                 if beat.send(message.clone()).await.is_err() {
                     return;
                 }
             }
         });
-        Ok(Self { id, instance, client, leases, held: Vec::new(), sequence: 0, _beat: beat })
+        Ok(Self { id, instance, client, leases, held: Vec::new(), sequence: 0, _tasks: tasks })
     }
 
     /// The message that keeps it alive.
