@@ -332,7 +332,7 @@ mod tests {
         builder.push(1, None, Some(&[7; 1_000]), NO_HEADERS).unwrap();
         let partition = Some(TopicPartition { topic_id: vec![1; 16], partition: 0 });
         let batch = builder.finish(ProducerInfo::NONE).unwrap();
-        ProduceBatch { correlation, partition, batch }
+        ProduceBatch { correlation, partition, batch, restart: false }
     }
 
     struct Rig {
