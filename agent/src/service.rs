@@ -6,8 +6,9 @@
 //!
 //! * `buffer_bytes` of admitted batches, each a copy of its own, so that none keeps the message alive that it came in,
 //!   and, while they are copied into objects, `max_uploads` objects;
-//! * [`POOL_BYTES`](crate::inflow::POOL_BYTES) of messages that are coming or wait for that budget, and about 120 bytes
-//!   for each of their batches, of which a message has [`MAX_MESSAGE_BATCHES`](streamhouse_proto::MAX_MESSAGE_BATCHES);
+//! * [`POOL_BYTES`](crate::inflow::POOL_BYTES) of messages that are coming or wait for that budget, and about three
+//!   times as much for their batches' decoded fields: a message has no more batches than its length allows, and
+//!   [`MAX_MESSAGE_BATCHES`](streamhouse_proto::MAX_MESSAGE_BATCHES) at the most;
 //! * one HTTP/2 window for each of `max_streams`.
 
 use crate::clock;
@@ -322,7 +323,7 @@ mod tests {
     use prost::Message;
     use std::time::Duration;
     use streamhouse_proto::v1::TopicPartition;
-    use streamhouse_proto::{BoundedDecoder, MAX_MESSAGE_BATCHES, from_status};
+    use streamhouse_proto::{BoundedDecoder, from_status};
     use streamhouse_segment::{BatchBuilder, Compression, NO_HEADERS, ProducerInfo};
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -420,7 +421,7 @@ mod tests {
     async fn a_message_of_too_many_batches_is_refused_before_there_is_room_made_for_them() {
         let rig = rig();
         let (sender, answers) = rig.open().await;
-        let empty = [10, 0].repeat(MAX_MESSAGE_BATCHES + 1);
+        let empty = [10, 0].repeat(100);
         sender.send(framed(&empty).into()).unwrap();
         let refused = patiently(answers.unwrap().next()).await.unwrap().unwrap_err();
         assert_eq!(from_status(&refused).code(), ErrorCode::InvalidArgument);

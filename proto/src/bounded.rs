@@ -15,11 +15,17 @@ use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
 /// The most batches in one [`ProduceRequest`].
-pub const MAX_MESSAGE_BATCHES: usize = 16_384;
+pub const MAX_MESSAGE_BATCHES: usize = 65_536;
 
-/// The fields of a message of type `T` that may be in it, if that is limited.
-fn most_fields<T: 'static>() -> Option<usize> {
-    (TypeId::of::<T>() == TypeId::of::<ProduceRequest>()).then_some(MAX_MESSAGE_BATCHES)
+/// No batch with its partition is shorter on the wire. Besides a few that may be wrong, a message has no more entries
+/// than its length allows at this size, so that it takes but a few times its length in memory.
+const MIN_BATCH_BYTES: usize = 64;
+const FEW: usize = 64;
+
+/// How many fields a message of type `T` and of this length may have, if that is limited.
+fn most_fields<T: 'static>(length: usize) -> Option<usize> {
+    let most = (FEW + length / MIN_BATCH_BYTES).min(MAX_MESSAGE_BATCHES);
+    (TypeId::of::<T>() == TypeId::of::<ProduceRequest>()).then_some(most)
 }
 
 /// Whether the encoded message has more fields at its top level than `most`. Looks at tags and lengths alone; what is
@@ -81,10 +87,10 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         // The message lies in one piece.
-        if let Some(most) = most_fields::<U>()
+        if let Some(most) = most_fields::<U>(buf.remaining())
             && has_more_fields(buf.chunk(), most)
         {
-            let message = format!("a message has more than {most} batches");
+            let message = format!("a message of its length has more than {most} batches");
             return Err(to_status(ErrorInfo::new(ErrorCode::InvalidArgument, message)));
         }
         self.0.decode(buf)
@@ -110,7 +116,8 @@ mod tests {
 
     #[test]
     fn only_what_anybody_may_send_is_limited() {
-        assert_eq!(most_fields::<ProduceRequest>(), Some(MAX_MESSAGE_BATCHES));
-        assert_eq!(most_fields::<crate::v1::AttachResponse>(), None);
+        assert_eq!(most_fields::<ProduceRequest>(6_400), Some(FEW + 100));
+        assert_eq!(most_fields::<ProduceRequest>(1 << 30), Some(MAX_MESSAGE_BATCHES));
+        assert_eq!(most_fields::<crate::v1::AttachResponse>(6_400), None);
     }
 }
