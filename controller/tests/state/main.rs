@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
 
 mod commits;
+mod golden;
 mod machine;
 mod model;
 mod placement;

@@ -1,0 +1,263 @@
+//! The bytes of every command, reply and value, as this release writes them: whatever a controller has on its disk,
+//! or sends to one of another release, is among these. `golden.txt` holds them, a line each; lines are only ever
+//! added. A line that changes is a change of the format, and needs a version of the codec.
+
+use bincode::{Decode, Encode};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use streamhouse_controller::codec;
+use streamhouse_controller::state::cluster::Cluster;
+use streamhouse_controller::state::command::{
+    Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
+    RequestKey, SliceCommit,
+};
+use streamhouse_controller::state::controllers::{DiskMark, Mark};
+use streamhouse_controller::state::offsets::{CommittedOffset, Group};
+use streamhouse_controller::state::partitions::Partition;
+use streamhouse_controller::state::reply::{ObjectReply, Refusal, Reply, SliceReply};
+use streamhouse_controller::state::requests::Requester;
+use streamhouse_controller::state::segments::{IndexEntry, ObjectRecord, Source};
+use streamhouse_controller::state::sessions::Session;
+use streamhouse_controller::state::topics::{Topic, TopicStage};
+
+const GOLDEN: &str = include_str!("golden.txt");
+
+/// What was seen of the golden lines, and what differs from them.
+struct Golden {
+    lines: BTreeMap<&'static str, &'static str>,
+    seen: usize,
+    wrong: Vec<String>,
+}
+
+impl Golden {
+    fn check<T: Encode + Decode<()> + PartialEq + Debug>(&mut self, name: &str, value: &T) {
+        let hex: String = codec::encode(value).iter().map(|b| format!("{b:02x}")).collect();
+        match self.lines.get(name) {
+            Some(line) if **line == hex => {
+                let bytes: Vec<u8> = (0..line.len())
+                    .step_by(2)
+                    .map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap())
+                    .collect();
+                let decoded: T = codec::decode(&bytes).unwrap();
+                assert_eq!(decoded, *value, "{name}");
+                self.seen += 1;
+            }
+            Some(_) => self.wrong.push(format!("changed: {name} {hex}")),
+            None => self.wrong.push(format!("{name} {hex}")),
+        }
+    }
+}
+
+fn partition() -> PartitionKey {
+    PartitionKey { topic: [1; 16], partition: 300 }
+}
+
+fn generation() -> GenerationKey {
+    GenerationKey { counter: 2, random: 0x0102_0304_0506_0708 }
+}
+
+fn slice() -> SliceCommit {
+    SliceCommit {
+        partition: partition(),
+        lease_epoch: 3,
+        base_offset: 1_000,
+        last_offset: 1_999,
+        record_count: 1_000,
+        position: 64,
+        length: 70_000,
+        crc32c: 0xdead_beef,
+        append_time_ms: 1_700_000_000_000,
+        min_timestamp_ms: -1,
+        max_timestamp_ms: 5,
+        flags: 1,
+    }
+}
+
+fn mark() -> Mark {
+    Mark { node: 2, term: 7, matched_term: 6, matched_index: 70_000 }
+}
+
+fn bodies() -> Vec<(&'static str, CommandBody)> {
+    let object = |contents| ObjectCommit { sequence: 9, size: 80_000, contents };
+    let registration = Registration {
+        instance: [4; 16],
+        address: "agent:1".into(),
+        group: "default".into(),
+        zone: "a".into(),
+        pid: 77,
+        store_url: "s3://b/p".into(),
+    };
+    let objects = vec![
+        object(ObjectContents::Written(vec![slice()])),
+        object(ObjectContents::Abandoned(vec![partition()])),
+    ];
+    vec![
+        ("init-cluster", CommandBody::InitCluster { cluster: [5; 16], generation: generation() }),
+        (
+            "create-topic",
+            CommandBody::CreateTopic {
+                topic: [1; 16],
+                name: "orders".into(),
+                partitions: 4,
+                config: vec![("agent.group".into(), "fast".into())],
+            },
+        ),
+        ("delete-topic", CommandBody::DeleteTopic { name: "orders".into() }),
+        ("register-session", CommandBody::RegisterSession(registration)),
+        ("end-session", CommandBody::EndSession { session: 12 }),
+        ("drain-session", CommandBody::DrainSession { session: 12 }),
+        (
+            "release-leases",
+            CommandBody::ReleaseLeases { session: 12, leases: vec![(partition(), 3)] },
+        ),
+        ("commit-objects", CommandBody::CommitObjects { session: 12, instance: [4; 16], objects }),
+        (
+            "commit-offsets",
+            CommandBody::CommitOffsets {
+                group: "readers".into(),
+                offsets: vec![(partition(), 500, "mine".into())],
+            },
+        ),
+        ("continue", CommandBody::Continue),
+        ("mark-disks", CommandBody::MarkDisks(vec![DiskMark { disk: [6; 16], mark: mark() }])),
+        ("allocate-controller", CommandBody::AllocateController { disk: [6; 16], above: 3 }),
+        ("reserve-controllers", CommandBody::ReserveControllers { upto: 5 }),
+    ]
+}
+
+fn refusals() -> Vec<(&'static str, Refusal)> {
+    vec![
+        ("invalid", Refusal::Invalid("no".into())),
+        ("unknown-topic", Refusal::UnknownTopic("orders".into())),
+        ("unknown-partition", Refusal::UnknownPartition(partition())),
+        ("topic-exists", Refusal::TopicExists("orders".into())),
+        ("session-ended", Refusal::SessionEnded(12)),
+        ("outcome-unknown", Refusal::OutcomeUnknown),
+        ("out-of-order", Refusal::OutOfOrder { expected: 10 }),
+        ("not-holder", Refusal::NotHolder),
+        ("stale", Refusal::Stale),
+        ("store-mismatch", Refusal::StoreMismatch { expected: "s3://b/p".into() }),
+        ("superseded", Refusal::Superseded),
+        ("limit", Refusal::Limit("full".into())),
+    ]
+}
+
+fn slice_reply() -> SliceReply {
+    SliceReply { refusal: None, lease_epoch: 3, next_offset: 2_000, still_holder: true }
+}
+
+fn replies() -> Vec<(&'static str, Reply)> {
+    let objects = vec![
+        ObjectReply::Processed(vec![slice_reply()]),
+        ObjectReply::Refused(Refusal::SessionEnded(12)),
+    ];
+    vec![
+        ("done", Reply::Done),
+        ("refused", Reply::Refused(Refusal::Stale)),
+        ("topic", Reply::Topic([1; 16])),
+        ("session", Reply::Session(12)),
+        ("objects", Reply::Objects(objects)),
+        ("offsets", Reply::Offsets(vec![None, Some(Refusal::Superseded)])),
+        ("continued", Reply::Continued { more: true }),
+        ("controller", Reply::Controller(4)),
+    ]
+}
+
+fn values(golden: &mut Golden) {
+    golden.check(
+        "value cluster",
+        &Cluster {
+            cluster: [5; 16],
+            generation: generation(),
+            store_url: Some("s3://b/p".into()),
+            feature_level: 1,
+        },
+    );
+    for (name, stage) in [
+        ("creating", TopicStage::Creating(1_000)),
+        ("ready", TopicStage::Ready),
+        ("deleting", TopicStage::Deleting),
+    ] {
+        let topic = Topic {
+            name: "orders".into(),
+            partitions: 4,
+            config: vec![("agent.group".into(), "fast".into())],
+            stage,
+            created_ms: 1_700_000_000_000,
+        };
+        golden.check(&format!("value topic-{name}"), &topic);
+    }
+    let record = Partition {
+        next_offset: 2_000,
+        log_start: 10,
+        last_stable_offset: 2_000,
+        lease_epoch: 3,
+        epoch_start_offset: 1_000,
+        holder: 12,
+        revoke_deadline_ms: 0,
+        segments: 2,
+        bytes: 140_000,
+    };
+    golden.check("value partition", &record);
+    let entry = IndexEntry {
+        last_offset: 1_999,
+        record_count: 1_000,
+        source: Source::L0 { generation: generation(), session: 12, sequence: 9 },
+        position: 64,
+        length: 70_000,
+        crc32c: 0xdead_beef,
+        append_time_ms: 1_700_000_000_000,
+        min_timestamp_ms: -1,
+        max_timestamp_ms: 5,
+        lease_epoch: 3,
+        flags: 1,
+    };
+    golden.check("value index-entry", &entry);
+    golden.check("value object", &ObjectRecord { size: 80_000, live: 2 });
+    let session = Session {
+        instance: [4; 16],
+        address: "agent:1".into(),
+        group: "default".into(),
+        zone: "a".into(),
+        pid: 77,
+        leases: 3,
+        revoking: 1,
+        draining: false,
+        last_sequence: 9,
+        registered_ms: 1_700_000_000_000,
+        ended_ms: Some(1_700_000_000_001),
+    };
+    golden.check("value session", &session);
+    golden.check("value requester", &Requester { last: 65, used_ms: 1_700_000_000_000 });
+    golden.check("value group", &Group { created_ms: 1, committed_ms: 2 });
+    let offset = CommittedOffset { offset: 500, metadata: "mine".into(), committed_ms: 2 };
+    golden.check("value committed-offset", &offset);
+    golden.check("value mark", &mark());
+}
+
+#[test]
+fn every_persisted_byte_is_as_it_was_released() {
+    let lines = GOLDEN.lines().filter(|line| !line.starts_with('#'));
+    let lines = lines.map(|line| line.rsplit_once(' ').expect("a name and its bytes"));
+    let mut golden = Golden { lines: lines.collect(), seen: 0, wrong: Vec::new() };
+    for (name, body) in bodies() {
+        let request = Some(RequestKey { requester: [3; 16], number: 8 });
+        let command = Command { time_ms: 1_700_000_000_000, request, body };
+        golden.check(&format!("command {name}"), &command);
+    }
+    let plain = Command { time_ms: 0, request: None, body: CommandBody::Continue };
+    golden.check("command without-request", &plain);
+    for (name, refusal) in refusals() {
+        golden.check(&format!("refusal {name}"), &refusal);
+    }
+    for (name, reply) in replies() {
+        golden.check(&format!("reply {name}"), &reply);
+    }
+    values(&mut golden);
+    assert!(golden.wrong.is_empty(), "not in golden.txt:\n{}", golden.wrong.join("\n"));
+    assert_eq!(
+        golden.seen,
+        golden.lines.len(),
+        "golden.txt has lines that nothing was checked against"
+    );
+}
