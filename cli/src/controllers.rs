@@ -1,11 +1,16 @@
 //! Which controllers a command talks to.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use crate::exit::Failure;
 
 /// Where the controllers of a local cluster listen unless its base port was chosen.
 const LOCAL: [&str; 3] = ["127.0.0.1:7601", "127.0.0.1:7602", "127.0.0.1:7603"];
+
+/// How long a command looks for a controller that can be reached: a wrong address is told soon.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// `--controllers`, its environment variable, or the local cluster's default.
 #[derive(Args, Clone, Debug)]

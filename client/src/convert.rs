@@ -10,6 +10,9 @@ use crate::types::{
     TopicDescription,
 };
 
+/// More than any topic has: BOUND on what an answer may make the client allocate.
+const MAX_PARTITIONS: u32 = 10_000;
+
 /// A refusal and where to go instead, if the peer knew.
 pub(crate) fn refusal(info: v1::ErrorInfo) -> (Refusal, Option<String>) {
     let refusal = Refusal { code: code(info.code()), message: info.message };
@@ -147,6 +150,9 @@ pub(crate) fn agent(wire: v1::Agent) -> AgentStatus {
 }
 
 pub(crate) fn topic(wire: v1::TopicSummary) -> Result<Topic, CallError> {
+    if !(1..=MAX_PARTITIONS).contains(&wire.partitions) {
+        return Err(malformed("number of partitions"));
+    }
     Ok(Topic {
         id: topic_id(&wire.topic_id)?,
         name: wire.name,
@@ -192,6 +198,16 @@ mod tests {
             }
             assert_eq!(advice(code(wire)), proto::advice(wire), "{wire:?}");
         }
+    }
+
+    #[test]
+    fn a_topic_without_partitions_or_with_too_many_is_malformed() {
+        let topic_of = |partitions| {
+            let topic_id = vec![7; 16];
+            topic(v1::TopicSummary { topic_id, partitions, ..Default::default() })
+        };
+        assert!(topic_of(0).is_err() && topic_of(u32::MAX).is_err());
+        assert_eq!(topic_of(10_000).unwrap().partitions, 10_000);
     }
 
     #[test]

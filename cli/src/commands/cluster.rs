@@ -7,7 +7,7 @@ use serde::Serialize;
 use streamhouse_client::Admin;
 
 use crate::clock;
-use crate::controllers::{self, Controllers};
+use crate::controllers::{self, CONNECT_TIMEOUT, Controllers};
 use crate::exit::{Failure, Kind};
 use crate::output::Format;
 
@@ -112,7 +112,10 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
 }
 
 fn admin(controllers: &Controllers) -> anyhow::Result<Admin> {
-    Ok(Admin::builder().controllers(controllers.resolve()?).build()?)
+    Ok(Admin::builder()
+        .controllers(controllers.resolve()?)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .build()?)
 }
 
 fn list(ids: &[u64]) -> String {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use streamhouse_client::{Admin, Consumer, OffsetReset};
 
 use crate::clock;
-use crate::controllers::Controllers;
+use crate::controllers::{CONNECT_TIMEOUT, Controllers};
 use crate::exit::Failure;
 use crate::output::{self, Format};
 use crate::signals::StopSignals;
@@ -96,6 +96,7 @@ impl Session {
             From::Latest => OffsetReset::Latest,
         };
         let mut builder = Consumer::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
             .controllers(controllers.clone())
             .offset_reset(reset)
             .auto_commit(false);
@@ -110,7 +111,10 @@ impl Session {
         let starts = consumer.positions().into_iter().map(|(at, offset)| (at.partition, offset));
         let mut positions = Positions::new(starts);
         if args.to_end {
-            let admin = Admin::builder().controllers(controllers).build()?;
+            let admin = Admin::builder()
+                .controllers(controllers)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .build()?;
             let topic = admin.describe_topic(&args.topic).await?;
             positions.end_at(topic.partitions.iter().map(|p| (p.partition, p.high_watermark)));
         }

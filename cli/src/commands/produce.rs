@@ -12,7 +12,7 @@ use streamhouse_client::{Producer, Record};
 use tokio::sync::mpsc;
 
 use crate::clock;
-use crate::controllers::Controllers;
+use crate::controllers::{CONNECT_TIMEOUT, Controllers};
 use crate::exit::{Failure, Kind};
 use crate::input::key::{self, KeyField};
 use crate::input::lines::{Block, Blocks, ReadError};
@@ -72,7 +72,11 @@ struct Report {
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let source = Source::open(args.file.as_deref())?;
-    let producer = Producer::builder().controllers(args.controllers.resolve()?).build().await?;
+    let producer = Producer::builder()
+        .controllers(args.controllers.resolve()?)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .build()
+        .await?;
     // Even without any input, a topic that is not there is an error.
     let partitions = producer.partitions(&args.topic).await?;
     if let Some(partition) = args.partition.filter(|partition| *partition >= partitions) {

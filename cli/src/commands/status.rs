@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use streamhouse_client::{Admin, AdminError, AgentStatus, ControllerStatus, Role};
 
-use crate::controllers::Controllers;
+use crate::controllers::{CONNECT_TIMEOUT, Controllers};
 use crate::output::{self, Format};
 
 /// How long one question may take: a status is asked for when something does not answer.
@@ -67,6 +67,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let admin = Admin::builder()
         .controllers(args.controllers.resolve()?)
         .operation_timeout(PATIENCE)
+        .connect_timeout(CONNECT_TIMEOUT)
         .try_timeout(TRY)
         .build()?;
     format.print(&ask(&admin).await?, human)

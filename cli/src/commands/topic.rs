@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use streamhouse_client::{Admin, PartitionDescription, Topic, TopicDescription};
 
-use crate::controllers::Controllers;
+use crate::controllers::{CONNECT_TIMEOUT, Controllers};
 use crate::output::{self, Format};
 
 #[derive(Debug, clap::Args)]
@@ -114,7 +114,10 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
 }
 
 fn admin(controllers: &Controllers) -> anyhow::Result<Admin> {
-    Ok(Admin::builder().controllers(controllers.resolve()?).build()?)
+    Ok(Admin::builder()
+        .controllers(controllers.resolve()?)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .build()?)
 }
 
 impl From<Topic> for Listed {

@@ -65,6 +65,12 @@ impl ProducerBuilder {
         self
     }
 
+    /// How long no controller at all may be reachable before the first one was. Default: as long as a call.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.config.pool.connect_timeout = timeout;
+        self
+    }
+
     /// How long one call to the controllers may take, all tries together. Default: 15 s.
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.config.pool.operation_timeout = timeout;

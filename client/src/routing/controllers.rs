@@ -1,7 +1,7 @@
 //! Calls to the controllers: any of them will do, so another one is tried until one answers or time is up.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(crate) struct PoolConfig {
     pub(crate) controllers: Vec<String>,
     /// How long one operation may take, all tries together.
     pub(crate) operation_timeout: Duration,
+    /// How long to look for one that can be reached, before any was.
+    pub(crate) connect_timeout: Duration,
     /// How long one try may take.
     pub(crate) try_timeout: Duration,
 }
@@ -34,6 +36,7 @@ impl Default for PoolConfig {
         Self {
             controllers: Vec::new(),
             operation_timeout: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(15),
             try_timeout: Duration::from_secs(3),
         }
     }
@@ -53,6 +56,8 @@ pub(crate) struct ControllerPool {
     /// The highest applied index in any answer: passed on as `min_applied`, so that this client's view of the
     /// cluster never goes backwards, whichever controller answers next.
     applied: AtomicU64,
+    /// Some controller was connected to, once.
+    ever_reached: AtomicBool,
     /// The task that keeps the addresses up to date, once there was a call.
     follower: OnceLock<JoinSet<()>>,
 }
@@ -80,6 +85,7 @@ impl ControllerPool {
             config,
             state: Mutex::new(state),
             applied: AtomicU64::new(0),
+            ever_reached: AtomicBool::new(false),
             follower: OnceLock::new(),
         }))
     }
@@ -246,6 +252,7 @@ impl<'a> Call<'a> {
                 Err(error) => self.unreachable(&address, error),
                 Ok(client) => {
                     self.reached = true;
+                    self.pool.ever_reached.store(true, Ordering::Relaxed);
                     let left = self.left().max(Duration::from_millis(1));
                     let limit = self.pool.config.try_timeout.min(left);
                     match tokio::time::timeout(limit, attempt(client)).await {
@@ -260,7 +267,12 @@ impl<'a> Call<'a> {
     }
 
     fn left(&self) -> Duration {
-        self.pool.config.operation_timeout.saturating_sub(self.started.elapsed())
+        let config = &self.pool.config;
+        let patience = match self.pool.ever_reached.load(Ordering::Relaxed) {
+            true => config.operation_timeout,
+            false => config.operation_timeout.min(config.connect_timeout),
+        };
+        patience.saturating_sub(self.started.elapsed())
     }
 
     fn unreachable(&mut self, address: &str, error: String) {

@@ -15,9 +15,6 @@ use crate::types::{Cluster, TopicDescription};
 /// BOUND: offsets that one call commits or fetches, which is the controllers' limit.
 pub(crate) const MAX_OFFSETS: usize = 4_096;
 
-/// The most partitions that a topic can have.
-const MAX_PARTITIONS: u32 = 10_000;
-
 /// The controllers, as questions and answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Metadata {
@@ -80,12 +77,7 @@ impl Metadata {
             })
             .await?;
         self.pool.observe(answer.applied);
-        let description = convert::description(answer)?;
-        // What is as many as the partitions is allocated next.
-        if !(1..=MAX_PARTITIONS).contains(&description.topic.partitions) {
-            return Err(convert::malformed("number of partitions"));
-        }
-        Ok(description)
+        convert::description(answer)
     }
 
     /// The offsets that `group` has committed, of all acknowledged commits; those without one are absent.

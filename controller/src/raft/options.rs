@@ -39,8 +39,8 @@ pub struct RaftOptions {
 }
 
 impl RaftOptions {
-    /// Options with the defaults: heartbeats every 100 ms, campaigns 0.8 to
-    /// 1 s after the last one, a snapshot every 100,000 entries of which the
+    /// Options with the defaults: heartbeats every 60 ms, campaigns 0.55 to
+    /// 0.7 s after the last one, a snapshot every 100,000 entries of which the
     /// last 10,000 stay in the log.
     pub fn new(
         node_id: u64,
@@ -55,9 +55,9 @@ impl RaftOptions {
             founds: true,
             mark_every: Duration::from_secs(1),
             data: data.into(),
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(300),
-            election_max: Duration::from_millis(500),
+            heartbeat: Duration::from_millis(60),
+            election_min: Duration::from_millis(200),
+            election_max: Duration::from_millis(350),
             snapshot_every: 100_000,
             keep_logs: 10_000,
         }
