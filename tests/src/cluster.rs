@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binary::{self, Finished, binary, run_with};
+use crate::disk::Disk;
 use crate::guard::{self, Guardian};
 use crate::ports::free_ports;
 use crate::wait::until;
@@ -29,6 +30,8 @@ pub struct LocalCluster {
     agents: Vec<SocketAddr>,
     /// Those that joined later, and whom they asked.
     joins: BTreeMap<usize, String>,
+    /// Controllers have disks that can lose their power.
+    disks: bool,
     processes: BTreeMap<(Role, usize), Child>,
     // Dropped in this order: processes first, then what they used.
     guardian: Guardian,
@@ -49,6 +52,15 @@ impl LocalCluster {
     ///
     /// If it cannot within a minute.
     pub fn start(controllers: usize, agents: usize) -> Self {
+        Self::start_with(controllers, agents, false)
+    }
+
+    /// The same without agents, each controller on a disk that can lose its power: see [`Disk`].
+    pub fn start_on_disks(controllers: usize) -> Self {
+        Self::start_with(controllers, 0, true)
+    }
+
+    fn start_with(controllers: usize, agents: usize, disks: bool) -> Self {
         let alone = guard::one_at_a_time();
         let mut addresses: Vec<SocketAddr> = free_ports(controllers + agents)
             .into_iter()
@@ -59,6 +71,7 @@ impl LocalCluster {
             controllers: addresses,
             agents: agent_addresses,
             joins: BTreeMap::new(),
+            disks,
             processes: BTreeMap::new(),
             guardian: Guardian::of_a_group(),
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -136,6 +149,17 @@ impl LocalCluster {
         self.controllers[n - 1]
     }
 
+    /// The disk of controller `n`.
+    pub fn disk(&self, n: usize) -> Disk {
+        Disk::under(&self.controller_data(n))
+    }
+
+    /// Whether controller `n` has ended.
+    pub fn has_ended(&mut self, n: usize) -> bool {
+        let child = self.processes.get_mut(&(Role::Controller, n)).expect("it was started");
+        child.try_wait().expect("it can be waited for").is_some()
+    }
+
     /// The data folder of controller `n`.
     pub fn controller_data(&self, n: usize) -> PathBuf {
         self.folder().join(format!("controller-{n}"))
@@ -173,8 +197,13 @@ impl LocalCluster {
     fn spawn(&mut self, role: Role, n: usize, args: &[&str]) {
         let path = self.folder().join(format!("{role:?}-{n}.log").to_lowercase());
         let log = File::options().create(true).append(true).open(path).expect("a log file");
+        let environment = match role {
+            Role::Controller if self.disks => self.disk(n).environment(),
+            Role::Controller | Role::Agent => Vec::new(),
+        };
         let child = Command::new(binary())
             .args(args)
+            .envs(environment)
             .env_remove("STREAMHOUSE_CONTROLLERS")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))

@@ -7,6 +7,7 @@
 mod binary;
 mod clock;
 mod cluster;
+mod disk;
 mod guard;
 mod local;
 mod ports;
@@ -15,6 +16,7 @@ mod wait;
 
 pub use binary::{Finished, binary, run, run_with};
 pub use cluster::{LocalCluster, Running};
+pub use disk::{Disk, Random, Tail};
 pub use local::{UpCluster, signal};
 pub use nix::sys::signal::Signal;
 pub use ports::{free_base_port, free_ports};
