@@ -86,7 +86,12 @@ async fn ask(admin: &Admin) -> Result<Status, AdminError> {
     Ok(Status {
         cluster: cluster.id.to_string(),
         generation: cluster.generation.to_string(),
-        leader: controllers.iter().find(|c| c.role == Role::Leader.as_str()).map(|c| c.id),
+        // One that was deposed may not know it yet; a term has one leader only.
+        leader: controllers
+            .iter()
+            .filter(|c| c.role == Role::Leader.as_str())
+            .max_by_key(|c| c.term)
+            .map(|c| c.id),
         store: cluster.store_url,
         topics: cluster.topics,
         controllers,

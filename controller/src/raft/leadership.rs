@@ -37,7 +37,10 @@ pub(crate) async fn watch(node: RaftNode) {
         {
             fatal(FatalReason::RaftStopped, error);
         }
-        let now = leadership(&metrics.borrow_watched(), *core.heard.lock(), lonely);
+        let mut now = leadership(&metrics.borrow_watched(), *core.heard.lock(), lonely);
+        if node.stalled() {
+            (now.leader, now.is_leader) = (None, false);
+        }
         core.leadership.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;

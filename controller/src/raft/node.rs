@@ -125,19 +125,31 @@ impl RaftNode {
     }
 
     /// Raft says that this node leads; its state may not be current yet.
+    ///
+    /// SUBTLE: while the log's disk hangs, Raft's core may wait for it, and
+    /// what it last said of itself may be long over.
     pub(crate) fn leads(&self) -> bool {
-        self.with_metrics(|m| m.state == ServerState::Leader)
+        !self.stalled() && self.with_metrics(|m| m.state == ServerState::Leader)
+    }
+
+    /// The log's disk has stopped.
+    pub(crate) fn stalled(&self) -> bool {
+        self.core.stalled.load(Ordering::SeqCst)
     }
 
     /// Who leads, as far as is known.
     pub(crate) fn leader(&self) -> Option<u64> {
+        if self.stalled() {
+            return None;
+        }
         self.with_metrics(|m| m.current_leader)
     }
 
     /// The leader, if it is another node, and how the membership has it.
     pub(crate) fn leader_node(&self) -> Option<(u64, ControllerNode)> {
+        let leader = self.leader()?;
         self.with_metrics(|m| {
-            let leader = m.current_leader.filter(|leader| *leader != m.id)?;
+            let leader = Some(leader).filter(|leader| *leader != m.id)?;
             Some((leader, m.membership_config.get_node(&leader)?.clone()))
         })
     }
@@ -195,16 +207,19 @@ impl RaftNode {
     pub fn status(&self) -> RaftStatus {
         let core = &self.core;
         let address = |id: u64, node: &ControllerNode| core.peers.address(id, node).to_owned();
+        let (leads, leader) = (self.leads(), self.leader());
         self.with_metrics(|m| RaftStatus {
             id: m.id,
             role: match m.state {
-                ServerState::Leader => Role::Leader,
+                ServerState::Leader if leads => Role::Leader,
                 ServerState::Candidate => Role::Candidate,
                 ServerState::Learner => Role::Learner,
-                ServerState::Follower | ServerState::Shutdown => Role::Follower,
+                ServerState::Leader | ServerState::Follower | ServerState::Shutdown => {
+                    Role::Follower
+                }
             },
             term: m.current_term,
-            leader: m.current_leader,
+            leader,
             applied: *core.applied.index.borrow(),
             last_log: core.log.last_index(),
             snapshot: m.snapshot.map_or(0, |id| id.index),

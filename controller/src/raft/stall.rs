@@ -32,6 +32,7 @@ pub(crate) async fn watch(node: RaftNode) {
         if stalls == stalled {
             continue;
         }
+        let led = node.leads();
         stalled = stalls;
         core.raft.runtime_config().heartbeat(!stalled);
         core.stalled.store(stalled, Ordering::SeqCst);
@@ -41,7 +42,7 @@ pub(crate) async fn watch(node: RaftNode) {
                 ?outstanding,
                 "the log's disk has stopped; leading and voting for none"
             );
-            if node.leads() {
+            if led {
                 // The core may be waiting for the very same disk.
                 let _ = tokio::time::timeout(HAND_OVER_PATIENCE, node.hand_over()).await;
             }
