@@ -15,11 +15,12 @@ ifneq ($(wildcard /usr/lib/ccache/c++),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help build demo test check fix deps deps-test clean
+.PHONY: help build demo test test-power check fix deps deps-test clean
 
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
 	@echo "make test    everything that CI runs"
+	@echo "make test-power  hundreds of power cuts under running controllers (CUTS=300)"
 	@echo "make build   the streamhouse binary"
 	@echo "make check   formatting, lints, dependencies; changes nothing"
 	@echo "make fix     formatting and the lints that can be fixed mechanically"
@@ -33,6 +34,10 @@ demo: deps
 
 test: deps-test
 	scripts/test.sh
+
+CUTS ?= 300
+test-power: deps-test
+	STREAMHOUSE_POWER_CUTS=$(CUTS) $(CARGO) test --release --locked --workspace --test disk -- --nocapture power_cut
 
 check:
 	scripts/check.sh

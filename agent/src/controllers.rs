@@ -2,6 +2,7 @@
 //! has answered.
 
 use crate::backoff::Backoff;
+use crate::clock;
 use crate::options::StartError;
 use parking_lot::RwLock;
 use std::fmt;
@@ -24,6 +25,9 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// One attempt of one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A call that is not answered for so long is spoken of; and then every so long.
+const WAITING: Duration = Duration::from_secs(1);
+const STILL_WAITING: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -201,6 +205,7 @@ impl Controllers {
         let mut leader = self.preferred.subscribe();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut doubtful = false;
+        let (mut waiting_since, mut said) = (clock::now(), false);
         loop {
             let member = *leader.borrow_and_update();
             let attempt = tokio::time::timeout(CALL_TIMEOUT, call(self.client(member)));
@@ -221,6 +226,17 @@ impl Controllers {
             doubtful |= streamhouse_proto::advice(error.code()).indeterminate;
             let controller = self.address(member);
             tracing::debug!(call = name, controller, error = ?error, "call failed, trying again");
+            // What takes long is said, and said again while it lasts.
+            let patience = if said { STILL_WAITING } else { WAITING };
+            if clock::now().saturating_duration_since(waiting_since) >= patience {
+                tracing::warn!(
+                    call = name,
+                    controller,
+                    reason = error.message,
+                    "waiting for the controllers"
+                );
+                (waiting_since, said) = (clock::now(), true);
+            }
             if error.address.is_empty() || !self.prefer_address(&error.address) {
                 self.pass_over(member);
             }

@@ -176,7 +176,10 @@ fn call_kind(error: &CallError) -> Kind {
 
 fn refusal_kind(refusal: &Refusal) -> Kind {
     match refusal.code {
-        Code::UnknownTopic | Code::UnknownPartition | Code::TopicExists => Kind::Name,
+        Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::TopicExists
+        | Code::UnknownController => Kind::Name,
         code if code.retryable() => Kind::Unavailable,
         _ => Kind::Failed,
     }

@@ -224,20 +224,22 @@ impl Admin {
     pub async fn controllers(&self) -> Result<Vec<ControllerStatus>, AdminError> {
         let cluster = self.cluster().await?;
         let ask = cluster.controllers.into_iter().map(|member| async move {
-            match self.controller(&member.address).await {
-                Ok(status) => status,
-                Err(error) => ControllerStatus {
-                    id: member.id,
-                    address: member.address,
-                    role: Role::Unreachable,
-                    pid: 0,
-                    term: 0,
-                    applied: 0,
-                    last_log: 0,
-                    snapshot: 0,
-                    state_hash: String::new(),
-                    problem: Some(error.to_string()),
-                },
+            let problem = match self.controller(&member.address).await {
+                Ok(status) if status.id == member.id => return status,
+                Ok(other) => format!("controller {} answers at its address", other.id),
+                Err(error) => error.to_string(),
+            };
+            ControllerStatus {
+                id: member.id,
+                address: member.address,
+                role: Role::Unreachable,
+                pid: 0,
+                term: 0,
+                applied: 0,
+                last_log: 0,
+                snapshot: 0,
+                state_hash: String::new(),
+                problem: Some(problem),
             }
         });
         Ok(join_all(ask).await)

@@ -121,21 +121,27 @@ pub async fn repair(
 ) -> Result<Repaired, RepairError> {
     let prepared = data.join("rejoin");
     let old_db = data.join("db");
-    let old = match node_id {
-        Some(id) => id,
-        None if !old_db.exists() => return Err(RepairError::Whose(data.to_owned())),
-        None => match raft::known_as(data) {
-            Ok(Some(id)) => id,
-            Ok(None) | Err(OpenError::Damaged { .. } | OpenError::Unreadable { .. }) => {
-                return Err(RepairError::Whose(data.to_owned()));
-            }
+    let last_known = raft::last_known(data);
+    let read = match old_db.exists() {
+        false => None,
+        true => match raft::known_as(data) {
+            Ok(known_as) => known_as.zip(raft::owner(data)?.0),
+            Err(OpenError::Damaged { .. } | OpenError::Unreadable { .. }) => None,
             Err(error) => return Err(error.into()),
         },
     };
-    if let Err(error @ OpenError::InUse(_)) = raft::owner(data).map(|_| ()) {
-        return Err(error.into());
-    }
-    let member = raft::owner(data).ok().and_then(|(number, _)| number).unwrap_or(old);
+    let (old, member) = match (read.or(last_known), node_id) {
+        (Some((known_as, member)), None) => (known_as, member),
+        (Some((known_as, member)), Some(id)) if id == known_as || id == member => {
+            (known_as, member)
+        }
+        (Some((known_as, _)), Some(id)) => {
+            let message = format!("{} is controller {known_as}'s, not {id}'s", data.display());
+            return Err(RepairError::Cluster { retryable: false, message });
+        }
+        (None, Some(id)) => (id, id),
+        (None, None) => return Err(RepairError::Whose(data.to_owned())),
+    };
     let (_, disk) = raft::owner(&prepared)?;
 
     let mut seeds = Seeds::new(controllers);
@@ -157,6 +163,19 @@ pub async fn repair(
         );
         return Err(RepairError::Cluster { retryable: false, message });
     };
+    if let Some(known) = members.get(&member)
+        && let Ok(answer) = ask(known, &async |mut client: MetadataClient<Channel>| {
+            client.get_controller(v1::GetControllerRequest {}).await
+        })
+        .await
+        && answer.id == member
+    {
+        let message = format!(
+            "controller {member} is alive at {known}: stop it first, or name the one whose data {} is",
+            data.display()
+        );
+        return Err(RepairError::Cluster { retryable: false, message });
+    }
     let disk_id = disk.to_vec();
     let allotted = seeds.call("asking for a number", Some(CALL), |mut client| {
         let request = v1::AllocateControllerRequest { disk_id: disk_id.clone() };
@@ -187,14 +206,16 @@ fn put_aside(data: &Path, prepared: &Path) -> Result<PathBuf, RepairError> {
         .find(|path| !path.exists())
         .unwrap_or_else(|| data.join("damaged"));
     std::fs::create_dir(&kept).map_err(io(&kept))?;
-    for name in ["db", "snapshots"] {
+    for name in ["db", "snapshots", "identity"] {
         let from = data.join(name);
         if from.exists() {
             std::fs::rename(&from, kept.join(name)).map_err(io(&from))?;
         }
     }
-    let from = prepared.join("db");
-    std::fs::rename(&from, data.join("db")).map_err(io(&from))?;
+    for name in ["identity", "db"] {
+        let from = prepared.join(name);
+        std::fs::rename(&from, data.join(name)).map_err(io(&from))?;
+    }
     std::fs::remove_dir_all(prepared).map_err(io(prepared))?;
     std::fs::File::open(data).and_then(|dir| dir.sync_all()).map_err(io(data))?;
     Ok(kept)

@@ -63,10 +63,10 @@ impl Producer {
 
     pub(super) async fn start(config: Config) -> Result<Self, ProduceError> {
         let metadata = Metadata::new(config.pool.clone())?;
-        metadata
-            .cluster()
-            .await
-            .map_err(|error| ProduceError::Metadata { topic: "(none yet)".into(), error })?;
+        metadata.cluster().await.map_err(|error| ProduceError::Metadata {
+            topic: "(not looked up yet)".into(),
+            error,
+        })?;
         let shared = Arc::new(Shared::new(config, metadata));
         let end = Arc::new(shared.cancel.clone().drop_guard());
         Ok(Self { shared, _end_with_the_last_clone: end })

@@ -102,7 +102,13 @@ pub(crate) async fn seek(node: RaftNode) {
                     stay(node).await
                 };
             }
-            Ok(None) => {}
+            Ok(None) => {
+                let missing = missing(&node, &answers);
+                if !missing.is_empty() && missing != reported {
+                    tracing::info!(%missing, "waiting for a cluster to be founded, or to be added to one");
+                    reported = missing;
+                }
+            }
             Err(waiting) if waiting != reported => {
                 tracing::info!(%waiting, "not taking part yet");
                 reported = waiting;
@@ -160,6 +166,14 @@ fn others(node: &RaftNode) -> BTreeMap<u64, ControllerNode> {
     }
     members.remove(&core.options.node_id);
     members
+}
+
+/// Who of the others does not answer.
+fn missing(node: &RaftNode, answers: &Answers) -> String {
+    let core = node.core();
+    let silent = others(node).into_iter().filter(|(id, _)| !answers.contains_key(id));
+    let silent = silent.map(|(id, member)| format!("{id} at {}", core.peers.address(id, &member)));
+    silent.collect::<Vec<_>>().join(", ")
 }
 
 async fn ask(node: &RaftNode) -> Answers {

@@ -13,7 +13,12 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options,
     WriteBatch, WriteOptions,
 };
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+
+/// Whose directory it is, beside the database.
+const IDENTITY_FILE: &str = "identity";
 
 const LOG: &str = "log";
 const RAFT: &str = "raft";
@@ -42,7 +47,8 @@ pub enum OpenError {
     /// What is in it is not what was written; the node can only rejoin with
     /// an empty directory.
     #[error(
-        "data directory {} is damaged: {what}. Let it rejoin as a learner: streamhouse controller repair",
+        "data directory {0} is damaged: {what}. Let it rejoin as a learner: \
+         streamhouse controller repair --rejoin-as-learner --data {0}",
         path.display()
     )]
     Damaged {
@@ -92,18 +98,23 @@ impl Db {
             }
             None => {
                 let identity = Identity { node, disk: random_id(), alias: 0 };
-                db.identify(&identity).map_err(unreadable)?;
+                db.identify(data, &identity).map_err(unreadable)?;
                 identity
             }
         };
+        if remembered(data).as_ref() != Some(&identity) {
+            remember(data, &identity).map_err(|e| unreadable(e.to_string()))?;
+        }
         Ok((db, identity))
     }
 
-    /// Writes whose directory this is.
-    fn identify(&self, identity: &Identity) -> Result<(), String> {
+    /// Writes whose directory this is: into the database, which counts, and
+    /// beside it, for when the database cannot be read.
+    fn identify(&self, data: &Path, identity: &Identity) -> Result<(), String> {
         let mut batch = WriteBatch::default();
         batch.put_cf(self.raft(), meta::IDENTITY, crate::codec::encode_serde(identity));
-        self.write_synced(batch)
+        self.write_synced(batch)?;
+        remember(data, identity).map_err(|e| format!("{IDENTITY_FILE}: {e}"))
     }
 
     pub(crate) fn log(&self) -> &ColumnFamily {
@@ -166,7 +177,34 @@ pub fn assign(data: &Path, node: u64, alias: u64) -> Result<(), OpenError> {
     }
     (identity.node, identity.alias) = (node, alias);
     let unreadable = |what| OpenError::Unreadable { path: data.to_owned(), what };
-    db.identify(&identity).map_err(unreadable)
+    db.identify(data, &identity).map_err(unreadable)
+}
+
+/// What the file beside the database says of whose directory this is: the
+/// number under which it is started, and its own. For when the database
+/// cannot be read; never to start from.
+pub fn last_known(data: &Path) -> Option<(u64, u64)> {
+    let identity = remembered(data).filter(|identity| identity.node != 0)?;
+    let known_as = if identity.alias != 0 { identity.alias } else { identity.node };
+    Some((known_as, identity.node))
+}
+
+fn remember(data: &Path, identity: &Identity) -> std::io::Result<()> {
+    let mut bytes = crate::codec::encode_serde(identity);
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    let (staged, path) = (data.join("identity.new"), data.join(IDENTITY_FILE));
+    let mut file = File::create(&staged)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&staged, &path)?;
+    File::open(data)?.sync_all()
+}
+
+fn remembered(data: &Path) -> Option<Identity> {
+    let bytes = std::fs::read(data.join(IDENTITY_FILE)).ok()?;
+    let (identity, checksum) = bytes.split_last_chunk::<4>()?;
+    let holds = crc32c::crc32c(identity) == u32::from_le_bytes(*checksum);
+    holds.then(|| crate::codec::decode_serde(identity).ok()).flatten()
 }
 
 /// The number under which a directory is started: its alias, or its own.
@@ -255,6 +293,7 @@ mod tests {
         assign(dir.path(), 4, 2).unwrap();
         assert!(matches!(assign(dir.path(), 5, 0), Err(OpenError::OtherNode { found: 4, .. })));
         assert_eq!(owner(dir.path()).unwrap(), (Some(4), disk));
+        assert_eq!(last_known(dir.path()), Some((2, 4)));
         // It is started under its own number, or the one it replaces.
         assert_eq!(known_as(dir.path()).unwrap(), Some(2));
         assert_eq!(Db::open(dir.path(), 2).unwrap().1.node, 4);

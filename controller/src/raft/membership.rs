@@ -220,14 +220,28 @@ fn conflict(
     let conflict = |what: String| Some(Err(MembershipError::Conflict(what)));
     let members = metrics.membership_config.membership();
     if let Some(member) = members.get_node(&id) {
-        if member.disk == new.disk {
+        let asked_before = new.replaces == 0 || new.replaces == member.replaces;
+        if member.disk == new.disk && asked_before {
             return Some(Ok(()));
+        }
+        if member.disk == new.disk {
+            return match members.get_node(&new.replaces) {
+                Some(_) => conflict(format!(
+                    "controller {id} is a member already: remove controller {} instead",
+                    new.replaces
+                )),
+                None => Some(Err(MembershipError::Unknown(new.replaces))),
+            };
         }
         return conflict(format!("controller {id} is a member with another disk"));
     }
     for (other, member) in members.nodes() {
         if member.address == new.address && *other != new.replaces {
-            return conflict(format!("controller {other} has the address {}", new.address));
+            return conflict(format!(
+                "controller {other} has the address {0}; if its disk is lost, let this one take its \
+                 place: streamhouse cluster replace-controller {other} {0}",
+                new.address
+            ));
         }
         if new.replaces != 0 && member.replaces == new.replaces {
             return conflict(format!(

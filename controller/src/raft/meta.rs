@@ -22,7 +22,7 @@ pub(crate) const APPLIED: &[u8] = b"applied";
 pub(crate) const INSTALLING: &[u8] = b"installing";
 
 /// Whose directory this is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     /// Its number; 0 until the cluster has given it one.
     pub(crate) node: u64,
