@@ -20,10 +20,10 @@ endif
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
 	@echo "make test    everything that CI runs"
-	@echo "make test-power  hundreds of power cuts under running controllers (CUTS=300)"
 	@echo "make build   the streamhouse binary"
 	@echo "make check   formatting, lints, dependencies; changes nothing"
 	@echo "make fix     formatting and the lints that can be fixed mechanically"
+	@echo "make test-power   power cuts under running controllers, CUTS=300 of them"
 	@echo "make clean   remove the build"
 
 build: deps
