@@ -73,6 +73,15 @@ pub fn topic_id(kv: &dyn KvRead, name: &str) -> Result<Option<TopicKey>, KvError
     typed::get(kv, &name_key(name))
 }
 
+fn count_key() -> Vec<u8> {
+    Key::new(tag::TOPIC_COUNT).done()
+}
+
+/// How many topics there are, those being created or deleted included.
+pub fn topic_count(kv: &dyn KvRead) -> Result<u64, KvError> {
+    Ok(typed::get(kv, &count_key())?.unwrap_or(0))
+}
+
 /// The topics that are not being deleted, by name.
 pub fn topics(kv: &dyn KvRead) -> Result<Vec<(TopicKey, Topic)>, KvError> {
     let (start, end) = Key::new(tag::TOPIC_NAME).range();
@@ -115,8 +124,7 @@ fn check(
     if topic_id(tx, name)?.is_some() {
         return Ok(Err(Refusal::TopicExists(name.to_owned())));
     }
-    let (start, end) = Key::new(tag::TOPIC).range();
-    if tx.scan(&start, &end, MAX_TOPICS)?.len() >= MAX_TOPICS {
+    if topic_count(tx)? >= MAX_TOPICS as u64 {
         return Ok(Err(Refusal::Limit(format!("the cluster has {MAX_TOPICS} topics already"))));
     }
     Ok(Ok(()))
@@ -144,6 +152,8 @@ pub(super) fn create(
         stage: TopicStage::Creating(0),
         created_ms: now_ms,
     };
+    let topics = topic_count(tx)? + 1;
+    typed::put(tx, count_key(), &topics);
     typed::put(tx, name_key(name), &id);
     typed::put(tx, topic_key(&id), &topic);
     let mut effects = Vec::new();
@@ -225,6 +235,12 @@ pub(super) fn continue_deletion(
         return Ok(());
     }
     tx.delete(topic_key(id));
+    let left = topic_count(tx)?.checked_sub(1);
+    let left = left.ok_or_else(|| KvError("a topic was deleted that was never counted".into()))?;
+    match left {
+        0 => tx.delete(count_key()),
+        left => typed::put(tx, count_key(), &left),
+    }
     work::done(tx, work::Kind::DeleteTopic, id);
     leases::rebalance(tx, topic.agent_group(), effects)
 }

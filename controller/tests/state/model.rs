@@ -9,7 +9,7 @@ use streamhouse_controller::state::leases::held_by;
 use streamhouse_controller::state::reply::{ObjectReply, Reply};
 use streamhouse_controller::state::segments::segments_from;
 use streamhouse_controller::state::sessions::live;
-use streamhouse_controller::state::topics::topics;
+use streamhouse_controller::state::topics::{topic_count, topics};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -166,6 +166,8 @@ impl History {
     }
 
     fn check(&mut self) {
+        let records = self.machine.kv.pairs.keys().filter(|key| key[0] == 0x11).count();
+        assert_eq!(topic_count(&self.machine.kv).unwrap(), records as u64);
         let sessions: BTreeMap<_, _> = live(&self.machine.kv).unwrap().into_iter().collect();
         let mut held: BTreeMap<u64, u32> = BTreeMap::new();
         for (id, topic) in topics(&self.machine.kv).unwrap() {
