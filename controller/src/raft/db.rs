@@ -96,6 +96,9 @@ impl Db {
                 }
                 identity
             }
+            None if remembered(data).is_some() => {
+                return Err(damaged("the database does not say any more whose it is".into()));
+            }
             None => {
                 let identity = Identity { node, disk: random_id(), alias: 0 };
                 db.identify(data, &identity).map_err(unreadable)?;
@@ -235,10 +238,10 @@ fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // A torn record at the very end is what a power cut leaves; anything else
-    // that is wrong with the write-ahead log is damage and must not be passed
-    // over silently, as the default mode would.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // A power cut may leave anything behind the last sync, sound records
+    // behind torn ones included. Damage before the last sync, which this mode
+    // passes over, is found by comparing with `synced`.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
     options.set_max_total_wal_size(WAL_BYTES);

@@ -7,6 +7,7 @@ use super::log_tail::LogTail;
 use super::log_writer::{LogWriter, Request, stopped};
 use super::marks::{self, Marks};
 use super::meta;
+use super::synced::{Synced, SyncedFile};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use bytes::Bytes;
 use futures::Stream;
@@ -18,6 +19,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -45,7 +47,7 @@ impl LogStore {
     /// error here, not later.
     ///
     /// Returns the marks of disks that its entries hold, too.
-    pub(crate) fn open(db: Arc<Db>) -> Result<(Self, Marks), String> {
+    pub(crate) fn open(data: &Path, db: Arc<Db>) -> Result<(Self, Marks), String> {
         let purged = meta::load_log_id(&db, meta::PURGED)?;
         let mut marks = Marks::new();
         let (first, last) = check(&db, purged, |entry| marks::gather(entry, &mut marks))?;
@@ -54,8 +56,11 @@ impl LogStore {
         // What was committed may have been written ahead of the entries: a
         // follower hears of both at once, and its batches are bounded.
         tail.committed = meta::load_log_id(&db, meta::COMMITTED)?.min(tail.last);
+        let (file, synced) =
+            SyncedFile::open(data).map_err(|e| format!("file of what was synced: {e}"))?;
+        compare(synced.unwrap_or_default(), &tail)?;
         let tail = Arc::new(RwLock::new(tail));
-        let writer = LogWriter::start(db.clone(), tail.clone());
+        let writer = LogWriter::start(db.clone(), tail.clone(), file);
         let writer = Arc::new(writer.map_err(|e| format!("log writer: {e}"))?);
         Ok((Self { db, tail, writer }, marks))
     }
@@ -185,6 +190,22 @@ fn check(
     Ok((last.map(|_| first), last))
 }
 
+/// The log must hold what was synced: RocksDB may have cut it off where a
+/// record did not hold.
+fn compare(synced: Synced, tail: &LogTail) -> Result<(), String> {
+    let vote_term = tail.vote.map_or(0, |vote| vote.leader_id.term);
+    if vote_term < synced.vote_term {
+        let was = synced.vote_term;
+        return Err(format!("its vote is of term {vote_term}, one of term {was} was synced"));
+    }
+    if tail.last < synced.last {
+        let index = |id: Option<LogId>| id.map_or("nothing".into(), |id| id.index.to_string());
+        let (has, had) = (index(tail.last), index(synced.last));
+        return Err(format!("the log ends at entry {has}, entry {had} was synced"));
+    }
+    Ok(())
+}
+
 fn start_end(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let start = match range.start_bound() {
         Bound::Included(at) => *at,
@@ -281,8 +302,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate_after(&mut self, after: Option<LogId>) -> io::Result<()> {
         self.tail.write().truncate(after);
         let (done, wait) = oneshot::channel();
-        let from = after.map_or(0, |id| id.index + 1);
-        self.complete(Request::Truncate(from, done), wait).await
+        self.complete(Request::Truncate(after, done), wait).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {

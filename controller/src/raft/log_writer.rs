@@ -12,6 +12,7 @@ use super::entry;
 use super::fatal::{FatalReason, fatal};
 use super::log_tail::LogTail;
 use super::meta;
+use super::synced::{Synced, SyncedFile};
 use super::time;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::codec;
@@ -34,8 +35,8 @@ const BATCH_BYTES: usize = 8 << 20;
 pub(crate) enum Request {
     Append(Vec<Entry>, IOFlushed<TypeConfig>),
     Vote(Vote, oneshot::Sender<()>),
-    /// Removes all entries from this index on.
-    Truncate(u64, oneshot::Sender<()>),
+    /// Removes all entries after this one.
+    Truncate(Option<LogId>, oneshot::Sender<()>),
     Purge(LogId, oneshot::Sender<()>),
     Stop,
 }
@@ -56,10 +57,20 @@ struct Progress {
 
 impl LogWriter {
     /// Starts the thread.
-    pub(crate) fn start(db: Arc<Db>, tail: Arc<RwLock<LogTail>>) -> io::Result<Self> {
+    pub(crate) fn start(
+        db: Arc<Db>,
+        tail: Arc<RwLock<LogTail>>,
+        file: SyncedFile,
+    ) -> io::Result<Self> {
         let (queue, requests) = mpsc::channel(QUEUE);
         let progress = Arc::<Progress>::default();
-        let writer = Writer { db, tail, progress: progress.clone(), buffer: Vec::new() };
+        let synced = {
+            let tail = tail.read();
+            Synced { last: tail.last, vote_term: tail.vote.map_or(0, |v| v.leader_id.term) }
+        };
+        file.note(&synced)?;
+        let progress_of = progress.clone();
+        let writer = Writer { db, tail, progress: progress_of, buffer: Vec::new(), file, synced };
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
             .spawn(move || writer.run(requests))?;
@@ -119,6 +130,9 @@ struct Pending {
     batch: WriteBatch,
     waiters: Vec<Waiter>,
     last: Option<LogId>,
+    /// What is left of the log where this batch cuts it off, or begins it
+    /// anew behind what it purges.
+    cut: Option<Option<LogId>>,
     vote: Option<Vote>,
     stop: bool,
 }
@@ -128,6 +142,8 @@ struct Writer {
     tail: Arc<RwLock<LogTail>>,
     progress: Arc<Progress>,
     buffer: Vec<u8>,
+    file: SyncedFile,
+    synced: Synced,
 }
 
 impl Writer {
@@ -169,7 +185,9 @@ impl Writer {
                 pending.vote = Some(vote);
                 pending.waiters.push(Waiter::Done(done));
             }
-            Request::Truncate(from, done) => {
+            Request::Truncate(after, done) => {
+                let from = after.map_or(0, |id| id.index + 1);
+                pending.cut = Some(after);
                 let (from, to) = (from.to_be_bytes(), u64::MAX.to_be_bytes());
                 pending.batch.delete_range_cf(self.db.log(), from, to);
                 pending.last = None;
@@ -181,13 +199,19 @@ impl Writer {
                 pending.batch.delete_range_cf(self.db.log(), from, to);
                 let value = codec::encode_serde(&upto);
                 pending.batch.put_cf(self.db.raft(), meta::PURGED, value);
+                pending.last = pending.last.max(Some(upto));
                 pending.waiters.push(Waiter::Done(done));
             }
             Request::Stop => pending.stop = true,
         }
     }
 
-    fn commit(&self, mut pending: Pending) {
+    fn commit(&mut self, mut pending: Pending) {
+        if let Some(left) = pending.cut {
+            // Taken back before it is done: a note must never prove too much.
+            self.synced.last = self.synced.last.min(left);
+            self.note();
+        }
         let committed = self.tail.read().committed;
         if let Some(committed) = committed {
             let value = codec::encode_serde(&committed);
@@ -197,6 +221,11 @@ impl Writer {
             fatal(FatalReason::LogDiskFailed, error);
         }
         self.progress.syncs.fetch_add(1, Ordering::Relaxed);
+        self.synced.last = self.synced.last.max(pending.last);
+        if let Some(vote) = &pending.vote {
+            self.synced.vote_term = vote.leader_id.term;
+        }
+        self.note();
         {
             let mut tail = self.tail.write();
             if let Some(durable) = pending.last {
@@ -213,6 +242,13 @@ impl Writer {
                     let _ = done.send(());
                 }
             }
+        }
+    }
+
+    /// A note that cannot be written proves nothing, and an old one too much.
+    fn note(&self) {
+        if let Err(error) = self.file.note(&self.synced) {
+            fatal(FatalReason::LogDiskFailed, error);
         }
     }
 }

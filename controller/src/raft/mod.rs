@@ -46,6 +46,7 @@ mod state_machine;
 mod state_store;
 #[cfg(test)]
 mod suite_tests;
+mod synced;
 mod time;
 mod types;
 mod view;

@@ -12,7 +12,7 @@ use crate::codec;
 use crate::state::command::{Command, CommandBody};
 use crate::state::reply::Effect;
 use openraft::RaftLogReader;
-use openraft::storage::RaftLogStorageExt;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use rocksdb::WriteBatch;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ fn create(index: u64) -> Entry {
     Entry { log_id: LogId::new_term_index(1, index), payload }
 }
 
-async fn log_of(db: &Arc<Db>, entries: u64) -> LogStore {
-    let mut log = LogStore::open(db.clone()).unwrap().0;
+async fn log_of(dir: &Path, db: &Arc<Db>, entries: u64) -> LogStore {
+    let mut log = LogStore::open(dir, db.clone()).unwrap().0;
     log.blocking_append((0..entries).map(create)).await.unwrap();
     log
 }
@@ -45,17 +45,17 @@ fn open(dir: &Path) -> Arc<Db> {
     Arc::new(Db::open(dir, 1).unwrap().0)
 }
 
-fn reopened(db: &Arc<Db>) -> Result<(), String> {
-    LogStore::open(db.clone()).map(|_| ())
+fn reopened(dir: &Path, db: &Arc<Db>) -> Result<(), String> {
+    LogStore::open(dir, db.clone()).map(|_| ())
 }
 
 #[tokio::test]
 async fn a_log_is_found_again_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path());
-    let log = log_of(&db, 10).await;
+    let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
-    let mut log = LogStore::open(db).unwrap().0;
+    let mut log = LogStore::open(dir.path(), db).unwrap().0;
     let entries = log.try_get_log_entries(..).await.unwrap();
     assert_eq!(entries, (0..10).map(create).collect::<Vec<_>>());
 }
@@ -64,13 +64,13 @@ async fn a_log_is_found_again_as_it_was() {
 async fn a_flipped_byte_in_the_log_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path());
-    let log = log_of(&db, 10).await;
+    let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
     let key = 4u64.to_be_bytes();
     let mut value = db.rocks().get_cf(db.log(), key).unwrap().unwrap();
     value[20] ^= 1;
     db.rocks().put_cf(db.log(), key, value).unwrap();
-    let error = reopened(&db).unwrap_err();
+    let error = reopened(dir.path(), &db).unwrap_err();
     assert!(error.contains("log entry 4") && error.contains("checksum"), "{error}");
 }
 
@@ -78,20 +78,20 @@ async fn a_flipped_byte_in_the_log_is_detected() {
 async fn a_gap_in_the_log_is_detected() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path());
-    let log = log_of(&db, 10).await;
+    let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
     db.rocks().delete_cf(db.log(), 4u64.to_be_bytes()).unwrap();
-    assert_eq!(reopened(&db).unwrap_err(), "log entry 4 is missing");
+    assert_eq!(reopened(dir.path(), &db).unwrap_err(), "log entry 4 is missing");
 }
 
 #[tokio::test]
 async fn damage_that_comes_later_is_detected_when_read() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path());
-    let log = log_of(&db, 10).await;
+    let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
     // Reopened, nothing is in memory: every read goes to the disk.
-    let mut log = LogStore::open(db.clone()).unwrap().0;
+    let mut log = LogStore::open(dir.path(), db.clone()).unwrap().0;
     db.rocks().delete_cf(db.log(), 6u64.to_be_bytes()).unwrap();
     assert_eq!(log.try_get_log_entries(0..5).await.unwrap().len(), 5);
     let error = log.try_get_log_entries(5..8).await.unwrap_err();
@@ -171,4 +171,28 @@ fn any_flipped_or_missing_byte_in_a_snapshot_is_detected() {
     // A damaged snapshot is refused at start, not ignored.
     std::fs::write(&file.path, &good[..good.len() - 1]).unwrap();
     assert!(matches!(SnapshotStore::open(dir.path()), Err(SnapshotError::Damaged(_))));
+}
+
+#[tokio::test]
+async fn a_log_that_ends_before_what_was_synced_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let log = log_of(dir.path(), &db, 10).await;
+    log.writer().stop().await;
+    drop(log);
+    // As RocksDB leaves it when a record before the last sync does not hold.
+    db.rocks().delete_cf(db.log(), 9u64.to_be_bytes()).unwrap();
+    let error = reopened(dir.path(), &db).unwrap_err();
+    assert_eq!(error, "the log ends at entry 8, entry 9 was synced");
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_off_rightly_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let mut log = log_of(dir.path(), &db, 10).await;
+    log.truncate_after(Some(LogId::new_term_index(1, 4))).await.unwrap();
+    log.writer().stop().await;
+    drop(log);
+    reopened(dir.path(), &db).unwrap();
 }

@@ -145,6 +145,6 @@ fn open(data: &Path, node: u64) -> Result<Disk, OpenError> {
     let snapshots = SnapshotStore::open(data).map_err(snapshot)?;
     let state = Arc::new(StateStore::open(db.clone(), snapshots).map_err(snapshot)?);
     let applied = AppliedMeta::load(&db).map_err(damaged)?;
-    let (log, logged_marks) = LogStore::open(db.clone()).map_err(damaged)?;
+    let (log, logged_marks) = LogStore::open(data, db.clone()).map_err(damaged)?;
     Ok(Disk { db, identity, log, logged_marks, state, applied })
 }

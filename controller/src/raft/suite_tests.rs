@@ -24,7 +24,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let applied = AppliedMeta::load(&db).unwrap();
         let shared = AppliedState::new(&applied);
         let machine = StateMachine::new(state, applied, shared, Arc::new(Deaf));
-        Ok((dir, LogStore::open(db).unwrap().0, machine))
+        let log = LogStore::open(dir.path(), db).unwrap().0;
+        Ok((dir, log, machine))
     }
 }
 
