@@ -139,17 +139,10 @@ fn a_damaged_controller_is_refused_and_comes_back_as_a_learner() {
     assert!(log.contains("is damaged"), "{log}");
     assert!(log.contains("repair"), "{log}");
 
-    // Whose data it was is known beside the damage; where it is not, it has to be told, and told right.
-    let named = |id| [&repair[..], &["--node-id", id]].concat();
-    let error = cluster.run(&named("1")).error().to_owned();
+    // Whose data it was is known beside the damage, and nobody else's number will do.
+    let other = [&repair[..], &["--node-id", "1"]].concat();
+    let error = cluster.run(&other).error().to_owned();
     assert!(error.contains("is controller 2's, not 1's"), "{error}");
-    let (identity, hidden) = (Path::new(data).join("identity"), Path::new(data).join("hidden"));
-    fs::rename(&identity, &hidden).unwrap();
-    let error = cluster.run(&repair).error().to_owned();
-    assert!(error.contains("--node-id"), "{error}");
-    let error = cluster.run(&named("1")).error().to_owned();
-    assert!(error.contains("controller 1 is alive"), "{error}");
-    fs::rename(&hidden, &identity).unwrap();
     let repair = [&repair[..], &["--output", "json"]].concat();
     let repaired = cluster.run(&repair).ok().json();
     assert_eq!((&repaired["old"], &repaired["new"]), (&json!(2), &json!(4)), "{repaired}");
