@@ -206,7 +206,7 @@ fn put_aside(data: &Path, prepared: &Path) -> Result<PathBuf, RepairError> {
         .find(|path| !path.exists())
         .unwrap_or_else(|| data.join("damaged"));
     std::fs::create_dir(&kept).map_err(io(&kept))?;
-    for name in ["db", "snapshots", "identity"] {
+    for name in raft::FILES {
         let from = data.join(name);
         if from.exists() {
             std::fs::rename(&from, kept.join(name)).map_err(io(&from))?;

@@ -16,6 +16,7 @@ use super::marks;
 use super::node::RaftNode;
 use super::peers::Lane;
 use super::types::{ControllerNode, DiskId};
+use crate::state::kv::KvError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::collections::{BTreeMap, BTreeSet};
@@ -309,7 +310,7 @@ impl RaftNode {
     }
 
     /// What is told to a controller that asks.
-    pub(crate) fn identify(&self, asking: &IdentifyRequest) -> IdentifyResponse {
+    pub(crate) fn identify(&self, asking: &IdentifyRequest) -> Result<IdentifyResponse, KvError> {
         let core = self.core();
         // Committed: what is not may yet be taken back.
         let (member, since) = self.with_metrics(|m| {
@@ -318,8 +319,8 @@ impl RaftNode {
             (member, members.log_id().as_ref().map_or(0, |id| id.index))
         });
         let disk = DiskId::try_from(asking.disk_id.as_slice()).ok();
-        let mark = disk.and_then(|disk| marks::known(self, &disk));
-        IdentifyResponse {
+        let mark = disk.map_or(Ok(None), |disk| marks::known(self, &disk))?;
+        Ok(IdentifyResponse {
             node_id: core.options.node_id,
             disk_id: core.disk.to_vec(),
             empty: core.is_empty(),
@@ -331,6 +332,6 @@ impl RaftNode {
                 matched_term: mark.matched_term,
                 matched_index: mark.matched_index,
             }),
-        }
+        })
     }
 }

@@ -9,6 +9,7 @@
 
 use super::meta::{self, Identity};
 use super::types::DiskId;
+use super::{snapshot_store, synced};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options,
     WriteBatch, WriteOptions,
@@ -19,6 +20,10 @@ use std::path::{Path, PathBuf};
 
 /// Whose directory it is, beside the database.
 const IDENTITY_FILE: &str = "identity";
+const DATABASE: &str = "db";
+
+/// Everything in a data directory that speaks of one disk, and goes with it.
+pub const FILES: [&str; 4] = [DATABASE, snapshot_store::FOLDER, synced::NAME, IDENTITY_FILE];
 
 const LOG: &str = "log";
 const RAFT: &str = "raft";
@@ -78,7 +83,7 @@ impl Db {
     pub(crate) fn open(data: &Path, node: u64) -> Result<(Self, Identity), OpenError> {
         let unreadable = |what: String| OpenError::Unreadable { path: data.to_owned(), what };
         std::fs::create_dir_all(data).map_err(|e| unreadable(e.to_string()))?;
-        let db = DB::open_cf_descriptors(&options(), data.join("db"), families())
+        let db = DB::open_cf_descriptors(&options(), data.join(DATABASE), families())
             .map_err(|e| open_error(data, &e))?;
         let db = Self { db };
         let damaged = |what: String| OpenError::Damaged { path: data.to_owned(), what };

@@ -7,6 +7,7 @@ use super::types::{DiskId, Entry, LogId, TypeConfig};
 use crate::codec;
 use crate::state::command::{Command, CommandBody};
 use crate::state::controllers::{self, DiskMark, Mark};
+use crate::state::kv::KvError;
 use openraft::{EntryPayload, RaftMetrics};
 use std::collections::BTreeMap;
 
@@ -40,8 +41,13 @@ pub(crate) async fn watch(node: RaftNode) {
             continue;
         }
         let marks = current(&node);
-        if !has_news(&node, &marks, last_mark) {
-            continue;
+        match has_news(&node, &marks, last_mark) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "what is known of the disks cannot be read");
+                continue;
+            }
         }
         match node.propose_local(None, CommandBody::MarkDisks(marks)).await {
             Ok((index, _)) => last_mark = index,
@@ -51,14 +57,17 @@ pub(crate) async fn watch(node: RaftNode) {
 }
 
 /// Whether the log holds more than marks that the state's marks do not cover.
-fn has_news(node: &RaftNode, marks: &[DiskMark], last_mark: u64) -> bool {
+fn has_news(node: &RaftNode, marks: &[DiskMark], last_mark: u64) -> Result<bool, KvError> {
     let last = node.core().log.last_index();
     let goal = if last == last_mark { last.saturating_sub(1) } else { last };
-    let Ok(view) = node.try_view() else { return false };
-    marks.iter().any(|now| {
-        let known = controllers::mark(&view, &now.disk).ok().flatten();
-        known.is_none_or(|known| known.later(now.mark) != known && known.matched_index < goal)
-    })
+    let view = node.try_view()?;
+    for now in marks {
+        let known = controllers::mark(&view, &now.disk)?;
+        if known.is_none_or(|known| known.later(now.mark) != known && known.matched_index < goal) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What the leader sees now.
@@ -87,14 +96,14 @@ fn matched(metrics: &RaftMetrics<TypeConfig>, node: u64, durable: Option<LogId>)
     metrics.replication.as_ref()?.get(&node).copied().flatten()
 }
 
-/// The latest that this node knows of `disk`.
-pub(crate) fn known(node: &RaftNode, disk: &DiskId) -> Option<Mark> {
+/// The latest that this node knows of `disk`; whoever cannot read what it
+/// knows must not say that it knows nothing.
+pub(crate) fn known(node: &RaftNode, disk: &DiskId) -> Result<Option<Mark>, KvError> {
     let core = node.core();
-    let view = node.try_view().ok();
-    let applied = view.and_then(|view| controllers::mark(&view, disk).ok().flatten());
+    let applied = controllers::mark(&node.try_view()?, disk)?;
     let logged = core.logged_marks.get(disk).copied();
     let leads = core.leadership.borrow().is_leader;
     let seen = if leads { current(node) } else { Vec::new() };
     let seen = seen.into_iter().find(|marked| marked.disk == *disk).map(|marked| marked.mark);
-    [applied, logged, seen].into_iter().flatten().reduce(Mark::later)
+    Ok([applied, logged, seen].into_iter().flatten().reduce(Mark::later))
 }

@@ -52,7 +52,7 @@ mod types;
 mod view;
 
 pub use admission::Refused;
-pub use db::{OpenError, assign, known_as, last_known, owner};
+pub use db::{FILES, OpenError, assign, known_as, last_known, owner};
 pub use fatal::{FatalReason, set_fatal_hook};
 pub use leadership::Leadership;
 pub use membership::{Member, MembershipError};

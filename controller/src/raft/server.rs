@@ -185,6 +185,8 @@ impl Raft for RaftService {
         &self,
         request: Request<IdentifyRequest>,
     ) -> Result<Response<IdentifyResponse>, Status> {
-        Ok(Response::new(self.node.identify(request.get_ref())))
+        let identity = self.node.identify(request.get_ref());
+        let identity = identity.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(identity))
     }
 }

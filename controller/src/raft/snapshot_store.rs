@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) const FOLDER: &str = "snapshots";
+
 /// A complete snapshot file, kept readable by the open handle even if a newer
 /// snapshot removes it.
 #[derive(Debug, Clone)]
@@ -42,7 +44,7 @@ impl SnapshotStore {
     /// Opens `data/snapshots`, removes unfinished files and checks the newest
     /// snapshot from start to end.
     pub(crate) fn open(data: &Path) -> Result<Self, SnapshotError> {
-        let dir = data.join("snapshots");
+        let dir = data.join(FOLDER);
         fs::create_dir_all(&dir)?;
         let mut newest = None;
         for entry in fs::read_dir(&dir)? {

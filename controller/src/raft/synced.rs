@@ -20,7 +20,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-const NAME: &str = "synced";
+pub(crate) const NAME: &str = "synced";
 const LENGTH: usize = 8 + 8 + 8;
 
 /// What was synced.
