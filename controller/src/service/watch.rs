@@ -3,18 +3,15 @@
 use super::{Shared, address_of};
 use crate::convert::{id16, partition_state};
 use crate::errors::invalid;
-use crate::hub::Changes;
-use crate::state::command::{PartitionKey, TopicKey};
+use crate::hub::{Pending, Watch};
+use crate::state::command::PartitionKey;
 use crate::state::kv::KvError;
-use crate::state::reply::Effect;
 use crate::state::{partitions, topics};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use streamhouse_proto::to_status;
 use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -28,8 +25,6 @@ const QUEUE: usize = 4;
 const MAX_TOPICS: usize = 100;
 /// BOUND: partitions of one message.
 const PART: usize = 10_000;
-/// BOUND: applied batches gathered into one answer.
-const GATHERED: usize = 256;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A controller without a leader for so long sends its watchers elsewhere.
 const LEADERLESS: Duration = Duration::from_secs(2);
@@ -45,13 +40,13 @@ pub(super) async fn watch(
     let topics = wire.topic_ids.iter().map(|id| id16("topic id", id));
     let topics = topics.collect::<Result<BTreeSet<_>, _>>()?;
     // Subscribed before the state is read, so that nothing falls between.
-    let changes = shared.hub.subscribe();
+    let changes = shared.hub.watch(topics);
     // As new as what the client has seen: a topic that is missing here is
     // gone, and the first answer says so. Its neighbours are watched.
     shared.view_at(wire.min_applied, false).await?;
     let (out, stream) = mpsc::channel(QUEUE);
     let tasks = shared.tasks.clone();
-    tasks.spawn(Watcher { shared, topics, out }.run(changes));
+    tasks.spawn(Watcher { shared, changes, out }.run());
     Ok(ReceiverStream::new(stream))
 }
 
@@ -59,26 +54,18 @@ pub(super) async fn watch(
 /// controller has lost its leader.
 struct Watcher {
     shared: Arc<Shared>,
-    topics: BTreeSet<TopicKey>,
+    changes: Watch,
     out: mpsc::Sender<Result<v1::WatchResponse, Status>>,
 }
 
-/// What is to be sent next.
-#[derive(Default)]
-struct Pending {
-    partitions: BTreeSet<PartitionKey>,
-    deleted: BTreeSet<TopicKey>,
-    everything: bool,
-}
-
 impl Watcher {
-    async fn run(self, changes: Receiver<Arc<Changes>>) {
+    async fn run(self) {
         let cancel = self.shared.cancel.clone();
         let end = tokio::select! {
             () = cancel.cancelled() => Some((ErrorCode::ShuttingDown, "the controller stops".into())),
             () = self.out.closed() => None,
             () = self.leaderless() => Some((ErrorCode::NoLeader, "this controller has no leader".into())),
-            sent = self.follow(changes) => match sent {
+            sent = self.follow() => match sent {
                 Ok(()) => None,
                 Err(error) => Some((ErrorCode::Internal, error.to_string())),
             },
@@ -103,8 +90,7 @@ impl Watcher {
         }
     }
 
-    async fn follow(&self, mut changes: Receiver<Arc<Changes>>) -> Result<(), KvError> {
-        let mut pending = Pending { everything: true, ..Pending::default() };
+    async fn follow(&self) -> Result<(), KvError> {
         let mut first = true;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.reset();
@@ -112,25 +98,16 @@ impl Watcher {
             // A place in the queue first: what changes while the client is
             // slow is then still part of this answer.
             let Ok(place) = self.out.reserve().await else { return Ok(()) };
+            let mut pending = self.changes.take();
             while !first && pending.is_empty() {
                 tokio::select! {
-                    change = changes.recv() => match change {
-                        Ok(change) => self.gather(&change, &mut pending),
-                        Err(RecvError::Lagged(_)) => pending.everything = true,
-                        Err(RecvError::Closed) => return Ok(()),
-                    },
+                    () = self.changes.changed() => pending = self.changes.take(),
                     _ = heartbeat.tick() => break,
                 }
             }
-            for _ in 0..GATHERED {
-                match changes.try_recv() {
-                    Ok(change) => self.gather(&change, &mut pending),
-                    Err(TryRecvError::Lagged(_)) => pending.everything = true,
-                    Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-                }
-            }
             let resync = pending.everything && !first;
-            let mut parts = self.answer(std::mem::take(&mut pending), resync)?.into_iter();
+            pending.everything |= first;
+            let mut parts = self.answer(pending, resync)?.into_iter();
             if let Some(part) = parts.next() {
                 place.send(Ok(part));
             }
@@ -140,31 +117,6 @@ impl Watcher {
                 }
             }
             first = false;
-        }
-    }
-
-    fn gather(&self, change: &Changes, pending: &mut Pending) {
-        pending.everything |= change.replaced;
-        for effect in &change.effects {
-            match effect {
-                Effect::Appended(partition, _) | Effect::Lease { partition, .. } => {
-                    if self.topics.contains(&partition.topic) {
-                        pending.partitions.insert(*partition);
-                    }
-                }
-                Effect::TopicDeleted(topic) => {
-                    if self.topics.contains(topic) {
-                        pending.deleted.insert(*topic);
-                    }
-                }
-                // Addresses of holders change with their sessions, and every
-                // such change moves leases too.
-                Effect::SessionOpened(_)
-                | Effect::SessionEnded(_)
-                | Effect::TopicReady(_)
-                | Effect::Cluster
-                | Effect::WorkPending => {}
-            }
         }
     }
 
@@ -178,7 +130,7 @@ impl Watcher {
             Ok::<(), KvError>(())
         };
         if pending.everything {
-            for topic in &self.topics {
+            for topic in self.changes.topics() {
                 if topics::topic(&view, topic)?
                     .is_none_or(|topic| topic.stage == topics::TopicStage::Deleting)
                 {
@@ -208,11 +160,5 @@ impl Watcher {
             }
         }
         Ok(parts)
-    }
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        !self.everything && self.partitions.is_empty() && self.deleted.is_empty()
     }
 }
