@@ -268,6 +268,11 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
         let mut options = Options::default();
         options.set_block_based_table_factory(&table);
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        if name == STATE {
+            // Most of what apply writes is new; this tells without a search.
+            options.set_memtable_whole_key_filtering(true);
+            options.set_memtable_prefix_bloom_ratio(0.1);
+        }
         ColumnFamilyDescriptor::new(name, options)
     };
     families.into_iter().map(family).collect()

@@ -4,7 +4,9 @@
 //! A sum forgets the order in which pairs came, so that a replica that applied
 //! commands and one that installed a snapshot arrive at the same value (PURE).
 
-use crate::state::kv::{KvError, Transaction};
+use super::apply::Writes;
+use crate::state::kv::{KvError, KvRead, Value};
+use std::collections::BTreeMap;
 use xxhash_rust::xxh3::Xxh3;
 
 /// The hash of an empty state.
@@ -19,23 +21,33 @@ pub(crate) fn of_pair(key: &[u8], value: &[u8]) -> u128 {
     hasher.digest128()
 }
 
-/// `hash` after the writes of `tx`.
-pub(crate) fn after(mut hash: u128, tx: &Transaction<'_>) -> Result<u128, KvError> {
-    for (key, value) in tx.writes() {
-        if let Some(base) = tx.base_value(key)? {
-            hash = hash.wrapping_sub(of_pair(key, &base));
+/// `hash` after `writes` over `base`, and those of them that change anything.
+pub(crate) fn after(
+    mut hash: u128,
+    base: &dyn KvRead,
+    writes: BTreeMap<Vec<u8>, Option<Value>>,
+) -> Result<(u128, Writes), KvError> {
+    let mut changes = Vec::with_capacity(writes.len());
+    for (key, value) in writes {
+        let before = base.get(&key)?;
+        if before == value {
+            continue;
         }
-        if let Some(value) = value {
-            hash = hash.wrapping_add(of_pair(key, value));
+        if let Some(before) = before {
+            hash = hash.wrapping_sub(of_pair(&key, &before));
         }
+        if let Some(value) = &value {
+            hash = hash.wrapping_add(of_pair(&key, value));
+        }
+        changes.push((key, value));
     }
-    Ok(hash)
+    Ok((hash, changes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::kv::MemoryKv;
+    use crate::state::kv::{MemoryKv, Transaction};
     use proptest::prelude::*;
 
     proptest! {
@@ -53,8 +65,8 @@ mod tests {
                         None => tx.delete(vec![key]),
                     }
                 }
-                hash = after(hash, &tx).unwrap();
-                let writes = tx.into_writes();
+                let writes;
+                (hash, writes) = after(hash, &kv, tx.into_writes()).unwrap();
                 kv.commit(writes);
             }
             let whole = kv.pairs.iter().fold(EMPTY, |h, (k, v)| h.wrapping_add(of_pair(k, v)));

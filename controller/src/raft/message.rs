@@ -115,6 +115,23 @@ pub(crate) fn decode_append(mut body: Bytes) -> Result<AppendRequest, MessageErr
     })
 }
 
+/// Appends messages to `body`, each behind its length u32 LE.
+pub(crate) fn encode_many<'a>(messages: impl Iterator<Item = &'a [u8]>, body: &mut Vec<u8>) {
+    for message in messages {
+        body.put_u32_le(message.len() as u32);
+        body.put_slice(message);
+    }
+}
+
+/// The messages that [`encode_many`] wrote; they share the bytes.
+pub(crate) fn decode_many(mut body: Bytes) -> Result<Vec<Bytes>, MessageError> {
+    let mut messages = Vec::new();
+    while !body.is_empty() {
+        messages.push(take_sized(&mut body)?);
+    }
+    Ok(messages)
+}
+
 fn take_sized(body: &mut Bytes) -> Result<Bytes, MessageError> {
     let length = body.try_get_u32_le().map_err(|_| MessageError::Short)? as usize;
     if body.len() < length {
@@ -123,14 +140,15 @@ fn take_sized(body: &mut Bytes) -> Result<Bytes, MessageError> {
     Ok(body.split_to(length))
 }
 
-/// A proposal passed on to the leader, which adds the time.
+/// A proposal passed on to the leader, which adds the time; several go in one
+/// message.
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) struct Forwarded {
     pub(crate) request: Option<RequestKey>,
     pub(crate) body: CommandBody,
 }
 
-/// The leader's answer to [`Forwarded`].
+/// The leader's answer to a [`Forwarded`]; in the order of these.
 #[derive(Debug, PartialEq, Encode, Decode)]
 pub(crate) enum ForwardAnswer {
     Applied(u64, Reply),

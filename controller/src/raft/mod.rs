@@ -10,10 +10,12 @@
 
 mod admission;
 mod append_stream;
+mod apply;
 mod bootstrap;
 mod db;
 mod entry;
 mod fatal;
+mod forward;
 mod hash;
 mod leadership;
 mod log_store;
@@ -21,6 +23,8 @@ mod log_tail;
 mod log_writer;
 mod marks;
 mod membership;
+#[cfg(test)]
+mod memory;
 mod message;
 mod meta;
 mod network;
@@ -28,7 +32,10 @@ mod node;
 mod options;
 mod peers;
 mod propose;
+#[cfg(test)]
+mod pure_tests;
 mod read;
+mod read_cache;
 #[cfg(test)]
 mod recovery_tests;
 mod server;

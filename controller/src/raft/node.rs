@@ -1,6 +1,7 @@
 //! The handle through which the rest of the controller uses Raft.
 
 use super::admission::Admission;
+use super::forward::Waiting;
 use super::leadership::Leadership;
 use super::log_store::LogStore;
 use super::marks::Marks;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +48,8 @@ pub(crate) struct Core {
     pub(crate) peers: Arc<Peers>,
     pub(crate) clock: Arc<dyn CommandClock>,
     pub(crate) proposals: Arc<Semaphore>,
+    /// Proposals for the leader, if that is another.
+    pub(crate) forwards: mpsc::Sender<Waiting>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) admission: watch::Sender<Admission>,
     /// What the log said of the members' disks when it was opened.

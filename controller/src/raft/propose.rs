@@ -1,19 +1,19 @@
 //! Proposing commands: at the leader, or through it.
 
-use super::message::{Envelope, ForwardAnswer, Forwarded};
+use super::forward::Waiting;
+use super::message::{ForwardAnswer, Forwarded};
 use super::node::RaftNode;
 use super::options::MAX_COMMAND_BYTES;
-use super::peers::{Lane, never_sent};
 use super::types::{EncodedCommand, TypeConfig};
 use crate::codec;
 use crate::state::command::{Command, CommandBody, RequestKey};
 use crate::state::reply::Reply;
 use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use std::time::Duration;
-use streamhouse_proto::v1::Payload;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// Without an answer for so long, what became of a proposal is unknown.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// BOUND on the bytes of proposals that are not applied yet, here.
 pub(crate) const IN_FLIGHT_BYTES: usize = 64 << 20;
@@ -60,12 +60,7 @@ impl RaftNode {
         if self.leads() {
             return self.propose_local(request, body).await;
         }
-        let forward = self.forward(request, body);
-        let cancelled = self.core().cancel.cancelled();
-        tokio::select! {
-            outcome = forward => outcome,
-            () = cancelled => Err(ProposeError::Indeterminate("shutting down".into())),
-        }
+        self.forward(request, body).await
     }
 
     /// [`RaftNode::propose`], but only if this node leads.
@@ -84,9 +79,7 @@ impl RaftNode {
         let command = Command { time_ms: core.clock.stamp_ms(), request, body };
         let bytes = codec::encode(&command);
         check_size(bytes.len())?;
-        let permits = bytes.len().max(MIN_PERMITS) as u32;
-        let permits = core.proposals.clone().try_acquire_many_owned(permits);
-        let permits = permits.map_err(|_| ProposeError::Overloaded)?;
+        let permits = self.admit(bytes.len())?;
         let raft = core.raft.clone();
         // A task of its own: the permits are due until the entry is applied,
         // even if the caller stops waiting.
@@ -109,33 +102,30 @@ impl RaftNode {
         body: CommandBody,
     ) -> Result<(u64, Reply), ProposeError> {
         let core = self.core();
-        let Some((leader, member)) = self.leader_node() else {
+        if core.cancel.is_cancelled() {
+            return Err(ProposeError::ShuttingDown);
+        }
+        if self.leader_node().is_none() {
             return Err(ProposeError::NoLeader { leader: None });
-        };
-        let no_leader = || ProposeError::NoLeader { leader: Some(leader) };
+        }
         let message = codec::encode(&Forwarded { request, body });
         check_size(message.len())?;
-        let envelope =
-            Envelope { from: core.options.node_id, from_disk: core.disk, to_disk: member.disk };
-        let payload = Payload {
-            cluster_id: core.applied.cluster.read().map_or(Vec::new(), |id| id.to_vec()),
-            target: leader,
-            body: envelope.seal(|out| out.extend(message)),
-        };
-        let address = core.peers.address(leader, &member);
-        let client = core.peers.client(leader, Lane::Forward, address);
-        let mut client = client.map_err(|_| no_leader())?;
-        let status = match tokio::time::timeout(PATIENCE, client.propose(payload)).await {
-            Ok(Ok(answer)) => return answered(leader, &answer.into_inner().body),
-            Ok(Err(status)) => status,
-            Err(_) => return Err(ProposeError::Indeterminate("the leader did not answer".into())),
-        };
-        match status.code() {
-            _ if never_sent(&status) => Err(no_leader()),
-            // The service refuses so before it looks at the command.
-            tonic::Code::FailedPrecondition | tonic::Code::PermissionDenied => Err(no_leader()),
-            _ => Err(ProposeError::Indeterminate(status.message().to_owned())),
+        let _permits = self.admit(message.len())?;
+        let (answer, outcome) = oneshot::channel();
+        let queued = core.forwards.try_send(Waiting { message, answer });
+        queued.map_err(|_| ProposeError::Overloaded)?;
+        match tokio::time::timeout(PATIENCE, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(ProposeError::Indeterminate("shutting down".into())),
+            Err(_) => Err(ProposeError::Indeterminate("the leader did not answer".into())),
         }
+    }
+
+    /// BOUND: room for a proposal of so many bytes, until it is applied.
+    fn admit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ProposeError> {
+        let permits = bytes.max(MIN_PERMITS) as u32;
+        let permits = self.core().proposals.clone().try_acquire_many_owned(permits);
+        permits.map_err(|_| ProposeError::Overloaded)
     }
 }
 
@@ -159,20 +149,6 @@ fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Propos
         RaftError::Fatal(error @ (Fatal::StorageError(_) | Fatal::Panicked | Fatal::Stopped)) => {
             ProposeError::Indeterminate(error.to_string())
         }
-    }
-}
-
-fn answered(leader: u64, body: &[u8]) -> Result<(u64, Reply), ProposeError> {
-    let answer = codec::decode(body);
-    match answer.map_err(|e| ProposeError::Indeterminate(e.to_string()))? {
-        ForwardAnswer::Applied(index, reply) => Ok((index, reply)),
-        ForwardAnswer::NotLeader => Err(ProposeError::NoLeader { leader: Some(leader) }),
-        ForwardAnswer::TooLarge { bytes, limit } => {
-            Err(ProposeError::TooLarge { bytes: bytes as usize, limit: limit as usize })
-        }
-        ForwardAnswer::Overloaded => Err(ProposeError::Overloaded),
-        ForwardAnswer::Indeterminate(what) => Err(ProposeError::Indeterminate(what)),
-        ForwardAnswer::ShuttingDown => Err(ProposeError::ShuttingDown),
     }
 }
 

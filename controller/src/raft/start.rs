@@ -3,6 +3,7 @@
 
 use super::admission::{self, Admission};
 use super::db::{Db, OpenError};
+use super::forward;
 use super::leadership::{self, Leadership};
 use super::log_store::LogStore;
 use super::marks::{self, Marks};
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::raft_server::RaftServer;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -97,6 +98,7 @@ impl RaftNode {
                 .await
                 .map_err(|e| StartError::Raft(e.to_string()))?;
 
+        let (forwards, queue) = mpsc::channel(forward::QUEUE);
         let node = Self::new(Core {
             options,
             disk: disk.identity.disk,
@@ -108,6 +110,7 @@ impl RaftNode {
             peers,
             clock,
             proposals: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
+            forwards,
             leadership: watch::Sender::new(Leadership::default()),
             admission: watch::Sender::new(Admission::Asking),
             logged_marks: disk.logged_marks,
@@ -122,6 +125,7 @@ impl RaftNode {
         tasks.spawn(stall::watch(node.clone()));
         tasks.spawn(bootstrap::found(node.clone()));
         tasks.spawn(admission::seek(node.clone()));
+        tasks.spawn(forward::run(node.clone(), queue));
         tasks.spawn(marks::watch(node.clone()));
         tasks.spawn(membership::promote(node.clone()));
         let service = RaftServer::new(RaftService::new(node.clone()))

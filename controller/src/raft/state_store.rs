@@ -1,21 +1,18 @@
 //! The applied state in RocksDB: applying groups of entries to it, replacing
 //! it by a snapshot, and handing out views of it.
 
+use super::apply::{self, Group};
 use super::db::Db;
 use super::fatal::{FatalReason, fatal};
-use super::hash;
 use super::meta::{self, AppliedMeta};
+use super::read_cache::ReadCache;
 use super::snapshot_file::{SnapshotError, SnapshotReader};
 use super::snapshot_store::{SnapshotFile, SnapshotStore};
-use super::types::{Applied, EncodedCommand, Entry, StoredMembership};
+use super::types::Entry;
 use super::view::{LiveState, StateView};
 use crate::codec;
-use crate::state;
-use crate::state::command::{Command, CommandBody};
-use crate::state::kv::{KvError, Transaction};
-use crate::state::reply::{Effect, Reply};
-use openraft::EntryPayload;
-use parking_lot::RwLock;
+use crate::state::kv::KvError;
+use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,20 +26,15 @@ pub(crate) struct StateStore {
     snapshots: SnapshotStore,
     /// While a snapshot is being installed, what everyone reads instead.
     frozen: RwLock<Option<StateView>>,
-}
-
-/// What applying a group of entries led to.
-pub(crate) struct Group {
-    /// One per entry.
-    pub(crate) applied: Vec<Applied>,
-    /// In the order of the entries.
-    pub(crate) effects: Vec<Effect>,
+    /// Apply's own.
+    cache: Mutex<ReadCache>,
 }
 
 impl StateStore {
     /// Opens the state; ends an installation that a crash interrupted.
     pub(crate) fn open(db: Arc<Db>, snapshots: SnapshotStore) -> Result<Self, SnapshotError> {
-        let store = Self { db, snapshots, frozen: RwLock::new(None) };
+        let cache = Mutex::new(ReadCache::new());
+        let store = Self { db, snapshots, frozen: RwLock::new(None), cache };
         let marker = store.db.get_raft(meta::INSTALLING).map_err(SnapshotError::State)?;
         if let Some(name) = marker {
             let name = String::from_utf8_lossy(&name).into_owned();
@@ -71,34 +63,12 @@ impl StateStore {
     ///
     /// Runs alone: openraft applies in order, from one task.
     pub(crate) fn apply(&self, applied: &mut AppliedMeta, entries: &[Entry]) -> Group {
-        let base = LiveState(&self.db);
-        let mut tx = Transaction::new(&base);
-        let mut group = Group { applied: Vec::with_capacity(entries.len()), effects: Vec::new() };
-        for entry in entries {
-            let index = entry.log_id.index;
-            let mut reply = Reply::Done;
-            match &entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Normal(command) => {
-                    let command = decode(index, command);
-                    note_cluster(applied, &command);
-                    let outcome = state::apply(&mut tx, index, &command);
-                    let (answer, effects) = outcome.unwrap_or_else(|e| state_failed(e));
-                    reply = answer;
-                    group.effects.extend(effects);
-                }
-                EntryPayload::Membership(members) => {
-                    let members = members.clone();
-                    applied.membership = StoredMembership::new(Some(entry.log_id), members);
-                }
-            }
-            applied.last_applied = Some(entry.log_id);
-            group.applied.push(Applied { index, reply });
-        }
-        applied.state_hash =
-            hash::after(applied.state_hash, &tx).unwrap_or_else(|e| state_failed(e));
+        let mut cache = self.cache.lock();
+        let live = LiveState::new(&self.db, &mut cache);
+        let (group, writes) =
+            apply::apply(&live, applied, entries).unwrap_or_else(|e| state_failed(e));
         let mut batch = WriteBatch::default();
-        for (key, value) in tx.into_writes() {
+        for (key, value) in &writes {
             match value {
                 Some(value) => batch.put_cf(self.db.state(), key, value),
                 None => batch.delete_cf(self.db.state(), key),
@@ -106,6 +76,7 @@ impl StateStore {
         }
         batch.put_cf(self.db.raft(), meta::APPLIED, codec::encode_serde(applied));
         self.db.write_unsynced(batch).unwrap_or_else(|e| state_failed(e));
+        writes.into_iter().for_each(|(key, value)| cache.wrote(key, value));
         group
     }
 
@@ -115,6 +86,7 @@ impl StateStore {
         let before = self.view().map_err(|e| SnapshotError::State(e.0))?;
         *self.frozen.write() = Some(before);
         let applied = self.replace(&path).unwrap_or_else(|e| state_failed(e));
+        self.cache.lock().clear();
         *self.frozen.write() = None;
         Ok(applied)
     }
@@ -163,19 +135,6 @@ impl StateStore {
         batch.delete_range_cf(self.db.state(), Vec::new(), last.clone());
         batch.delete_cf(self.db.state(), last);
         self.db.write_unsynced(batch)
-    }
-}
-
-fn decode(index: u64, command: &EncodedCommand) -> Command {
-    codec::decode(&command.0).unwrap_or_else(|error| {
-        fatal(FatalReason::CommandUnreadable, format_args!("log entry {index}: {error}"))
-    })
-}
-
-/// The same rule as the state machine's: the first id stays.
-fn note_cluster(applied: &mut AppliedMeta, command: &Command) {
-    if let CommandBody::InitCluster { cluster, .. } = &command.body {
-        applied.cluster.get_or_insert(*cluster);
     }
 }
 

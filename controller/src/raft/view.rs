@@ -3,8 +3,10 @@
 
 use super::db::Db;
 use super::meta::{self, AppliedMeta};
+use super::read_cache::ReadCache;
 use crate::state::kv::{KvError, KvRead, Value};
 use rocksdb::{DBRawIterator, ReadOptions, Snapshot};
+use std::cell::RefCell;
 use std::sync::Arc;
 
 type Pair = (Vec<u8>, Value);
@@ -41,11 +43,27 @@ fn last_of(mut iterator: DBRawIterator<'_>) -> Result<Option<Pair>, KvError> {
 }
 
 /// The state as it is now; only the thread that applies may read it so.
-pub(crate) struct LiveState<'a>(pub(crate) &'a Db);
+pub(crate) struct LiveState<'a> {
+    db: &'a Db,
+    cache: RefCell<&'a mut ReadCache>,
+}
+
+impl<'a> LiveState<'a> {
+    pub(crate) fn new(db: &'a Db, cache: &'a mut ReadCache) -> Self {
+        Self { db, cache: RefCell::new(cache) }
+    }
+}
 
 impl KvRead for LiveState<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Value>, KvError> {
-        self.0.rocks().get_cf(self.0.state(), key).map_err(kv_error)
+        if let Some(known) = self.cache.borrow().get(key) {
+            return Ok(Some(known));
+        }
+        let value = self.db.rocks().get_cf(self.db.state(), key).map_err(kv_error)?;
+        if let Some(value) = &value {
+            self.cache.borrow_mut().read(key, value);
+        }
+        Ok(value)
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
@@ -53,14 +71,14 @@ impl KvRead for LiveState<'_> {
             return Ok(Vec::new());
         }
         let options = bounds(start, end);
-        collect(self.0.rocks().raw_iterator_cf_opt(self.0.state(), options), limit)
+        collect(self.db.rocks().raw_iterator_cf_opt(self.db.state(), options), limit)
     }
 
     fn last(&self, start: &[u8], end: &[u8]) -> Result<Option<Pair>, KvError> {
         if start >= end {
             return Ok(None);
         }
-        last_of(self.0.rocks().raw_iterator_cf_opt(self.0.state(), bounds(start, end)))
+        last_of(self.db.rocks().raw_iterator_cf_opt(self.db.state(), bounds(start, end)))
     }
 }
 

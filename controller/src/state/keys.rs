@@ -25,7 +25,7 @@
 //! | `28` | session, sequence | [`ObjectReply`](super::reply::ObjectReply) |
 //! | `30` | requester, number | [`Reply`](super::reply::Reply) |
 //! | `31` | requester | [`Requester`](super::requests::Requester) |
-//! | `32` | time of last use, requester | `()` |
+//! | `32` | time of last use, to the minute, requester | `()` |
 //! | `40` | kind, subject | `()`: work for `Continue` |
 //! | `50` | consumer group | [`Group`](super::offsets::Group) |
 //! | `51` | consumer group, `00`, topic id, partition | [`CommittedOffset`](super::offsets::CommittedOffset) |
@@ -63,6 +63,12 @@ pub(super) mod tag {
     pub(crate) const GROUP: u8 = 0x50;
     pub(crate) const OFFSET: u8 = 0x51;
     pub(crate) const OFFSET_TOPIC: u8 = 0x52;
+}
+
+/// Whether apply will hardly read what it writes at this key: entries of the
+/// index and objects are written once and removed much later.
+pub fn written_once(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(tag::SEGMENT | tag::OBJECT)))
 }
 
 /// Builds one key.

@@ -42,7 +42,7 @@ pub struct MemoryKv {
 
 impl MemoryKv {
     /// Applies the writes of a finished transaction.
-    pub fn commit(&mut self, writes: BTreeMap<Vec<u8>, Option<Value>>) {
+    pub fn commit(&mut self, writes: impl IntoIterator<Item = (Vec<u8>, Option<Value>)>) {
         for (key, value) in writes {
             match value {
                 Some(value) => self.pairs.insert(key, value),
@@ -102,16 +102,6 @@ impl<'a> Transaction<'a> {
     /// Removes `key`.
     pub fn delete(&mut self, key: Vec<u8>) {
         self.writes.insert(key, None);
-    }
-
-    /// The value at `key` in the base store, whatever was written since.
-    pub fn base_value(&self, key: &[u8]) -> Result<Option<Value>, KvError> {
-        self.base.get(key)
-    }
-
-    /// The writes so far, by key; `None` is a removal.
-    pub fn writes(&self) -> &BTreeMap<Vec<u8>, Option<Value>> {
-        &self.writes
     }
 
     /// Ends the transaction: what is to be written in one atomic batch.

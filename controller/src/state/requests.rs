@@ -14,12 +14,16 @@ pub const KEPT: u64 = 64;
 /// How long a requester's replies outlive its last request.
 pub const KEPT_MS: u64 = 24 * 3_600_000;
 
+/// A requester's last request is known this exactly, so that not each of them
+/// has to be filed anew under its time.
+const TOUCH_MS: u64 = 60_000;
+
 /// What is remembered of a requester.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Requester {
     /// Its largest request number.
     pub last: u64,
-    /// Cluster time of its last request.
+    /// Cluster time of its last request, up to a minute earlier.
     pub used_ms: u64,
 }
 
@@ -63,25 +67,29 @@ pub(super) fn remember(
     reply: &Reply,
 ) -> Result<(), KvError> {
     let id = &request.requester;
-    let mut last = request.number;
+    let (mut last, mut used_ms) = (request.number, now_ms);
     if let Some(known) = typed::get::<Requester>(tx, &requester_key(id))? {
         last = last.max(known.last);
-        tx.delete(time_key(known.used_ms, id));
-        // Numbers may arrive in any order inside the window, so everything
-        // that the window just left goes, not only one number.
-        let (start, end) = (reply_key(id, 0), reply_key(id, last.saturating_sub(KEPT - 1)));
-        for (key, _) in tx.scan(&start, &end, KEPT as usize)? {
-            tx.delete(key);
+        // What the window leaves goes. By number, not by a scan, which would
+        // step over all that was deleted before.
+        let left = |last: u64| last.saturating_sub(KEPT - 1);
+        for number in left(known.last)..left(last).min(left(known.last) + KEPT) {
+            tx.delete(reply_key(id, number));
+        }
+        used_ms = known.used_ms;
+        if now_ms.saturating_sub(used_ms) >= TOUCH_MS {
+            tx.delete(time_key(used_ms, id));
+            used_ms = now_ms;
         }
     }
-    typed::put(tx, requester_key(id), &Requester { last, used_ms: now_ms });
-    typed::mark(tx, time_key(now_ms, id));
+    typed::put(tx, requester_key(id), &Requester { last, used_ms });
+    typed::mark(tx, time_key(used_ms, id));
     typed::put(tx, reply_key(id, request.number), reply);
     Ok(())
 }
 
 fn due(kv: &dyn KvRead, now_ms: u64, limit: usize) -> Result<Vec<Vec<u8>>, KvError> {
-    let Some(before) = now_ms.checked_sub(KEPT_MS) else { return Ok(Vec::new()) };
+    let Some(before) = now_ms.checked_sub(KEPT_MS + TOUCH_MS) else { return Ok(Vec::new()) };
     let (start, end) =
         (Key::new(tag::REQUESTER_TIME).done(), Key::new(tag::REQUESTER_TIME).u64(before).done());
     Ok(kv.scan(&start, &end, limit)?.into_iter().map(|(key, _)| key).collect())

@@ -4,7 +4,9 @@
 //! entry can take the place of many small ones; its source is an enum, so that
 //! other places than an agent's object can be added.
 
-use super::command::{GenerationKey, ObjectCommit, ObjectContents, PartitionKey, SliceCommit};
+use super::command::{
+    GenerationKey, ObjectCommit, ObjectContents, PartitionKey, SliceCommit, TopicKey,
+};
 use super::keys::{Key, tag, trailing_u64};
 use super::kv::{KvError, KvRead, Transaction};
 use super::partitions::{self, Partition};
@@ -190,8 +192,13 @@ fn commit_object(
     Ok(reply)
 }
 
-/// Partitions touched by one object: read once, written once.
-type Touched = BTreeMap<PartitionKey, Partition>;
+/// What one object touches: read once, and its partitions written once.
+#[derive(Default)]
+struct Touched {
+    partitions: BTreeMap<PartitionKey, Partition>,
+    /// Whether they are in use.
+    topics: BTreeMap<TopicKey, bool>,
+}
 
 fn commit_slices(
     tx: &mut Transaction<'_>,
@@ -204,7 +211,7 @@ fn commit_slices(
         .map(|cluster| cluster.generation)
         .ok_or_else(|| KvError("a session exists in a cluster without identity".into()))?;
     let source = Source::L0 { generation, session: id, sequence: object.sequence };
-    let mut touched = Touched::new();
+    let mut touched = Touched::default();
     let mut replies = Vec::with_capacity(slices.len());
     let mut live = 0;
     for slice in slices {
@@ -240,7 +247,7 @@ fn commit_slices(
         }
         replies.push(reply_of(id, refusal, partition));
     }
-    for (key, partition) in &touched {
+    for (key, partition) in &touched.partitions {
         partitions::put(tx, key, partition);
     }
     if live > 0 {
@@ -257,12 +264,18 @@ fn load<'a>(
     key: &PartitionKey,
 ) -> Result<Result<&'a mut Partition, Refusal>, KvError> {
     use std::collections::btree_map::Entry;
-    let vacant = match touched.entry(*key) {
+    let vacant = match touched.partitions.entry(*key) {
         Entry::Occupied(occupied) => return Ok(Ok(occupied.into_mut())),
         Entry::Vacant(vacant) => vacant,
     };
-    let topic = topics::topic(tx, &key.topic)?;
-    if topic.is_none_or(|topic| topic.stage == TopicStage::Deleting) {
+    let in_use = match touched.topics.entry(key.topic) {
+        Entry::Occupied(known) => *known.get(),
+        Entry::Vacant(unknown) => {
+            let topic = topics::topic(tx, &key.topic)?;
+            *unknown.insert(topic.is_some_and(|topic| topic.stage != TopicStage::Deleting))
+        }
+    };
+    if !in_use {
         let id = uuid::Uuid::from_bytes(key.topic).to_string();
         return Ok(Err(Refusal::UnknownTopic(id)));
     }
@@ -335,7 +348,7 @@ fn abandon(
     keys: &[PartitionKey],
     effects: &mut Vec<Effect>,
 ) -> Result<Vec<SliceReply>, KvError> {
-    let mut touched = Touched::new();
+    let mut touched = Touched::default();
     let mut raised = BTreeSet::new();
     let mut replies = Vec::with_capacity(keys.len());
     for key in keys {
@@ -350,7 +363,7 @@ fn abandon(
             }
         }
     }
-    for (key, partition) in &touched {
+    for (key, partition) in &touched.partitions {
         partitions::put(tx, key, partition);
     }
     Ok(replies)
