@@ -3,9 +3,12 @@
 
 mod raft_support;
 
-use raft_support::{Cluster, PATIENCE, create, poll, propose, run};
+use raft_support::{Cluster, PATIENCE, create, cut, free_address, poll, propose, run, start};
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use streamhouse_controller::raft::{OpenError, RaftNode, RaftOptions, StartError};
+use streamhouse_controller::state::command::{CommandBody, PartitionKey};
+use streamhouse_controller::state::reply::Reply;
 
 fn defaults(_: &mut RaftOptions) {}
 
@@ -99,4 +102,47 @@ async fn a_directory_of_another_node_or_process_is_refused() {
     assert!(found, "{other:?}");
     // Its owner is welcome.
     run(1, &cluster.addresses, &data, defaults).await.shutdown().await;
+}
+
+/// A transfer that breaks off goes on where it ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_s_transfer_is_resumed() {
+    const GROUPS: u64 = 2_000;
+    const METADATA: usize = 4_000;
+    let mut cluster = Cluster::start(3, small_snapshots).await;
+    let leader = cluster.leader().await;
+    let (index, topic) = propose(cluster.node(leader), create(0)).await;
+    let Reply::Topic(topic) = topic else { panic!("{topic:?}") };
+    propose(cluster.node(leader), CommandBody::Continue).await;
+    cluster.settle(index + 1).await;
+    let absent = 1 + leader % 3;
+    cluster.crash(absent).await;
+
+    let commit = |number: u64| CommandBody::CommitOffsets {
+        group: format!("group-{number}"),
+        offsets: vec![(PartitionKey { topic, partition: 0 }, 1, "x".repeat(METADATA))],
+    };
+    let commits = (0..GROUPS).map(|number| propose(cluster.node(leader), commit(number)));
+    futures::future::join_all(commits).await;
+    let (last, _) = propose(cluster.node(leader), create(1)).await;
+    let state = GROUPS * METADATA as u64;
+    poll("a snapshot that the absent node needs", || {
+        (cluster.node(leader).status().snapshot > last - 100).then_some(())
+    })
+    .await;
+
+    // The others reach it through a proxy that breaks half way.
+    let behind = free_address();
+    let proxy = cut::proxy(&cluster.addresses[&absent], behind.clone(), state / 2).await;
+    let dir = cluster.dirs[&absent].path();
+    let mut options = RaftOptions::new(absent, behind, cluster.addresses.clone(), dir);
+    small_snapshots(&mut options);
+    let follower = start(options).await;
+    follower.node.wait_applied(last, PATIENCE).await.unwrap();
+    assert!(!follower.observer.installed.lock().is_empty());
+    let (before, after) = (proxy.before.load(Ordering::SeqCst), proxy.after.load(Ordering::SeqCst));
+    println!("{before} bytes until the cut, {after} after it; the state has {state}");
+    assert!(before >= state / 2, "it was cut");
+    assert!(after < state * 3 / 4, "{after} bytes were sent after the cut, of about {state}");
+    follower.crash().await;
 }

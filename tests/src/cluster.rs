@@ -32,6 +32,8 @@ pub struct LocalCluster {
     joins: BTreeMap<usize, String>,
     /// Controllers have disks that can lose their power.
     disks: bool,
+    /// Arguments of every controller.
+    tuning: Vec<String>,
     processes: BTreeMap<(Role, usize), Child>,
     // Dropped in this order: processes first, then what they used.
     guardian: Guardian,
@@ -52,15 +54,20 @@ impl LocalCluster {
     ///
     /// If it cannot within a minute.
     pub fn start(controllers: usize, agents: usize) -> Self {
-        Self::start_with(controllers, agents, false)
+        Self::start_with(controllers, agents, false, &[])
     }
 
     /// The same without agents, each controller on a disk that can lose its power: see [`Disk`].
     pub fn start_on_disks(controllers: usize) -> Self {
-        Self::start_with(controllers, 0, true)
+        Self::start_with(controllers, 0, true, &[])
     }
 
-    fn start_with(controllers: usize, agents: usize, disks: bool) -> Self {
+    /// The same without agents and such disks, each controller with these arguments more.
+    pub fn start_tuned(controllers: usize, tuning: &[&str]) -> Self {
+        Self::start_with(controllers, 0, false, tuning)
+    }
+
+    fn start_with(controllers: usize, agents: usize, disks: bool, tuning: &[&str]) -> Self {
         let alone = guard::one_at_a_time();
         let mut addresses: Vec<SocketAddr> = free_ports(controllers + agents)
             .into_iter()
@@ -72,6 +79,7 @@ impl LocalCluster {
             agents: agent_addresses,
             joins: BTreeMap::new(),
             disks,
+            tuning: tuning.iter().map(ToString::to_string).collect(),
             processes: BTreeMap::new(),
             guardian: Guardian::of_a_group(),
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -130,6 +138,8 @@ impl LocalCluster {
             Some(seeds) => args.extend(["--join", seeds]),
             None => args.extend(["--node-id", &id, "--peers", &peers]),
         }
+        let tuning = self.tuning.clone();
+        args.extend(tuning.iter().map(String::as_str));
         self.spawn(Role::Controller, n, &args);
     }
 
@@ -212,6 +222,15 @@ impl LocalCluster {
             .spawn()
             .expect("the binary starts");
         self.processes.insert((role, n), child);
+    }
+
+    /// The most memory that controller `n` has had resident, in bytes.
+    pub fn peak_memory(&self, n: usize) -> u64 {
+        let pid = self.processes[&(Role::Controller, n)].id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.expect("the kernel tells in KiB") << 10
     }
 
     /// `kill -9` for controller `n`.

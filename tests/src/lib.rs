@@ -15,6 +15,7 @@ mod rows;
 mod wait;
 
 pub use binary::{Finished, binary, run, run_with};
+pub use clock::Stopwatch;
 pub use cluster::{LocalCluster, Running};
 pub use disk::{Disk, Random, Tail};
 pub use local::{UpCluster, signal};

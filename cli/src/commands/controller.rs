@@ -53,6 +53,12 @@ struct Run {
     /// The folder for its data, its alone; made if missing.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Make a snapshot after so many log entries.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(100..))]
+    snapshot_every: u64,
+    /// Keep so many log entries behind the snapshot, for controllers that are a little behind.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    keep_logs: u64,
 }
 
 /// The old data is kept beside the new. The controller is then started as before: it comes back under a number of its
@@ -145,6 +151,7 @@ async fn serve(args: Run) -> anyhow::Result<()> {
         }
         (None, None) => return Err(Failure::usage("say --node-id and --peers, or --join").into()),
     };
+    (options.snapshot_every, options.keep_logs) = (args.snapshot_every, args.keep_logs);
     options.advertise = args.advertise.as_deref().map(controllers::address).transpose()?;
 
     // Before anything is started, so that no signal finds it half done.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use streamhouse_proto::v1::raft_server::Raft;
 use streamhouse_proto::v1::{
     IdentifyRequest, IdentifyResponse, Payload, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
+    SnapshotProgressResponse,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -156,7 +157,8 @@ impl Raft for RaftService {
         let (vote, meta): (Vote, SnapshotMeta) =
             codec::decode_serde(&message).map_err(malformed)?;
         let core = self.node.core();
-        let snapshot = snapshot_receive::receive(chunks, core.state.snapshots()).await?;
+        let path = core.state.snapshots().incoming(&meta);
+        let snapshot = snapshot_receive::receive(chunks, path, first.offset).await?;
         let received = snapshot.path.clone();
         let response = core.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
         // It is still there if Raft did not want it.
@@ -164,12 +166,37 @@ impl Raft for RaftService {
         Ok(answer(&response.map_err(raft_failed)?))
     }
 
+    async fn snapshot_progress(
+        &self,
+        request: Request<Payload>,
+    ) -> Result<Response<SnapshotProgressResponse>, Status> {
+        let Ok(_receiving) = self.receiving.try_lock() else {
+            return Err(Status::unavailable("another snapshot is being received"));
+        };
+        let message = self.open(request.into_inner())?;
+        let (_, meta): (Vote, SnapshotMeta) = codec::decode_serde(&message).map_err(malformed)?;
+        let path = self.node.core().state.snapshots().incoming(&meta);
+        let (bytes, crc32c) = snapshot_receive::progress(path).await?;
+        Ok(Response::new(SnapshotProgressResponse { bytes, crc32c }))
+    }
+
     async fn propose(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
         let message = self.open(request.into_inner())?;
-        let Forwarded { request, body } = codec::decode(&message).map_err(malformed)?;
-        let outcome = self.node.propose_local(request, body).await;
-        let body = codec::encode(&ForwardAnswer::from(outcome)).into();
-        Ok(Response::new(Payload { body, ..Payload::default() }))
+        // All are read before one is proposed.
+        let proposals = message::decode_many(message).map_err(malformed)?;
+        let proposals = proposals.iter().map(|proposal| codec::decode(proposal));
+        let proposals = proposals.collect::<Result<Vec<Forwarded>, _>>().map_err(malformed)?;
+        let proposals = proposals
+            .into_iter()
+            .map(|Forwarded { request, body }| self.node.propose_local(request, body));
+        let outcomes = futures::future::join_all(proposals).await;
+        let answers: Vec<Vec<u8>> = outcomes
+            .into_iter()
+            .map(|outcome| codec::encode(&ForwardAnswer::from(outcome)))
+            .collect();
+        let mut body = Vec::new();
+        message::encode_many(answers.iter().map(Vec::as_slice), &mut body);
+        Ok(Response::new(Payload { body: body.into(), ..Payload::default() }))
     }
 
     async fn read_index(

@@ -22,6 +22,7 @@ use std::path::Path;
 
 const MAGIC: &[u8; 8] = b"SHSNAP01";
 const BLOCK_BYTES: usize = 64 << 10;
+const SYNC_BYTES: usize = 4 << 20;
 /// BOUND on what a damaged length may make the reader allocate; the largest
 /// value of the state is far smaller.
 const MAX_BLOCK_BYTES: usize = 80 << 20;
@@ -46,9 +47,33 @@ pub(crate) fn snapshot_meta(applied: &AppliedMeta) -> SnapshotMeta {
     SnapshotMeta { last_log_id: applied.last_applied, last_membership: applied.membership.clone() }
 }
 
+/// Syncs as it goes, so that the log, on the same disk, never has to wait for
+/// all of a large snapshot at once.
+struct Steady {
+    file: File,
+    unsynced: usize,
+}
+
+impl Write for Steady {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.unsynced += written;
+        if self.unsynced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Writes the state that `view` sees to a new file at `path` and syncs it.
 pub(crate) fn write(path: &Path, view: &StateView) -> Result<(), SnapshotError> {
-    let mut out = BufWriter::with_capacity(1 << 18, File::create(path)?);
+    let file = Steady { file: File::create(path)?, unsynced: 0 };
+    let mut out = BufWriter::with_capacity(1 << 18, file);
     out.write_all(MAGIC)?;
     write_block(&mut out, &codec::encode_serde(view.meta()))?;
     let (mut block, mut pairs) = (Vec::with_capacity(BLOCK_BYTES), 0u64);
@@ -74,8 +99,8 @@ pub(crate) fn write(path: &Path, view: &StateView) -> Result<(), SnapshotError> 
     out.write_all(&0u32.to_le_bytes())?;
     out.write_all(&crc32c::crc32c(&trailer).to_le_bytes())?;
     out.write_all(&trailer)?;
-    let file = out.into_inner().map_err(|e| e.into_error())?;
-    file.sync_all()?;
+    let steady = out.into_inner().map_err(|e| e.into_error())?;
+    steady.file.sync_all()?;
     Ok(())
 }
 

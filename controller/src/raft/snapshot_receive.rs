@@ -1,12 +1,15 @@
 //! Receiving a snapshot: chunks go to a file as they come, and the file is
-//! checked from start to end before Raft hears of it.
+//! checked from start to end before Raft hears of it. If the connection
+//! breaks, the next transfer goes on where this one ended, provided that what
+//! is here is what the sender has.
 
 use super::snapshot_file;
-use super::snapshot_store::{SnapshotFile, SnapshotStore};
+use super::snapshot_store::SnapshotFile;
 use bytes::Bytes;
 use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use streamhouse_proto::v1::SnapshotChunk;
@@ -14,20 +17,7 @@ use tonic::{Status, Streaming};
 
 /// A sender that is silent for so long is given up.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// Removes the file unless it was kept.
-struct Unfinished {
-    path: PathBuf,
-    kept: bool,
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
+const BUFFER: usize = 256 << 10;
 
 /// The next chunk of a call.
 pub(crate) async fn next(chunks: &mut Streaming<SnapshotChunk>) -> Result<SnapshotChunk, Status> {
@@ -37,14 +27,45 @@ pub(crate) async fn next(chunks: &mut Streaming<SnapshotChunk>) -> Result<Snapsh
     }
 }
 
-/// Writes the chunks after the first to a file, and checks it.
+/// How much of a snapshot is here, and its checksum.
+pub(crate) async fn progress(path: PathBuf) -> Result<(u64, u32), Status> {
+    blocking(move || match File::open(&path) {
+        Ok(file) => checksum(&file, u64::MAX).map_err(io_status),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, 0)),
+        Err(error) => Err(io_status(error)),
+    })
+    .await
+}
+
+/// Length and CRC-32C of the first `limit` bytes, or of all if it is shorter.
+pub(crate) fn checksum(file: &File, limit: u64) -> io::Result<(u64, u32)> {
+    let mut buffer = vec![0; BUFFER];
+    let (mut at, mut crc) = (0, 0);
+    while at < limit {
+        let want = buffer.len().min(usize::try_from(limit - at).unwrap_or(usize::MAX));
+        match file.read_at(&mut buffer[..want], at) {
+            Ok(0) => break,
+            Ok(read) => {
+                crc = crc32c::crc32c_append(crc, &buffer[..read]);
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((at, crc))
+}
+
+/// Writes the chunks after the first to the file at `path`, behind the
+/// `offset` bytes that are there, and checks the whole. A file whose transfer
+/// breaks off stays, to be continued; one that does not hold is removed.
 pub(crate) async fn receive(
     mut chunks: Streaming<SnapshotChunk>,
-    store: &SnapshotStore,
+    path: PathBuf,
+    offset: u64,
 ) -> Result<SnapshotFile, Status> {
-    let mut unfinished = Unfinished { path: store.incoming(), kept: false };
-    let path = unfinished.path.clone();
-    let mut file = blocking(move || File::create(&path).map_err(io_status)).await?;
+    let opened = path.clone();
+    let mut file = blocking(move || continued(&opened, offset)).await?;
     loop {
         let chunk = next(&mut chunks).await?;
         if crc32c::crc32c(&chunk.data) != chunk.crc32c {
@@ -55,16 +76,30 @@ pub(crate) async fn receive(
             break;
         }
     }
-    let path = unfinished.path.clone();
+    let received = path.clone();
     let file = blocking(move || {
         file.sync_all().map_err(io_status)?;
-        snapshot_file::verify(&path).map_err(|e| Status::data_loss(e.to_string()))?;
-        File::open(&path).map_err(io_status)
+        if let Err(error) = snapshot_file::verify(&received) {
+            let _ = std::fs::remove_file(&received);
+            return Err(Status::data_loss(error.to_string()));
+        }
+        File::open(&received).map_err(io_status)
     })
     .await?;
-    unfinished.kept = true;
-    let path = unfinished.path.clone();
     Ok(SnapshotFile { path, file: Arc::new(file), verified: true })
+}
+
+/// The file, to be written from `offset` on.
+fn continued(path: &Path, offset: u64) -> Result<File, Status> {
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(offset == 0).open(path);
+    let mut file = file.map_err(io_status)?;
+    let length = file.seek(SeekFrom::End(0)).map_err(io_status)?;
+    if length != offset {
+        let message = format!("snapshot continues at {offset}, {length} bytes are here");
+        return Err(Status::aborted(message));
+    }
+    Ok(file)
 }
 
 async fn write(mut file: File, data: Bytes) -> Result<File, Status> {
@@ -82,6 +117,6 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
 }
 
-fn io_status(error: std::io::Error) -> Status {
+fn io_status(error: io::Error) -> Status {
     Status::unavailable(format!("snapshot file: {error}"))
 }

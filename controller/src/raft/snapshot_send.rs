@@ -1,6 +1,8 @@
 //! Sending a snapshot file: the message with `meta`, then chunks with a
-//! checksum each, the last marked `done`.
+//! checksum each, the last marked `done`. What the peer has of an earlier,
+//! broken transfer is not sent again.
 
+use super::snapshot_receive;
 use bytes::Bytes;
 use std::fs::File;
 use std::io;
@@ -25,15 +27,37 @@ pub(crate) struct Chunks {
     pub(crate) meta: Bytes,
 }
 
-/// Sends everything and waits until the peer has installed it. Dropping the
+/// Bytes that the peer has already, from a transfer that broke off.
+async fn offset(client: &mut RaftClient<Channel>, chunks: &Chunks) -> Result<u64, Status> {
+    let payload = Payload {
+        cluster_id: chunks.cluster.clone(),
+        target: chunks.target,
+        body: chunks.meta.clone(),
+    };
+    let there = client.snapshot_progress(payload).await?.into_inner();
+    if there.bytes == 0 {
+        return Ok(0);
+    }
+    let file = chunks.file.clone();
+    let here = move || snapshot_receive::checksum(&file, there.bytes);
+    let here = tokio::task::spawn_blocking(here).await.map_err(io::Error::other).flatten();
+    let here = here.map_err(|error| Status::aborted(format!("snapshot: {error}")))?;
+    Ok(if here == (there.bytes, there.crc32c) { there.bytes } else { 0 })
+}
+
+/// Sends what the peer has not yet and waits until the peer has installed it. Dropping the
 /// future ends the call.
 pub(crate) async fn send(
     mut client: RaftClient<Channel>,
     chunks: Chunks,
 ) -> Result<Payload, Status> {
+    let offset = offset(&mut client, &chunks).await?;
+    if offset > 0 {
+        tracing::info!(peer = chunks.target, offset, "going on with a snapshot's transfer");
+    }
     let (out, up) = mpsc::channel(READ_AHEAD);
     let feed = async {
-        match feed(&chunks, &out).await {
+        match feed(&chunks, offset, &out).await {
             // The call has ended; its own answer says why.
             Err(Stop::Closed) => {}
             Err(Stop::Read(error)) => return Err(Status::aborted(format!("snapshot: {error}"))),
@@ -53,7 +77,7 @@ enum Stop {
     Read(io::Error),
 }
 
-async fn feed(chunks: &Chunks, out: &mpsc::Sender<SnapshotChunk>) -> Result<(), Stop> {
+async fn feed(chunks: &Chunks, offset: u64, out: &mpsc::Sender<SnapshotChunk>) -> Result<(), Stop> {
     let message = |meta: Vec<u8>, data: Bytes, done: bool| SnapshotChunk {
         cluster_id: chunks.cluster.clone(),
         target: chunks.target,
@@ -61,10 +85,11 @@ async fn feed(chunks: &Chunks, out: &mpsc::Sender<SnapshotChunk>) -> Result<(), 
         meta,
         data,
         done,
+        offset,
     };
     let send = |chunk| async { out.send(chunk).await.map_err(|_| Stop::Closed) };
     send(message(chunks.meta.to_vec(), Bytes::new(), false)).await?;
-    let mut position = 0;
+    let mut position = offset;
     loop {
         let file = chunks.file.clone();
         let read = tokio::task::spawn_blocking(move || read_chunk(&file, position)).await;

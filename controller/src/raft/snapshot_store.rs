@@ -6,15 +6,21 @@
 
 use super::meta::AppliedMeta;
 use super::snapshot_file::{self, SnapshotError};
-use super::types::Snapshot;
+use super::time;
+use super::types::{LogId, Snapshot, SnapshotMeta};
 use super::view::StateView;
 use parking_lot::Mutex;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) const FOLDER: &str = "snapshots";
+
+/// Extensions of the files: complete; being built or copied; being received,
+/// perhaps in several transfers.
+const SNAPSHOT: &str = "snap";
+const TMP: &str = "tmp";
+const PART: &str = "part";
 
 /// A complete snapshot file, kept readable by the open handle even if a newer
 /// snapshot removes it.
@@ -31,7 +37,6 @@ pub(crate) struct SnapshotFile {
 pub(crate) struct SnapshotStore {
     dir: PathBuf,
     current: Arc<Mutex<Option<Current>>>,
-    incoming: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
@@ -50,8 +55,8 @@ impl SnapshotStore {
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             match path.extension().and_then(|e| e.to_str()) {
-                Some("snap") => newest = newest.max(Some(path)),
-                Some("tmp") => fs::remove_file(&path)?,
+                Some(SNAPSHOT) => newest = newest.max(Some(path)),
+                Some(TMP) => fs::remove_file(&path)?,
                 _ => {}
             }
         }
@@ -59,7 +64,7 @@ impl SnapshotStore {
             Some(path) => Some(Current { applied: snapshot_file::verify(&path)?, path }),
             None => None,
         };
-        let store = Self { dir, current: Arc::new(Mutex::new(current)), incoming: Arc::default() };
+        let store = Self { dir, current: Arc::new(Mutex::new(current)) };
         store.remove_older();
         Ok(store)
     }
@@ -74,15 +79,26 @@ impl SnapshotStore {
     /// Writes a snapshot of what `view` sees and makes it the newest.
     pub(crate) fn build(&self, view: &StateView) -> Result<Snapshot, SnapshotError> {
         let path = self.path_of(view.meta());
-        let written = path.with_extension("snap.tmp");
+        let written = path.with_extension(TMP);
+        let begun = time::now();
         snapshot_file::write(&written, view)?;
-        self.keep(&written, path, view.meta().clone())
+        let built = self.keep(&written, path, view.meta().clone())?;
+        tracing::info!(
+            index = view.applied(),
+            bytes = built.snapshot.file.metadata()?.len(),
+            took_ms = time::now().saturating_duration_since(begun).as_millis(),
+            "snapshot built"
+        );
+        Ok(built)
     }
 
-    /// A name for a file that is being received.
-    pub(crate) fn incoming(&self) -> PathBuf {
-        let number = self.incoming.fetch_add(1, Ordering::Relaxed);
-        self.dir.join(format!("incoming-{number}.tmp"))
+    /// Where a snapshot is received; what came of others is removed.
+    pub(crate) fn incoming(&self, meta: &SnapshotMeta) -> PathBuf {
+        let path = self.named_after(meta.last_log_id, PART);
+        for other in self.files(PART).into_iter().filter(|other| *other != path) {
+            remove(&other);
+        }
+        path
     }
 
     /// Takes over a file that was received, or is here already, after
@@ -101,7 +117,7 @@ impl SnapshotStore {
         }
         let mut from = file.path.clone();
         if from.parent() != Some(&self.dir) {
-            from = self.incoming();
+            from = path.with_extension(TMP);
             fs::copy(&file.path, &from)?;
         }
         File::open(&from)?.sync_all()?;
@@ -138,29 +154,36 @@ impl SnapshotStore {
     }
 
     fn path_of(&self, applied: &AppliedMeta) -> PathBuf {
-        let (index, term) = applied.last_applied.map_or((0, 0), |id| (id.index, id.leader_id.term));
-        self.dir.join(format!("{index:020}-{term:020}.snap"))
+        self.named_after(applied.last_applied, SNAPSHOT)
     }
 
-    /// Removes every snapshot but the newest. A failure leaves a file behind
-    /// that the next one removes.
+    fn named_after(&self, last: Option<LogId>, extension: &str) -> PathBuf {
+        let (index, term) = last.map_or((0, 0), |id| (id.index, id.leader_id.term));
+        self.dir.join(format!("{index:020}-{term:020}.{extension}"))
+    }
+
+    /// Files of that kind; none if the directory cannot be read.
+    fn files(&self, extension: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect()
+    }
+
+    /// Removes every snapshot but the newest.
     fn remove_older(&self) {
         let current = self.current.lock();
         let Some(keep) = current.as_ref().map(|c| c.path.as_path()) else {
             return;
         };
-        let Ok(entries) = fs::read_dir(&self.dir) else {
-            return;
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let snapshot = path.extension().is_some_and(|e| e == "snap");
-            if snapshot
-                && path.as_path() < keep
-                && let Err(error) = fs::remove_file(&path)
-            {
-                tracing::warn!(path = %path.display(), %error, "old snapshot not removed");
-            }
-        }
+        let older = self.files(SNAPSHOT).into_iter().filter(|path| path.as_path() < keep);
+        older.for_each(|path| remove(&path));
+    }
+}
+
+/// A failure leaves a file behind that the next time removes.
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "old snapshot file not removed");
     }
 }
 

@@ -1,7 +1,9 @@
-//! openraft's own storage suite, over the real log store and state machine.
+//! openraft's own storage suite, over the real log store and state machine,
+//! and over those in memory.
 
 use super::db::Db;
 use super::log_store::LogStore;
+use super::memory::{MemoryLog, MemoryMachine};
 use super::meta::AppliedMeta;
 use super::recovery_tests::Deaf;
 use super::snapshot_store::SnapshotStore;
@@ -32,4 +34,17 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_storage_passes_openrafts_suite() {
     Suite::test_all(Builder).await.unwrap();
+}
+
+struct InMemory;
+
+impl StoreBuilder<TypeConfig, MemoryLog, MemoryMachine, ()> for InMemory {
+    async fn build(&self) -> Result<((), MemoryLog, MemoryMachine), StorageError<TypeConfig>> {
+        Ok(((), MemoryLog::default(), MemoryMachine::default()))
+    }
+}
+
+#[tokio::test]
+async fn the_storage_in_memory_passes_it_too() {
+    Suite::test_all(InMemory).await.unwrap();
 }

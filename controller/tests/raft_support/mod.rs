@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+pub mod cut;
+
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

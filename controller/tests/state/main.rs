@@ -7,5 +7,6 @@ mod golden;
 mod machine;
 mod model;
 mod placement;
+mod purity;
 mod requests;
 mod topics;
