@@ -1,11 +1,16 @@
 //! One controller process: Raft node, services, housekeeping, put together.
 
 use crate::clock::ClusterClock;
+use crate::connections;
 use crate::housekeeping::Housekeeping;
+use crate::http::{Observed, Outside};
 use crate::hub::Hub;
 use crate::join;
+use crate::journal::Journal;
 use crate::liveness::Liveness;
+use crate::metrics::{Metrics, Probes};
 use crate::options::ControllerOptions;
+use crate::places::Places;
 use crate::raft::{RaftNode, RaftOptions};
 use crate::service::{MetadataService, SessionsService, Shared};
 use std::net::SocketAddr;
@@ -74,12 +79,17 @@ pub struct Controller {
     raft: RaftNode,
     fuse: Fuse,
     address: SocketAddr,
+    http: Option<(SocketAddr, Arc<Outside>)>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
 
 /// BOUND: calls and streams of one connection at a time.
 const MAX_STREAMS: u32 = 1_024;
+/// BOUND: connections to one controller.
+const MAX_CONNECTIONS: usize = 10_000;
+/// BOUND: watch streams of one controller.
+const MAX_WATCHERS: usize = 10_000;
 /// How long open streams may take to end when the controller stops.
 const STREAMS_END: Duration = Duration::from_secs(2);
 
@@ -89,6 +99,14 @@ impl Controller {
     ///
     /// One that joins waits here for its number, until a leader gives it one.
     pub async fn start(mut options: ControllerOptions) -> Result<Self, StartError> {
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        // Whatever was started ends again if the rest cannot be.
+        let unstarted = cancel.clone().drop_guard();
+        let http = match options.http_listen {
+            Some(address) => Some(listen_http(address, &cancel, &tasks).await?),
+            None => None,
+        };
+        let probes = http.as_ref().map_or_else(Probes::default, |(.., outside)| outside.probes());
         let founds = options.join.is_empty();
         if !founds {
             join::resolve(&mut options).await?;
@@ -112,15 +130,18 @@ impl Controller {
         raft_options.snapshot_every = options.snapshot_every;
         raft_options.keep_logs = options.keep_logs;
         raft_options.founds = founds;
+        raft_options.probes = probes.clone();
         let (raft, raft_service) =
             RaftNode::start(raft_options, Arc::clone(&hub) as _, Arc::clone(&clock) as _).await?;
-        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let places = Places::new("connections", MAX_CONNECTIONS);
+        let watchers = Places::new("watch streams", MAX_WATCHERS);
         let liveness = Arc::new(Liveness::new(options.session_ttl, options.session_grace));
         let shared = Arc::new(Shared {
             raft: raft.clone(),
             hub: Arc::clone(&hub),
             liveness: Arc::clone(&liveness),
             clock: Arc::clone(&clock),
+            watchers: watchers.clone(),
             options,
             cancel: cancel.clone(),
             tasks: tasks.clone(),
@@ -144,6 +165,7 @@ impl Controller {
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             );
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = connections::admitted(incoming, places.clone());
         let stop = cancel.clone();
         let fuse = Fuse { reason: Arc::default(), cancel: cancel.clone() };
         let failed = fuse.clone();
@@ -153,6 +175,12 @@ impl Controller {
                 failed.blow(format!("the server failed: {error}"));
             }
         });
+        if let Some((_, outside)) = &http {
+            outside.observe(Observed { raft: raft.clone(), watchers, connections: places });
+        }
+        let journal =
+            Journal { raft: raft.clone(), hub: Arc::clone(&hub), probes, cancel: cancel.clone() };
+        tasks.spawn(journal.run());
         let house = Housekeeping {
             raft: raft.clone(),
             hub,
@@ -162,12 +190,18 @@ impl Controller {
             cancel: cancel.clone(),
         };
         tasks.spawn(house.run());
-        Ok(Self { raft, fuse, address, cancel, tasks })
+        unstarted.disarm();
+        Ok(Self { raft, fuse, address, http, cancel, tasks })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it answers over HTTP, if it does.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|(address, _)| *address)
     }
 
     /// Its Raft node, for tests and tools.
@@ -191,10 +225,27 @@ impl Controller {
         // Leadership first, while the others can still be reached through
         // this server.
         self.raft.shutdown().await;
+        if let Some((_, outside)) = &self.http {
+            outside.forget();
+        }
         self.cancel.cancel();
         self.tasks.close();
         if tokio::time::timeout(STREAMS_END, self.tasks.wait()).await.is_err() {
             tracing::warn!("streams were still open when the controller stopped");
         }
     }
+}
+
+async fn listen_http(
+    address: SocketAddr,
+    cancel: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(SocketAddr, Arc<Outside>), StartError> {
+    let listen = |error| StartError::Listen { address, error };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let metrics = Metrics::new().map_err(|error| StartError::Options(error.to_string()))?;
+    let outside = Outside::new(metrics);
+    tasks.spawn(Arc::clone(&outside).serve(listener, cancel.clone()));
+    Ok((address, outside))
 }

@@ -12,6 +12,8 @@ const CAPACITY: usize = 1_024;
 /// What one batch of applied entries changed.
 #[derive(Debug)]
 pub(crate) struct Changes {
+    /// The last index applied with them.
+    pub(crate) index: u64,
     /// In log order; empty after a snapshot was installed.
     pub(crate) effects: Vec<Effect>,
     /// The whole state was replaced.
@@ -39,13 +41,13 @@ impl Hub {
 }
 
 impl ApplyObserver for Hub {
-    fn applied(&self, _index: u64, effects: Vec<Effect>) {
+    fn applied(&self, index: u64, effects: Vec<Effect>) {
         if !effects.is_empty() {
-            self.publish(Changes { effects, replaced: false });
+            self.publish(Changes { index, effects, replaced: false });
         }
     }
 
-    fn installed(&self, _index: u64) {
-        self.publish(Changes { effects: Vec::new(), replaced: true });
+    fn installed(&self, index: u64) {
+        self.publish(Changes { index, effects: Vec::new(), replaced: true });
     }
 }

@@ -9,19 +9,25 @@
 
 pub mod clock;
 pub mod codec;
+mod connections;
 mod controller;
 mod convert;
 mod entropy;
 mod errors;
 mod housekeeping;
+mod http;
 mod hub;
 mod join;
+mod journal;
 mod liveness;
+mod metrics;
 mod options;
+mod places;
 pub mod raft;
 mod service;
 pub mod state;
 
 pub use controller::{Controller, Failure as ControllerFailure, StartError};
 pub use join::{RepairError, Repaired, repair};
+pub use metrics::Probes;
 pub use options::ControllerOptions;

@@ -16,6 +16,9 @@ pub struct ControllerOptions {
     pub join: Vec<String>,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where it answers `/healthz`, `/readyz` and `/metrics` over HTTP, if
+    /// anywhere.
+    pub http_listen: Option<SocketAddr>,
     /// `host:port` under which the others and clients reach it; by default
     /// its address in `peers`.
     pub advertise: Option<String>,
@@ -55,6 +58,7 @@ impl ControllerOptions {
             node_id,
             join: Vec::new(),
             listen,
+            http_listen: None,
             advertise: None,
             peers,
             data: data.into(),

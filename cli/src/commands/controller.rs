@@ -40,6 +40,9 @@ struct Run {
     /// Where to listen, HOST:PORT.
     #[arg(long, value_name = "ADDR")]
     listen: String,
+    /// Where to answer /healthz, /readyz and /metrics over HTTP, HOST:PORT. Default: nowhere.
+    #[arg(long, value_name = "ADDR")]
+    http_listen: Option<String>,
     /// How others reach this controller, HOST:PORT. Default: its address among the peers, or where it listens.
     #[arg(long, value_name = "ADDR")]
     advertise: Option<String>,
@@ -145,6 +148,11 @@ async fn serve(args: Run) -> anyhow::Result<()> {
         }
         (None, None) => return Err(Failure::usage("say --node-id and --peers, or --join").into()),
     };
+    options.http_listen = args
+        .http_listen
+        .as_deref()
+        .map(|text| listen::address("--http-listen", text))
+        .transpose()?;
     options.advertise = args.advertise.as_deref().map(controllers::address).transpose()?;
 
     // Before anything is started, so that no signal finds it half done.

@@ -47,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) peers: Arc<Peers>,
     pub(crate) clock: Arc<dyn CommandClock>,
     pub(crate) proposals: Arc<Semaphore>,
+    /// What `proposals` held at first.
+    pub(crate) proposal_bytes: usize,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) admission: watch::Sender<Admission>,
     /// What the log said of the members' disks when it was opened.
@@ -58,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) stopping: AtomicBool,
     /// When a leader's word was last accepted here.
     pub(crate) heard: Mutex<Instant>,
+    /// The leader that last asked this node to take over, and its term.
+    pub(crate) invited: Mutex<Option<(u64, u64)>>,
 }
 
 impl Core {
@@ -84,6 +88,18 @@ pub enum Role {
     Candidate,
     /// Has no vote.
     Learner,
+}
+
+impl Role {
+    /// In lower case, as operators are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+        }
+    }
 }
 
 /// For operators.

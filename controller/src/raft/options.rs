@@ -1,5 +1,6 @@
 //! What a controller's Raft node is started with.
 
+use crate::metrics::Probes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct RaftOptions {
     /// So many entries before the snapshot stay in the log, for followers
     /// that are a little behind.
     pub keep_logs: u64,
+    /// Where it counts what happens.
+    pub probes: Probes,
 }
 
 impl RaftOptions {
@@ -60,6 +63,7 @@ impl RaftOptions {
             election_max: Duration::from_millis(350),
             snapshot_every: 100_000,
             keep_logs: 10_000,
+            probes: Probes::default(),
         }
     }
 

@@ -4,6 +4,7 @@ use super::message::{Envelope, ForwardAnswer, Forwarded};
 use super::node::RaftNode;
 use super::options::MAX_COMMAND_BYTES;
 use super::peers::{Lane, never_sent};
+use super::time;
 use super::types::{EncodedCommand, TypeConfig};
 use crate::codec;
 use crate::state::command::{Command, CommandBody, RequestKey};
@@ -70,6 +71,17 @@ impl RaftNode {
 
     /// [`RaftNode::propose`], but only if this node leads.
     pub async fn propose_local(
+        &self,
+        request: Option<RequestKey>,
+        body: CommandBody,
+    ) -> Result<(u64, Reply), ProposeError> {
+        let begun = time::now();
+        let outcome = self.propose_here(request, body).await;
+        self.core().options.probes.proposed(begun.elapsed(), &outcome);
+        outcome
+    }
+
+    async fn propose_here(
         &self,
         request: Option<RequestKey>,
         body: CommandBody,

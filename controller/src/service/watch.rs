@@ -4,6 +4,7 @@ use super::{Shared, address_of};
 use crate::convert::{id16, partition_state};
 use crate::errors::invalid;
 use crate::hub::Changes;
+use crate::places::Place;
 use crate::state::command::{PartitionKey, TopicKey};
 use crate::state::kv::KvError;
 use crate::state::reply::Effect;
@@ -44,6 +45,7 @@ pub(super) async fn watch(
     }
     let topics = wire.topic_ids.iter().map(|id| id16("topic id", id));
     let topics = topics.collect::<Result<BTreeSet<_>, _>>()?;
+    let place = shared.watchers.take().ok_or_else(|| shared.watchers.refusal())?;
     // Subscribed before the state is read, so that nothing falls between.
     let changes = shared.hub.subscribe();
     // As new as what the client has seen: a topic that is missing here is
@@ -51,7 +53,7 @@ pub(super) async fn watch(
     shared.view_at(wire.min_applied, false).await?;
     let (out, stream) = mpsc::channel(QUEUE);
     let tasks = shared.tasks.clone();
-    tasks.spawn(Watcher { shared, topics, out }.run(changes));
+    tasks.spawn(Watcher { shared, topics, out, _place: place }.run(changes));
     Ok(ReceiverStream::new(stream))
 }
 
@@ -61,6 +63,7 @@ struct Watcher {
     shared: Arc<Shared>,
     topics: BTreeSet<TopicKey>,
     out: mpsc::Sender<Result<v1::WatchResponse, Status>>,
+    _place: Place,
 }
 
 /// What is to be sent next.
@@ -162,6 +165,8 @@ impl Watcher {
                 Effect::SessionOpened(_)
                 | Effect::SessionEnded(_)
                 | Effect::TopicReady(_)
+                | Effect::CommitRefused { .. }
+                | Effect::OffsetsRefused { .. }
                 | Effect::Cluster
                 | Effect::WorkPending => {}
             }

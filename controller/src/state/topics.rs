@@ -7,7 +7,7 @@ use super::keys::{Key, tag, trailing_id};
 use super::kv::{KvError, KvRead, Transaction};
 use super::names::{check_name, shown};
 use super::partitions::{self, Partition};
-use super::reply::{Effect, Refusal, Reply};
+use super::reply::{Effect, LeaseChange, Refusal, Reply};
 use super::{leases, offsets, segments, typed, work};
 use bincode::{Decode, Encode};
 
@@ -174,7 +174,7 @@ pub(super) fn continue_creation(
     for key in &new {
         partitions::put(tx, key, &Partition::default());
     }
-    leases::assign(tx, topic.agent_group(), &new, effects)?;
+    leases::assign(tx, topic.agent_group(), &new, LeaseChange::Created, effects)?;
     if to == topic.partitions {
         topic.stage = TopicStage::Ready;
         work::done(tx, work::Kind::CreateTopic, id);
