@@ -1,5 +1,6 @@
 //! One controller process: Raft node, services, housekeeping, put together.
 
+use crate::calls::CallLimit;
 use crate::clock::ClusterClock;
 use crate::connections;
 use crate::housekeeping::Housekeeping;
@@ -86,10 +87,6 @@ pub struct Controller {
 
 /// BOUND: calls and streams of one connection at a time.
 const MAX_STREAMS: u32 = 1_024;
-/// BOUND: connections to one controller.
-const MAX_CONNECTIONS: usize = 10_000;
-/// BOUND: watch streams of one controller.
-const MAX_WATCHERS: usize = 10_000;
 /// How long open streams may take to end when the controller stops.
 const STREAMS_END: Duration = Duration::from_secs(2);
 
@@ -99,6 +96,8 @@ impl Controller {
     ///
     /// One that joins waits here for its number, until a leader gives it one.
     pub async fn start(mut options: ControllerOptions) -> Result<Self, StartError> {
+        options.limits.check().map_err(StartError::Options)?;
+        let limits = options.limits.clone();
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Whatever was started ends again if the rest cannot be.
         let unstarted = cancel.clone().drop_guard();
@@ -131,10 +130,12 @@ impl Controller {
         raft_options.keep_logs = options.keep_logs;
         raft_options.founds = founds;
         raft_options.probes = probes.clone();
+        raft_options.limits = limits.clone();
         let (raft, raft_service) =
             RaftNode::start(raft_options, Arc::clone(&hub) as _, Arc::clone(&clock) as _).await?;
-        let places = Places::new("connections", MAX_CONNECTIONS);
-        let watchers = Places::new("watch streams", MAX_WATCHERS);
+        let places = Places::new("connections", "--max-connections", limits.connections);
+        let watchers = Places::new("watch streams", "--max-watchers", limits.watchers);
+        let calls = Places::new("calls at work", "--max-calls", limits.calls);
         let liveness = Arc::new(Liveness::new(options.session_ttl, options.session_grace));
         let shared = Arc::new(Shared {
             raft: raft.clone(),
@@ -153,15 +154,16 @@ impl Controller {
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
             .max_concurrent_streams(MAX_STREAMS)
+            .layer(CallLimit { calls: calls.clone() })
             .add_service(raft_service)
             .add_service(
                 MetadataServer::new(MetadataService(Arc::clone(&shared)))
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_decoding_message_size(limits.message_bytes)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )
             .add_service(
                 SessionsServer::new(SessionsService(shared))
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_decoding_message_size(limits.message_bytes)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             );
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -176,7 +178,8 @@ impl Controller {
             }
         });
         if let Some((_, outside)) = &http {
-            outside.observe(Observed { raft: raft.clone(), watchers, connections: places });
+            let raft = raft.clone();
+            outside.observe(Observed { raft, watchers, connections: places, calls });
         }
         let journal =
             Journal { raft: raft.clone(), hub: Arc::clone(&hub), probes, cancel: cancel.clone() };

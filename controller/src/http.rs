@@ -38,6 +38,7 @@ pub(crate) struct Observed {
     pub(crate) raft: RaftNode,
     pub(crate) watchers: Places,
     pub(crate) connections: Places,
+    pub(crate) calls: Places,
 }
 
 /// The answers to all questions.
@@ -133,12 +134,17 @@ impl Outside {
     }
 
     async fn scrape(self: Arc<Self>) -> Response {
-        let Some(Observed { raft, watchers, connections }) = self.observed.read().clone() else {
+        let Some(Observed { raft, watchers, connections, calls }) = self.observed.read().clone()
+        else {
             let message = "the controller is starting\n";
             return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, message.to_owned());
         };
         let _alone = self.scraping.lock().await;
-        let served = Served { watchers: watchers.taken(), connections: connections.taken() };
+        let served = Served {
+            watchers: watchers.taken(),
+            connections: connections.taken(),
+            calls: calls.taken(),
+        };
         let this = Arc::clone(&self);
         let rendered = tokio::task::spawn_blocking(move || this.metrics.render(&raft, served));
         match rendered.await {

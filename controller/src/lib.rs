@@ -7,6 +7,7 @@
 //! - the rest: what a leader does on its own account ([`clock`], liveness of
 //!   sessions, housekeeping) and how changes reach watchers
 
+mod calls;
 pub mod clock;
 pub mod codec;
 mod connections;
@@ -19,6 +20,7 @@ mod http;
 mod hub;
 mod join;
 mod journal;
+mod limits;
 mod liveness;
 mod metrics;
 mod options;
@@ -29,5 +31,6 @@ pub mod state;
 
 pub use controller::{Controller, Failure as ControllerFailure, StartError};
 pub use join::{RepairError, Repaired, repair};
+pub use limits::Limits;
 pub use metrics::Probes;
 pub use options::ControllerOptions;

@@ -59,7 +59,7 @@ const ROLE: &str = "streamhouse_controller_role";
 const INFO: &str = "streamhouse_controller_info";
 
 /// Names and helps of [`gauges`], in its order.
-const GAUGES: [(&str, &str); 21] = [
+const GAUGES: [(&str, &str); 23] = [
     ("streamhouse_controller_term", "The Raft term it is in."),
     (
         "streamhouse_controller_leader_id",
@@ -105,10 +105,12 @@ const GAUGES: [(&str, &str); 21] = [
         "Committed entries that it has not applied yet.",
     ),
     ("streamhouse_controller_watchers", "Watch streams open here."),
-    ("streamhouse_controller_connections", "Connections of peers, agents and clients open here."),
+    ("streamhouse_controller_connections", "Connections of agents and clients open here."),
+    ("streamhouse_controller_calls", "Calls of agents and clients that it is working at."),
     ("streamhouse_controller_sessions", "Live sessions of agents, in its applied state."),
     ("streamhouse_controller_leases", "Write leases held by agents, in its applied state."),
     ("streamhouse_controller_topics", "Topics, in its applied state."),
+    ("streamhouse_controller_partitions", "Partitions of all topics, in its applied state."),
     ("streamhouse_controller_takes_part", "1 once its disk was found to be what it was, 0 before."),
     ("streamhouse_controller_resident_memory_bytes", "Resident memory of its process."),
 ];
@@ -165,7 +167,7 @@ impl Probes {
             Ok(_) => self.commit_seconds.record(took.as_secs_f64()),
             Err(ProposeError::NoLeader { .. }) => self.no_leader.increment(1),
             Err(ProposeError::TooLarge { .. }) => self.too_large.increment(1),
-            Err(ProposeError::Overloaded) => self.overloaded.increment(1),
+            Err(ProposeError::Overloaded(_)) => self.overloaded.increment(1),
             Err(ProposeError::Indeterminate(_)) => self.indeterminate.increment(1),
             Err(ProposeError::ShuttingDown) => self.shutting_down.increment(1),
         }
@@ -177,6 +179,7 @@ impl Probes {
 pub(crate) struct Served {
     pub(crate) watchers: usize,
     pub(crate) connections: usize,
+    pub(crate) calls: usize,
 }
 
 /// One controller's recorder.
@@ -269,9 +272,11 @@ fn gauges(raft: &RaftNode, served: Served) -> Result<[f64; GAUGES.len()], KvErro
         whole(health.committed.saturating_sub(health.applied)),
         served.watchers as f64,
         served.connections as f64,
+        served.calls as f64,
         live.len() as f64,
         whole(leases),
         whole(topics::topic_count(&view)?),
+        whole(topics::partition_count(&view)?),
         f64::from(health.admitted),
         whole(resident_bytes()),
     ])
@@ -301,7 +306,7 @@ mod tests {
         let probes = one.probes();
         probes.lease_moves.increment(3);
         probes.proposed(Duration::from_millis(3), &Ok(()));
-        probes.proposed::<()>(Duration::ZERO, &Err(ProposeError::Overloaded));
+        probes.proposed::<()>(Duration::ZERO, &Err(ProposeError::Overloaded("full".into())));
         other.probes();
         let text = one.handle.render();
         for line in [

@@ -1,5 +1,6 @@
 //! What a controller is started with.
 
+use crate::limits::Limits;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ pub struct ControllerOptions {
     pub snapshot_every: u64,
     /// So many entries before the snapshot stay in the log.
     pub keep_logs: u64,
+    /// How much it takes.
+    pub limits: Limits,
 }
 
 impl ControllerOptions {
@@ -67,6 +70,7 @@ impl ControllerOptions {
             heartbeat_interval: Duration::from_millis(300),
             snapshot_every: 100_000,
             keep_logs: 10_000,
+            limits: Limits::default(),
         }
     }
 }

@@ -10,6 +10,7 @@ use tonic::Status;
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
     what: &'static str,
+    flag: &'static str,
     limit: usize,
     free: Arc<Semaphore>,
 }
@@ -19,10 +20,10 @@ pub(crate) struct Places {
 pub(crate) struct Place(#[expect(dead_code, reason = "held for its end")] OwnedSemaphorePermit);
 
 impl Places {
-    /// `what` is said in the refusal.
-    pub(crate) fn new(what: &'static str, limit: usize) -> Self {
+    /// `what`, and the `flag` that says how many, stand in the refusal.
+    pub(crate) fn new(what: &'static str, flag: &'static str, limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
-        Self { what, limit, free: Arc::new(Semaphore::new(limit)) }
+        Self { what, flag, limit, free: Arc::new(Semaphore::new(limit)) }
     }
 
     /// A place, if one is free.
@@ -37,8 +38,8 @@ impl Places {
 
     /// The answer to somebody who got none; a retry may help.
     pub(crate) fn refusal(&self) -> Status {
-        let message =
-            format!("this controller has {} {} open, which is its limit", self.limit, self.what);
+        let Self { what, flag, limit, .. } = self;
+        let message = format!("this controller has {limit} {what}, which is its limit ({flag})");
         to_status(ErrorInfo::new(ErrorCode::Overloaded, message))
     }
 }
@@ -49,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_once_it_is_left() {
-        let places = Places::new("watch streams", 2);
+        let places = Places::new("watch streams", "--max-watchers", 2);
         let (one, _other) = (places.take().unwrap(), places.take().unwrap());
         assert!(places.take().is_none());
         assert_eq!(places.taken(), 2);
@@ -57,6 +58,10 @@ mod tests {
         assert!(places.take().is_some());
         let refusal = places.refusal();
         assert_eq!(refusal.code(), tonic::Code::ResourceExhausted);
-        assert!(refusal.message().contains("2 watch streams open"), "{}", refusal.message());
+        assert!(
+            refusal.message().contains("2 watch streams, which is its limit (--max-watchers)"),
+            "{}",
+            refusal.message()
+        );
     }
 }

@@ -66,7 +66,7 @@ fn metrics_tell_what_the_controllers_do() {
     assert!(found["commit_seconds_count"] >= 3.0, "two sessions and a topic");
     assert_eq!(found["commit_seconds_count"], found["commit_seconds_bucket{le=\"+Inf\"}"]);
     assert_eq!(found["leader_changes_total"], 1.0);
-    assert!(found["connections"] >= 2.0, "its peers, at least");
+    assert!(found["connections"] >= 2.0, "its agents, at least");
 }
 
 #[test]

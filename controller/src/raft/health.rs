@@ -106,14 +106,15 @@ impl RaftNode {
         // One that cannot be read counts as none here; it shows elsewhere.
         let snapshot = core.state.snapshots().current().ok().flatten();
         let file = snapshot.and_then(|snapshot| snapshot.snapshot.file.metadata().ok());
+        let limit = core.gate.limits().in_flight_bytes;
         let written = file.as_ref().and_then(|file| file.modified().ok());
         Sizes {
             state_bytes: core.db.state_bytes(),
             snapshot_bytes: file.map_or(0, |file| file.len()),
             snapshot_age: written.map(clock::since),
             log_queue: core.log.writer().queued(),
-            in_flight: core.proposal_bytes.saturating_sub(core.proposals.available_permits()),
-            limit: core.proposal_bytes,
+            in_flight: limit.saturating_sub(core.proposals.available_permits()),
+            limit,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::state_store::StateStore;
 use super::types::{ControllerNode, DiskId, Raft, TypeConfig};
 use super::view::StateView;
 use super::{CommandClock, db::Db};
+use crate::limits::Gate;
 use crate::state::kv::KvError;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ServerState};
@@ -47,8 +48,8 @@ pub(crate) struct Core {
     pub(crate) peers: Arc<Peers>,
     pub(crate) clock: Arc<dyn CommandClock>,
     pub(crate) proposals: Arc<Semaphore>,
-    /// What `proposals` held at first.
-    pub(crate) proposal_bytes: usize,
+    /// Asked before a command is proposed.
+    pub(crate) gate: Gate,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) admission: watch::Sender<Admission>,
     /// What the log said of the members' disks when it was opened.

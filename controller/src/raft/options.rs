@@ -1,5 +1,6 @@
 //! What a controller's Raft node is started with.
 
+use crate::limits::Limits;
 use crate::metrics::Probes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ pub struct RaftOptions {
     /// So many entries before the snapshot stay in the log, for followers
     /// that are a little behind.
     pub keep_logs: u64,
+    /// How much it takes.
+    pub limits: Limits,
     /// Where it counts what happens.
     pub probes: Probes,
 }
@@ -63,6 +66,7 @@ impl RaftOptions {
             election_max: Duration::from_millis(350),
             snapshot_every: 100_000,
             keep_logs: 10_000,
+            limits: Limits::default(),
             probes: Probes::default(),
         }
     }

@@ -2,22 +2,22 @@
 
 use super::message::{Envelope, ForwardAnswer, Forwarded};
 use super::node::RaftNode;
-use super::options::MAX_COMMAND_BYTES;
 use super::peers::{Lane, never_sent};
 use super::time;
 use super::types::{EncodedCommand, TypeConfig};
 use crate::codec;
+use crate::limits::{Gate, Room, Shut};
 use crate::state::command::{Command, CommandBody, RequestKey};
-use crate::state::reply::Reply;
+use crate::state::kv::KvError;
+use crate::state::reply::{Refusal, Reply};
 use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use std::time::Duration;
 use streamhouse_proto::v1::Payload;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Without an answer for so long, what became of a proposal is unknown.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// BOUND on the bytes of proposals that are not applied yet, here.
-pub(crate) const IN_FLIGHT_BYTES: usize = 64 << 20;
 /// What a proposal takes of it at least, which bounds their number too.
 const MIN_PERMITS: usize = 4 << 10;
 
@@ -31,7 +31,9 @@ pub enum ProposeError {
         leader: Option<u64>,
     },
     /// The command is larger than an entry may be. Never applied.
-    #[error("command of {bytes} bytes exceeds the limit of {limit}")]
+    #[error(
+        "command of {bytes} bytes exceeds the limit of {limit} bytes an entry (--max-entry-bytes)"
+    )]
     TooLarge {
         /// Encoded.
         bytes: usize,
@@ -39,8 +41,8 @@ pub enum ProposeError {
         limit: usize,
     },
     /// Too much is waiting to be applied. Not applied; may be retried.
-    #[error("too many proposals are waiting to be applied")]
-    Overloaded,
+    #[error("{0}")]
+    Overloaded(String),
     /// It may have been applied, or may yet be.
     #[error("outcome of the proposal is unknown: {0}")]
     Indeterminate(String),
@@ -93,12 +95,13 @@ impl RaftNode {
         if !self.leads() {
             return Err(ProposeError::NoLeader { leader: self.leader() });
         }
+        let _room = match self.room(request.as_ref(), &body)? {
+            Ok(room) => room,
+            Err(refusal) => return Ok((*core.applied.index.borrow(), Reply::Refused(refusal))),
+        };
         let command = Command { time_ms: core.clock.stamp_ms(), request, body };
         let bytes = codec::encode(&command);
-        check_size(bytes.len())?;
-        let permits = bytes.len().max(MIN_PERMITS) as u32;
-        let permits = core.proposals.clone().try_acquire_many_owned(permits);
-        let permits = permits.map_err(|_| ProposeError::Overloaded)?;
+        let permits = self.take_permits(bytes.len())?;
         let raft = core.raft.clone();
         // A task of its own: the permits are due until the entry is applied,
         // even if the caller stops waiting.
@@ -115,6 +118,50 @@ impl RaftNode {
         }
     }
 
+    /// BOUND: room for what the command adds to the state, or why it has none.
+    fn room(
+        &self,
+        request: Option<&RequestKey>,
+        body: &CommandBody,
+    ) -> Result<Result<Option<Room<'_>>, Refusal>, ProposeError> {
+        let core = self.core();
+        if let Err(message) = core.gate.check_batch(body) {
+            return Ok(Err(Refusal::Limit(message)));
+        }
+        if !Gate::counts(body) {
+            return Ok(Ok(None));
+        }
+        // One whose state is not current yet cannot count.
+        let now = *core.leadership.borrow();
+        if !now.is_leader {
+            return Err(ProposeError::NoLeader { leader: now.leader });
+        }
+        let unread = |error: KvError| ProposeError::Overloaded(error.to_string());
+        match core.gate.admit(|| self.try_view(), request, body).map_err(unread)? {
+            Ok(room) => Ok(Ok(Some(room))),
+            Err(Shut::Limit(message)) => Ok(Err(Refusal::Limit(message))),
+            Err(Shut::Busy(message)) => Err(ProposeError::Overloaded(message)),
+        }
+    }
+
+    /// BOUND on the bytes of proposals that are not applied yet, here.
+    fn take_permits(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ProposeError> {
+        let core = self.core();
+        let limits = core.gate.limits();
+        if bytes > limits.entry_bytes {
+            return Err(ProposeError::TooLarge { bytes, limit: limits.entry_bytes });
+        }
+        let permits = bytes.max(MIN_PERMITS).min(limits.in_flight_bytes) as u32;
+        let permits = core.proposals.clone().try_acquire_many_owned(permits);
+        permits.map_err(|_| {
+            let limit = limits.in_flight_bytes;
+            ProposeError::Overloaded(format!(
+                "no room for {bytes} more bytes of commands that wait to be applied; the limit is \
+                 {limit} (--max-in-flight-bytes)"
+            ))
+        })
+    }
+
     async fn forward(
         &self,
         request: Option<RequestKey>,
@@ -126,7 +173,7 @@ impl RaftNode {
         };
         let no_leader = || ProposeError::NoLeader { leader: Some(leader) };
         let message = codec::encode(&Forwarded { request, body });
-        check_size(message.len())?;
+        let _permits = self.take_permits(message.len())?;
         let envelope =
             Envelope { from: core.options.node_id, from_disk: core.disk, to_disk: member.disk };
         let payload = Payload {
@@ -148,13 +195,6 @@ impl RaftNode {
             tonic::Code::FailedPrecondition | tonic::Code::PermissionDenied => Err(no_leader()),
             _ => Err(ProposeError::Indeterminate(status.message().to_owned())),
         }
-    }
-}
-
-fn check_size(bytes: usize) -> Result<(), ProposeError> {
-    match bytes > MAX_COMMAND_BYTES {
-        true => Err(ProposeError::TooLarge { bytes, limit: MAX_COMMAND_BYTES }),
-        false => Ok(()),
     }
 }
 
@@ -182,7 +222,10 @@ fn answered(leader: u64, body: &[u8]) -> Result<(u64, Reply), ProposeError> {
         ForwardAnswer::TooLarge { bytes, limit } => {
             Err(ProposeError::TooLarge { bytes: bytes as usize, limit: limit as usize })
         }
-        ForwardAnswer::Overloaded => Err(ProposeError::Overloaded),
+        ForwardAnswer::Overloaded => {
+            Err(ProposeError::Overloaded("too many commands wait to be applied".into()))
+        }
+        ForwardAnswer::Shed(what) => Err(ProposeError::Overloaded(what)),
         ForwardAnswer::Indeterminate(what) => Err(ProposeError::Indeterminate(what)),
         ForwardAnswer::ShuttingDown => Err(ProposeError::ShuttingDown),
     }
@@ -196,7 +239,7 @@ impl From<Result<(u64, Reply), ProposeError>> for ForwardAnswer {
             Err(ProposeError::TooLarge { bytes, limit }) => {
                 Self::TooLarge { bytes: bytes as u64, limit: limit as u64 }
             }
-            Err(ProposeError::Overloaded) => Self::Overloaded,
+            Err(ProposeError::Overloaded(what)) => Self::Shed(what),
             Err(ProposeError::Indeterminate(what)) => Self::Indeterminate(what),
             Err(ProposeError::ShuttingDown) => Self::ShuttingDown,
         }

@@ -12,7 +12,6 @@ use super::network::Network;
 use super::node::{Core, RaftNode};
 use super::options::RaftOptions;
 use super::peers::Peers;
-use super::propose::IN_FLIGHT_BYTES;
 use super::server::RaftService;
 use super::snapshot_file::SnapshotError;
 use super::snapshot_store::SnapshotStore;
@@ -20,6 +19,7 @@ use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
 use super::time;
 use super::{ApplyObserver, CommandClock, bootstrap, stall};
+use crate::limits::Gate;
 use metrics::Histogram;
 use parking_lot::Mutex;
 use std::path::Path;
@@ -99,6 +99,7 @@ impl RaftNode {
                 .await
                 .map_err(|e| StartError::Raft(e.to_string()))?;
 
+        let gate = Gate::new(options.limits.clone());
         let node = Self::new(Core {
             options,
             disk: disk.identity.disk,
@@ -109,8 +110,8 @@ impl RaftNode {
             applied,
             peers,
             clock,
-            proposals: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
-            proposal_bytes: IN_FLIGHT_BYTES,
+            proposals: Arc::new(Semaphore::new(gate.limits().in_flight_bytes)),
+            gate,
             leadership: watch::Sender::new(Leadership::default()),
             admission: watch::Sender::new(Admission::Asking),
             logged_marks: disk.logged_marks,
