@@ -41,7 +41,7 @@ pub(crate) enum Command {
     /// Stop a local cluster cleanly; its data stays.
     Down(down::Args),
     /// Run one controller.
-    Controller(controller::Args),
+    Controller(Box<controller::Args>),
     /// Run one agent.
     Agent(agent::Args),
     /// Show controllers, agents and what they do.

@@ -40,7 +40,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
                 up::run(args, format, logs).await
             }
             Command::Down(args) => down::run(args, format).await,
-            Command::Controller(args) => controller::run(args, format).await,
+            Command::Controller(args) => controller::run(*args, format).await,
             Command::Cluster(args) => cluster::run(args, format).await,
             Command::Agent(args) => agent::run(args).await,
             Command::Status(args) => status::run(args, format).await,
