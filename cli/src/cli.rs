@@ -6,6 +6,7 @@ use crate::commands::{
     agent, bench, cluster, consume, controller, down, produce, segment, status, topic, up,
 };
 use crate::exit;
+use crate::logs::LogFormat;
 use crate::output::Format;
 
 /// A streaming log whose data lives in object storage.
@@ -19,6 +20,16 @@ pub(crate) struct Cli {
     /// for the processes of a cluster, warn for everything else.
     #[arg(long, global = true, env = "STREAMHOUSE_LOG", value_name = "LEVEL")]
     pub(crate) log: Option<String>,
+    /// How log lines are written: for people, or one JSON object each.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "STREAMHOUSE_LOG_FORMAT",
+        value_name = "FORMAT"
+    )]
+    pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -30,12 +41,12 @@ pub(crate) enum Command {
     /// Stop a local cluster cleanly; its data stays.
     Down(down::Args),
     /// Run one controller.
-    Controller(controller::Args),
+    Controller(Box<controller::Args>),
     /// Run one agent.
     Agent(agent::Args),
     /// Show controllers, agents and what they do.
     Status(status::Args),
-    /// Add, remove and replace controllers; hand over their leadership.
+    /// Show, add, remove and replace controllers; hand over their leadership.
     Cluster(cluster::Args),
     /// Create, list, describe and delete topics.
     Topic(topic::Args),

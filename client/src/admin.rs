@@ -239,6 +239,12 @@ impl Admin {
                 last_log: 0,
                 snapshot: 0,
                 state_hash: String::new(),
+                committed: 0,
+                leader: None,
+                disk: String::new(),
+                snapshot_age: None,
+                state_bytes: 0,
+                log_syncs: 0,
                 problem: Some(problem),
             }
         });

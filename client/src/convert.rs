@@ -1,8 +1,11 @@
 //! Wire types to the client's own and back: the only such place.
 
+use std::time::Duration;
+
 use streamhouse_proto::v1;
 use streamhouse_proto::{self as proto, Advice};
 use streamhouse_segment::ids::{ClusterId, Generation, SessionId, TopicId};
+use uuid::Uuid;
 
 use crate::errors::{CallError, Code, Refusal};
 use crate::types::{
@@ -133,6 +136,12 @@ pub(crate) fn controller(wire: v1::GetControllerResponse, asked: &str) -> Contro
         last_log: wire.last_log,
         snapshot: wire.snapshot,
         state_hash: wire.state_hash,
+        committed: wire.committed,
+        leader: (wire.leader_id != 0).then_some(wire.leader_id),
+        disk: Uuid::from_slice(&wire.disk_id).map_or(String::new(), |id| id.to_string()),
+        snapshot_age: (wire.snapshot != 0).then(|| Duration::from_millis(wire.snapshot_age_ms)),
+        state_bytes: wire.state_bytes,
+        log_syncs: wire.log_syncs,
         problem: None,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use streamhouse_segment::ids::{ClusterId, Generation, SessionId, TopicId};
 
@@ -119,6 +120,18 @@ pub struct ControllerStatus {
     pub snapshot: u64,
     /// Hash of its whole state at `applied`.
     pub state_hash: String,
+    /// The last index that it knows to be committed.
+    pub committed: u64,
+    /// Who leads, if it knows one that still has its majority.
+    pub leader: Option<u64>,
+    /// The id of its disk, 32 hexadecimal digits and dashes.
+    pub disk: String,
+    /// Time since its snapshot was written; `None` if it has none.
+    pub snapshot_age: Option<Duration>,
+    /// The size of its state, estimated.
+    pub state_bytes: u64,
+    /// Synced writes of its log since it started.
+    pub log_syncs: u64,
     /// Why it is unreachable.
     pub problem: Option<String>,
 }

@@ -23,6 +23,13 @@ fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// How long ago something of the file system's time was, for operators (CLOCK:
+/// nothing is decided by it).
+#[allow(clippy::disallowed_methods, reason = "the clock module")]
+pub(crate) fn since(then: SystemTime) -> Duration {
+    SystemTime::now().duration_since(then).unwrap_or(Duration::ZERO)
+}
+
 /// A leader's clock.
 #[derive(Debug)]
 pub struct ClusterClock(Mutex<Reading>);

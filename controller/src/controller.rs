@@ -1,11 +1,17 @@
 //! One controller process: Raft node, services, housekeeping, put together.
 
+use crate::calls::CallLimit;
 use crate::clock::ClusterClock;
+use crate::connections;
 use crate::housekeeping::Housekeeping;
+use crate::http::{Observed, Outside};
 use crate::hub::Hub;
 use crate::join;
+use crate::journal::Journal;
 use crate::liveness::Liveness;
+use crate::metrics::{Metrics, Probes};
 use crate::options::ControllerOptions;
+use crate::places::Places;
 use crate::raft::{RaftNode, RaftOptions};
 use crate::service::{MetadataService, SessionsService, Shared};
 use std::net::SocketAddr;
@@ -74,6 +80,7 @@ pub struct Controller {
     raft: RaftNode,
     fuse: Fuse,
     address: SocketAddr,
+    http: Option<(SocketAddr, Arc<Outside>)>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -89,6 +96,16 @@ impl Controller {
     ///
     /// One that joins waits here for its number, until a leader gives it one.
     pub async fn start(mut options: ControllerOptions) -> Result<Self, StartError> {
+        options.limits.check().map_err(StartError::Options)?;
+        let limits = options.limits.clone();
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        // Whatever was started ends again if the rest cannot be.
+        let unstarted = cancel.clone().drop_guard();
+        let http = match options.http_listen {
+            Some(address) => Some(listen_http(address, &cancel, &tasks).await?),
+            None => None,
+        };
+        let probes = http.as_ref().map_or_else(Probes::default, |(.., outside)| outside.probes());
         let founds = options.join.is_empty();
         if !founds {
             join::resolve(&mut options).await?;
@@ -112,15 +129,20 @@ impl Controller {
         raft_options.snapshot_every = options.snapshot_every;
         raft_options.keep_logs = options.keep_logs;
         raft_options.founds = founds;
+        raft_options.probes = probes.clone();
+        raft_options.limits = limits.clone();
         let (raft, raft_service) =
             RaftNode::start(raft_options, Arc::clone(&hub) as _, Arc::clone(&clock) as _).await?;
-        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let places = Places::new("connections", "--max-connections", limits.connections);
+        let watchers = Places::new("watch streams", "--max-watchers", limits.watchers);
+        let calls = Places::new("calls at work", "--max-calls", limits.calls);
         let liveness = Arc::new(Liveness::new(options.session_ttl, options.session_grace));
         let shared = Arc::new(Shared {
             raft: raft.clone(),
             hub: Arc::clone(&hub),
             liveness: Arc::clone(&liveness),
             clock: Arc::clone(&clock),
+            watchers: watchers.clone(),
             options,
             cancel: cancel.clone(),
             tasks: tasks.clone(),
@@ -132,18 +154,20 @@ impl Controller {
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
             .max_concurrent_streams(MAX_STREAMS)
+            .layer(CallLimit { calls: calls.clone() })
             .add_service(raft_service)
             .add_service(
                 MetadataServer::new(MetadataService(Arc::clone(&shared)))
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_decoding_message_size(limits.message_bytes)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )
             .add_service(
                 SessionsServer::new(SessionsService(shared))
-                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_decoding_message_size(limits.message_bytes)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             );
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = connections::admitted(incoming, places.clone());
         let stop = cancel.clone();
         let fuse = Fuse { reason: Arc::default(), cancel: cancel.clone() };
         let failed = fuse.clone();
@@ -153,6 +177,13 @@ impl Controller {
                 failed.blow(format!("the server failed: {error}"));
             }
         });
+        if let Some((_, outside)) = &http {
+            let raft = raft.clone();
+            outside.observe(Observed { raft, watchers, connections: places, calls });
+        }
+        let journal =
+            Journal { raft: raft.clone(), hub: Arc::clone(&hub), probes, cancel: cancel.clone() };
+        tasks.spawn(journal.run());
         let house = Housekeeping {
             raft: raft.clone(),
             hub,
@@ -162,12 +193,18 @@ impl Controller {
             cancel: cancel.clone(),
         };
         tasks.spawn(house.run());
-        Ok(Self { raft, fuse, address, cancel, tasks })
+        unstarted.disarm();
+        Ok(Self { raft, fuse, address, http, cancel, tasks })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it answers over HTTP, if it does.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|(address, _)| *address)
     }
 
     /// Its Raft node, for tests and tools.
@@ -191,10 +228,27 @@ impl Controller {
         // Leadership first, while the others can still be reached through
         // this server.
         self.raft.shutdown().await;
+        if let Some((_, outside)) = &self.http {
+            outside.forget();
+        }
         self.cancel.cancel();
         self.tasks.close();
         if tokio::time::timeout(STREAMS_END, self.tasks.wait()).await.is_err() {
             tracing::warn!("streams were still open when the controller stopped");
         }
     }
+}
+
+async fn listen_http(
+    address: SocketAddr,
+    cancel: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(SocketAddr, Arc<Outside>), StartError> {
+    let listen = |error| StartError::Listen { address, error };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let metrics = Metrics::new().map_err(|error| StartError::Options(error.to_string()))?;
+    let outside = Outside::new(metrics);
+    tasks.spawn(Arc::clone(&outside).serve(listener, cancel.clone()));
+    Ok((address, outside))
 }

@@ -63,7 +63,7 @@ pub(crate) fn propose_failed(error: &ProposeError) -> Status {
     let code = match error {
         ProposeError::NoLeader { .. } => ErrorCode::NoLeader,
         ProposeError::TooLarge { .. } => ErrorCode::InvalidArgument,
-        ProposeError::Overloaded => ErrorCode::Overloaded,
+        ProposeError::Overloaded(_) => ErrorCode::Overloaded,
         ProposeError::Indeterminate(_) => ErrorCode::TimedOut,
         ProposeError::ShuttingDown => ErrorCode::ShuttingDown,
     };

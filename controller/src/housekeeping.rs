@@ -55,12 +55,12 @@ impl Housekeeping {
                 }
             }
             let term = leadership.borrow().term;
-            tracing::info!(term, "leading");
+            tracing::debug!(term, "keeping house");
             let mut lost = self.raft.leadership();
             tokio::select! {
                 () = self.cancel.cancelled() => return,
                 _ = lost.wait_for(|now| !now.is_leader || now.term != term) => {
-                    tracing::info!(term, "no longer leading");
+                    tracing::debug!(term, "no longer leading");
                 }
                 kept = self.keep_house() => {
                     if let Err(error) = kept {
@@ -171,6 +171,8 @@ impl Housekeeping {
                 | Effect::Lease { .. }
                 | Effect::TopicReady(_)
                 | Effect::TopicDeleted(_)
+                | Effect::CommitRefused { .. }
+                | Effect::OffsetsRefused { .. }
                 | Effect::Cluster => {}
             }
         }

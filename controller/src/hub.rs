@@ -21,6 +21,8 @@ const WAITING: usize = 10_000;
 /// What one batch of applied entries changed, appends left out.
 #[derive(Debug)]
 pub(crate) struct Changes {
+    /// The last index applied with them.
+    pub(crate) index: u64,
     /// In log order; empty after a snapshot was installed.
     pub(crate) effects: Vec<Effect>,
     /// The whole state was replaced.
@@ -142,7 +144,7 @@ impl Drop for Watch {
 }
 
 impl ApplyObserver for Hub {
-    fn applied(&self, _index: u64, mut effects: Vec<Effect>) {
+    fn applied(&self, index: u64, mut effects: Vec<Effect>) {
         {
             let watchers = self.watchers.lock();
             let of = |topic: &TopicKey| watchers.get(topic).into_iter().flatten();
@@ -165,6 +167,8 @@ impl ApplyObserver for Hub {
                     Effect::SessionOpened(_)
                     | Effect::SessionEnded(_)
                     | Effect::TopicReady(_)
+                    | Effect::CommitRefused { .. }
+                    | Effect::OffsetsRefused { .. }
                     | Effect::Cluster
                     | Effect::WorkPending => {}
                 }
@@ -172,15 +176,15 @@ impl ApplyObserver for Hub {
         }
         effects.retain(|effect| !matches!(effect, Effect::Appended(..)));
         if !effects.is_empty() {
-            self.publish(Changes { effects, replaced: false });
+            self.publish(Changes { index, effects, replaced: false });
         }
     }
 
-    fn installed(&self, _index: u64) {
+    fn installed(&self, index: u64) {
         for mailbox in self.watchers.lock().values().flatten() {
             mailbox.put(|pending| pending.everything = true);
         }
-        self.publish(Changes { effects: Vec::new(), replaced: true });
+        self.publish(Changes { index, effects: Vec::new(), replaced: true });
     }
 }
 

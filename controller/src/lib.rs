@@ -7,21 +7,30 @@
 //! - the rest: what a leader does on its own account ([`clock`], liveness of
 //!   sessions, housekeeping) and how changes reach watchers
 
+mod calls;
 pub mod clock;
 pub mod codec;
+mod connections;
 mod controller;
 mod convert;
 mod entropy;
 mod errors;
 mod housekeeping;
+mod http;
 mod hub;
 mod join;
+mod journal;
+mod limits;
 mod liveness;
+mod metrics;
 mod options;
+mod places;
 pub mod raft;
 mod service;
 pub mod state;
 
 pub use controller::{Controller, Failure as ControllerFailure, StartError};
 pub use join::{RepairError, Repaired, repair};
+pub use limits::Limits;
+pub use metrics::Probes;
 pub use options::ControllerOptions;

@@ -1,5 +1,6 @@
 //! What a controller is started with.
 
+use crate::limits::Limits;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,9 @@ pub struct ControllerOptions {
     pub join: Vec<String>,
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Where it answers `/healthz`, `/readyz` and `/metrics` over HTTP, if
+    /// anywhere.
+    pub http_listen: Option<SocketAddr>,
     /// `host:port` under which the others and clients reach it; by default
     /// its address in `peers`.
     pub advertise: Option<String>,
@@ -34,6 +38,8 @@ pub struct ControllerOptions {
     pub snapshot_every: u64,
     /// So many entries before the snapshot stay in the log.
     pub keep_logs: u64,
+    /// How much it takes.
+    pub limits: Limits,
 }
 
 impl ControllerOptions {
@@ -55,6 +61,7 @@ impl ControllerOptions {
             node_id,
             join: Vec::new(),
             listen,
+            http_listen: None,
             advertise: None,
             peers,
             data: data.into(),
@@ -63,6 +70,7 @@ impl ControllerOptions {
             heartbeat_interval: Duration::from_millis(300),
             snapshot_every: 100_000,
             keep_logs: 10_000,
+            limits: Limits::default(),
         }
     }
 }

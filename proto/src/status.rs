@@ -93,7 +93,8 @@ pub fn from_status(status: &Status) -> ErrorInfo {
     }
     let code = match status.code() {
         Code::DeadlineExceeded | Code::Cancelled => ErrorCode::TimedOut,
-        Code::InvalidArgument => ErrorCode::InvalidArgument,
+        // The transport says so of a message that is too long.
+        Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidArgument,
         // The transport itself failed, perhaps after the peer had acted.
         _ => ErrorCode::ConnectionLost,
     };

@@ -28,12 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct LocalCluster {
     controllers: Vec<SocketAddr>,
     agents: Vec<SocketAddr>,
+    /// Where the controllers answer over HTTP.
+    http: Vec<SocketAddr>,
+    /// What every controller is started with besides.
+    flags: Vec<String>,
     /// Those that joined later, and whom they asked.
     joins: BTreeMap<usize, String>,
     /// Controllers have disks that can lose their power.
     disks: bool,
-    /// Arguments of every controller.
-    tuning: Vec<String>,
     processes: BTreeMap<(Role, usize), Child>,
     // Dropped in this order: processes first, then what they used.
     guardian: Guardian,
@@ -57,29 +59,31 @@ impl LocalCluster {
         Self::start_with(controllers, agents, false, &[])
     }
 
+    /// The same, with these flags for every controller.
+    pub fn start_with_flags(controllers: usize, agents: usize, flags: &[&str]) -> Self {
+        Self::start_with(controllers, agents, false, flags)
+    }
+
     /// The same without agents, each controller on a disk that can lose its power: see [`Disk`].
     pub fn start_on_disks(controllers: usize) -> Self {
         Self::start_with(controllers, 0, true, &[])
     }
 
-    /// The same without agents and such disks, each controller with these arguments more.
-    pub fn start_tuned(controllers: usize, tuning: &[&str]) -> Self {
-        Self::start_with(controllers, 0, false, tuning)
-    }
-
-    fn start_with(controllers: usize, agents: usize, disks: bool, tuning: &[&str]) -> Self {
+    fn start_with(controllers: usize, agents: usize, disks: bool, flags: &[&str]) -> Self {
         let alone = guard::one_at_a_time();
-        let mut addresses: Vec<SocketAddr> = free_ports(controllers + agents)
+        let mut addresses: Vec<SocketAddr> = free_ports(controllers * 2 + agents)
             .into_iter()
             .map(|port| (Ipv4Addr::LOCALHOST, port).into())
             .collect();
-        let agent_addresses = addresses.split_off(controllers);
+        let agent_addresses = addresses.split_off(controllers * 2);
+        let http = addresses.split_off(controllers);
         let mut cluster = Self {
             controllers: addresses,
             agents: agent_addresses,
+            http,
+            flags: flags.iter().map(ToString::to_string).collect(),
             joins: BTreeMap::new(),
             disks,
-            tuning: tuning.iter().map(ToString::to_string).collect(),
             processes: BTreeMap::new(),
             guardian: Guardian::of_a_group(),
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -133,21 +137,24 @@ impl LocalCluster {
         let listen = self.controllers[n - 1].to_string();
         let id = n.to_string();
         let joins = self.joins.get(&n).cloned();
+        let http = self.http[n - 1].to_string();
         let mut args = vec!["controller", "--listen", &listen, "--data", &data];
+        args.extend(["--http-listen", &http]);
+        let flags = self.flags.clone();
+        args.extend(flags.iter().map(String::as_str));
         match &joins {
             Some(seeds) => args.extend(["--join", seeds]),
             None => args.extend(["--node-id", &id, "--peers", &peers]),
         }
-        let tuning = self.tuning.clone();
-        args.extend(tuning.iter().map(String::as_str));
         self.spawn(Role::Controller, n, &args);
     }
 
     /// Starts one more controller, which is to join; returns its number here. (Its id is the cluster's to choose.)
     pub fn join_controller(&mut self) -> usize {
-        let port = free_ports(1)[0];
+        let ports = free_ports(2);
         let seeds = self.controllers();
-        self.controllers.push((Ipv4Addr::LOCALHOST, port).into());
+        self.controllers.push((Ipv4Addr::LOCALHOST, ports[0]).into());
+        self.http.push((Ipv4Addr::LOCALHOST, ports[1]).into());
         let n = self.controllers.len();
         self.joins.insert(n, seeds);
         self.start_controller(n);
@@ -157,6 +164,16 @@ impl LocalCluster {
     /// Where controller `n` listens.
     pub fn controller_address(&self, n: usize) -> SocketAddr {
         self.controllers[n - 1]
+    }
+
+    /// Where controller `n` answers over HTTP.
+    pub fn http_address(&self, n: usize) -> SocketAddr {
+        self.http[n - 1]
+    }
+
+    /// The process of controller `n`.
+    pub fn controller_pid(&self, n: usize) -> u32 {
+        self.processes.get(&(Role::Controller, n)).expect("it was started").id()
     }
 
     /// The disk of controller `n`.

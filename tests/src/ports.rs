@@ -9,9 +9,9 @@ pub fn free_ports(count: usize) -> Vec<u16> {
     (first..).take(count).collect()
 }
 
-/// A base port for `streamhouse up` with up to nine controllers and agents.
+/// A base port for `streamhouse up` with up to nine controllers and agents, and the controllers' HTTP.
 pub fn free_base_port() -> u16 {
-    free_run(10, &[100]) - 1
+    free_run(10, &[100, 200]) - 1
 }
 
 /// The first of `length` free ports in a row; and as many must be free at each of `distances` above them.

@@ -164,7 +164,7 @@ fn a_large_state_is_found_again_looked_up_and_snapshotted() {
     // The last snapshot is made of the whole state, by the offset commits at the end.
     let every = (segments / SLICES as u64 / 5).max(1_000);
     let every = every.to_string();
-    let mut cluster = LocalCluster::start_tuned(3, &["--snapshot-every", &every]);
+    let mut cluster = LocalCluster::start_with_flags(3, 0, &["--snapshot-every", &every]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let leader = cluster.leader();
     let address = cluster.controller_address(leader).to_string();

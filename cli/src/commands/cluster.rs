@@ -1,4 +1,6 @@
-//! `streamhouse cluster`: who the controllers are, and who leads them.
+//! `streamhouse cluster`: who the controllers are, how they stand, and who leads them.
+
+mod status;
 
 use std::time::Duration;
 
@@ -14,6 +16,10 @@ use crate::output::Format;
 /// How often it is looked whether a new controller has become a voter.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How long one question of `status` may take: it is asked when something does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+const TRY: Duration = Duration::from_secs(2);
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -22,6 +28,11 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Show how each controller stands, and how far it is behind the leader.
+    Status {
+        #[command(flatten)]
+        controllers: Controllers,
+    },
     /// Add a controller that was started with `controller --join`, and wait until it votes.
     AddController {
         /// Where it listens, HOST:PORT.
@@ -83,6 +94,15 @@ struct Led {
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     match args.action {
+        Action::Status { controllers } => {
+            let admin = Admin::builder()
+                .controllers(controllers.resolve()?)
+                .operation_timeout(PATIENCE)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .try_timeout(TRY)
+                .build()?;
+            status::run(&admin, format).await
+        }
         Action::AddController { address, wait, controllers } => {
             let changed = add(&admin(&controllers)?, &address, None, wait.wait).await?;
             format.print(&changed, |c| {

@@ -1,5 +1,7 @@
 //! `streamhouse controller`: the process that keeps the metadata.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -9,6 +11,7 @@ use streamhouse_controller::{
     Controller, ControllerFailure, ControllerOptions, RepairError, StartError,
 };
 
+use self::limits::LimitFlags;
 use super::listen;
 use crate::controllers::{self, Controllers};
 use crate::exit::{Failure, Kind};
@@ -23,6 +26,9 @@ pub(crate) struct Args {
     action: Option<Action>,
     #[command(flatten)]
     run: Option<Run>,
+    // Beside them: a group within an optional group would hide whether that is there.
+    #[command(flatten)]
+    limits: LimitFlags,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -40,6 +46,9 @@ struct Run {
     /// Where to listen, HOST:PORT.
     #[arg(long, value_name = "ADDR")]
     listen: String,
+    /// Where to answer /healthz, /readyz and /metrics over HTTP, HOST:PORT. Default: nowhere.
+    #[arg(long, value_name = "ADDR")]
+    http_listen: Option<String>,
     /// How others reach this controller, HOST:PORT. Default: its address among the peers, or where it listens.
     #[arg(long, value_name = "ADDR")]
     advertise: Option<String>,
@@ -95,7 +104,7 @@ struct Repaired {
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     match (args.action, args.run) {
         (Some(Action::Repair(args)), _) => repair(args, format).await,
-        (None, Some(args)) => serve(args).await,
+        (None, Some(run)) => serve(run, &args.limits).await,
         (None, None) => Err(Failure::usage("say --node-id and --peers, or --join").into()),
     }
 }
@@ -131,7 +140,7 @@ async fn repair(args: Repair, format: Format) -> anyhow::Result<()> {
     })
 }
 
-async fn serve(args: Run) -> anyhow::Result<()> {
+async fn serve(args: Run, limits: &LimitFlags) -> anyhow::Result<()> {
     let address = listen::address("--listen", &args.listen)?;
     let (mut options, naming) = match (args.node_id, &args.join) {
         (Some(id), _) => {
@@ -152,6 +161,12 @@ async fn serve(args: Run) -> anyhow::Result<()> {
         (None, None) => return Err(Failure::usage("say --node-id and --peers, or --join").into()),
     };
     (options.snapshot_every, options.keep_logs) = (args.snapshot_every, args.keep_logs);
+    options.limits = limits.limits()?;
+    options.http_listen = args
+        .http_listen
+        .as_deref()
+        .map(|text| listen::address("--http-listen", text))
+        .transpose()?;
     options.advertise = args.advertise.as_deref().map(controllers::address).transpose()?;
 
     // Before anything is started, so that no signal finds it half done.

@@ -17,6 +17,7 @@ pub(crate) mod up;
 use anyhow::Context as _;
 
 use crate::cli::{Cli, Command};
+use crate::local::cluster::Logs;
 use crate::logs;
 
 /// What the processes of a cluster log unless told otherwise: openraft tells every step it takes, and we what of it matters.
@@ -25,7 +26,8 @@ const SERVER_LOG: &str = "info,openraft=error";
 /// Runs the command to its end.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     let serves = matches!(cli.command, Command::Controller(_) | Command::Agent(_));
-    logs::start(cli.log.as_deref(), if serves { SERVER_LOG } else { "warn" })?;
+    let default = if serves { SERVER_LOG } else { "warn" };
+    logs::start(cli.log.as_deref(), default, cli.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -33,9 +35,12 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     let format = cli.output;
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Up(args) => up::run(args, format, cli.log.as_deref()).await,
+            Command::Up(args) => {
+                let logs = Logs { level: cli.log.as_deref(), format: cli.log_format };
+                up::run(args, format, logs).await
+            }
             Command::Down(args) => down::run(args, format).await,
-            Command::Controller(args) => controller::run(args, format).await,
+            Command::Controller(args) => controller::run(*args, format).await,
             Command::Cluster(args) => cluster::run(args, format).await,
             Command::Agent(args) => agent::run(args).await,
             Command::Status(args) => status::run(args, format).await,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::exit::StdoutClosed;
-use crate::local::cluster;
+use crate::local::cluster::{self, Logs};
 use crate::local::folder::Folder;
 use crate::local::record::{Member, Record};
 use crate::output::{self, Format};
@@ -35,7 +35,8 @@ pub(crate) struct Args {
     /// Where the objects go, for good. Default: the folder `objects` in the data folder.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// Controllers listen on the ports behind this one, agents a hundred above them; for good. Default: 7600.
+    /// Controllers listen on the ports behind this one, agents a hundred above them, and two hundred above them
+    /// controllers answer over HTTP; for good. Default: 7600.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_000))]
     base_port: Option<u16>,
     /// Return when the cluster is ready; `streamhouse down` stops it.
@@ -59,15 +60,18 @@ struct Running {
 struct Process {
     id: u16,
     address: String,
+    /// Where it answers `/healthz`, `/readyz` and `/metrics`; controllers only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<String>,
     pid: i32,
 }
 
-pub(crate) async fn run(args: Args, format: Format, log: Option<&str>) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args, format: Format, logs: Logs<'_>) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen()?;
     let folder = Folder::create(&args.data)?;
     let lock = folder.lock().await?;
     let mut record = plan::reconcile(&args, &folder, Record::load(&folder)?)?;
-    let (started, mut children) = cluster::start_missing(&folder, &lock, &mut record, log).await?;
+    let (started, mut children) = cluster::start_missing(&folder, &lock, &mut record, logs).await?;
 
     let ready = tokio::select! {
         ready = ready::wait(&folder, &record, &mut children) => ready,
@@ -95,6 +99,7 @@ fn running(folder: &Folder, record: &Record, started: &[Member]) -> Running {
     let process = |member, id| Process {
         id,
         address: record.address(member).to_string(),
+        http: record.http(member).map(|address| address.to_string()),
         pid: record.processes.get(&member).map_or(0, |process| process.pid),
     };
     Running {
@@ -111,7 +116,7 @@ fn running(folder: &Folder, record: &Record, started: &[Member]) -> Running {
 }
 
 fn human(running: &Running) -> String {
-    let mut table = output::table(["process", "address", "pid", ""]);
+    let mut table = output::table(["process", "address", "http", "pid", ""]);
     let controllers = running.controllers.iter().map(|p| (Member::Controller(p.id), p));
     let agents = running.agents.iter().map(|p| (Member::Agent(p.id), p));
     for (member, process) in controllers.chain(agents) {
@@ -119,6 +124,7 @@ fn human(running: &Running) -> String {
         table.add_row([
             member.to_string(),
             process.address.clone(),
+            output::or_dash(process.http.clone()),
             process.pid.to_string(),
             new.to_owned(),
         ]);

@@ -5,7 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use super::process::ProcessId;
 use super::record::{Member, Record};
 use crate::clock;
 use crate::exit::{Failure, Kind};
+use crate::logs::LogFormat;
 
 /// How long processes get to stop cleanly before they are killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +30,13 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// How much of a log is shown when its process ends unasked.
 const LOG_TAIL_LINES: usize = 5;
+
+/// What the processes are to log, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Logs<'a> {
+    pub(crate) level: Option<&'a str>,
+    pub(crate) format: LogFormat,
+}
 
 /// Processes that this command started itself, and so must reap.
 #[derive(Default)]
@@ -47,17 +55,20 @@ pub(crate) async fn start_missing(
     folder: &Folder,
     lock: &Lock,
     record: &mut Record,
-    log: Option<&str>,
+    logs: Logs<'_>,
 ) -> anyhow::Result<(Vec<Member>, Children)> {
     let missing: Vec<Member> = record.members().filter(|m| record.running(*m).is_none()).collect();
     for member in &missing {
-        require_free_port(record, *member).await?;
+        let http = record.http(*member);
+        for address in [Some(record.address(*member)), http].into_iter().flatten() {
+            require_free_port(record, *member, address).await?;
+        }
     }
     record.stopping = false;
     record.save(folder)?;
     let mut children = Children::default();
     for member in &missing {
-        if let Err(error) = start(folder, record, *member, log, &mut children) {
+        if let Err(error) = start(folder, record, *member, logs, &mut children) {
             stop_members(lock, record, &missing, &mut children).await;
             return Err(error);
         }
@@ -69,10 +80,10 @@ fn start(
     folder: &Folder,
     record: &mut Record,
     member: Member,
-    log: Option<&str>,
+    logs: Logs<'_>,
     children: &mut Children,
 ) -> anyhow::Result<()> {
-    let child = spawn(folder, record, member, log)?;
+    let child = spawn(folder, record, member, logs)?;
     record.processes.insert(member, ProcessId::of(child.id()));
     children.0.push(child);
     record.save(folder)
@@ -80,8 +91,11 @@ fn start(
 
 /// SUBTLE: a killed process counts as ended as soon as its main thread is; its sockets close with the last of its
 /// threads, a moment later. So a port that was this member's own may take that moment to become free.
-async fn require_free_port(record: &Record, member: Member) -> anyhow::Result<()> {
-    let address = record.address(member);
+async fn require_free_port(
+    record: &Record,
+    member: Member,
+    address: SocketAddr,
+) -> anyhow::Result<()> {
     let patience =
         if record.processes.contains_key(&member) { PORT_PATIENCE } else { Duration::ZERO };
     let deadline = clock::now() + patience;
@@ -109,7 +123,7 @@ fn spawn(
     folder: &Folder,
     record: &Record,
     member: Member,
-    log: Option<&str>,
+    logs: Logs<'_>,
 ) -> anyhow::Result<Child> {
     let program = std::env::current_exe().context("the path of this program")?;
     let log_path = folder.log(member);
@@ -122,9 +136,10 @@ fn spawn(
     command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
     // What tells other commands where the cluster is must not tell its own processes.
     command.env_remove("STREAMHOUSE_CONTROLLERS").env_remove("STREAMHOUSE_LOG");
-    if let Some(log) = log {
-        command.args(["--log", log]);
+    if let Some(level) = logs.level {
+        command.args(["--log", level]);
     }
+    command.args(["--log-format", &logs.format.to_string()]);
     command.spawn().with_context(|| format!("starting {member}"))
 }
 
@@ -148,6 +163,9 @@ fn arguments(folder: &Folder, record: &Record, member: Member) -> Vec<String> {
         }
     };
     arguments.extend(["--listen".to_owned(), address]);
+    if let Some(http) = record.http(member) {
+        arguments.extend(["--http-listen".to_owned(), http.to_string()]);
+    }
     arguments
 }
 

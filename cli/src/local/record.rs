@@ -15,6 +15,8 @@ use super::process::ProcessId;
 
 /// Agents listen this much above controllers of the same number.
 const AGENT_PORTS: u16 = 100;
+/// Controllers answer over HTTP this much above where they listen.
+const HTTP_PORTS: u16 = 200;
 
 /// One process's place in the cluster; numbers count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,6 +139,16 @@ impl Record {
         (Ipv4Addr::LOCALHOST, port).into()
     }
 
+    /// Where `member` answers over HTTP, if it does.
+    pub(crate) fn http(&self, member: Member) -> Option<SocketAddr> {
+        match member {
+            Member::Controller(number) => {
+                Some((Ipv4Addr::LOCALHOST, self.base_port + HTTP_PORTS + number).into())
+            }
+            Member::Agent(_) => None,
+        }
+    }
+
     /// The controllers' addresses, in order.
     pub(crate) fn controller_addresses(&self) -> Vec<String> {
         (1..=self.controllers).map(|n| self.address(Member::Controller(n)).to_string()).collect()
@@ -181,6 +193,8 @@ mod tests {
         let record = record();
         let ports: Vec<u16> = record.members().map(|m| record.address(m).port()).collect();
         assert_eq!(ports, [7601, 7602, 7603, 7701, 7702]);
+        let http = record.members().filter_map(|m| record.http(m)).map(|address| address.port());
+        assert_eq!(http.collect::<Vec<_>>(), [7801, 7802, 7803]);
     }
 
     #[test]

@@ -159,6 +159,14 @@ impl Db {
         self.db.write(batch).map_err(|e| e.to_string())
     }
 
+    /// The size of the applied state, as RocksDB estimates it: tables and what
+    /// is still in memory.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        let parts = ["rocksdb.estimate-live-data-size", "rocksdb.cur-size-all-mem-tables"];
+        let size = |part| self.db.property_int_value_cf(self.state(), part);
+        parts.into_iter().filter_map(|part| size(part).ok().flatten()).sum()
+    }
+
     /// Makes every earlier write durable and ends RocksDB's own work, so that
     /// the process may end although a handle is left. Reads go on.
     pub(crate) fn quiesce(&self) -> Result<(), String> {

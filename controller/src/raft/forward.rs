@@ -134,7 +134,10 @@ fn outcome(leader: u64, answer: ForwardAnswer) -> Outcome {
         ForwardAnswer::TooLarge { bytes, limit } => {
             Err(ProposeError::TooLarge { bytes: bytes as usize, limit: limit as usize })
         }
-        ForwardAnswer::Overloaded => Err(ProposeError::Overloaded),
+        ForwardAnswer::Overloaded => {
+            Err(ProposeError::Overloaded("too many commands wait to be applied".into()))
+        }
+        ForwardAnswer::Shed(what) => Err(ProposeError::Overloaded(what)),
         ForwardAnswer::Indeterminate(what) => Err(ProposeError::Indeterminate(what)),
         ForwardAnswer::ShuttingDown => Err(ProposeError::ShuttingDown),
     }

@@ -2,6 +2,7 @@
 //! one.
 
 use super::fatal::{FatalReason, fatal};
+use super::herald::Herald;
 use super::node::RaftNode;
 use super::time;
 use super::types::TypeConfig;
@@ -31,6 +32,7 @@ pub(crate) async fn watch(node: RaftNode) {
     // A leader whose majority has been silent for so long is likely deposed.
     let lonely = core.options.election_max * 3;
     let mut metrics = core.raft.metrics();
+    let mut herald = Herald::default();
     loop {
         if let Err(error) = &metrics.borrow_watched().running_state
             && !core.stopping.load(Ordering::SeqCst)
@@ -41,6 +43,7 @@ pub(crate) async fn watch(node: RaftNode) {
         if node.stalled() {
             (now.leader, now.is_leader) = (None, false);
         }
+        herald.look(core, &metrics.borrow_watched());
         core.leadership.send_if_modified(|known| {
             let changed = *known != now;
             *known = now;

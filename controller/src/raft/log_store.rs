@@ -11,6 +11,7 @@ use super::synced::{Synced, SyncedFile};
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use bytes::Bytes;
 use futures::Stream;
+use metrics::Histogram;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use parking_lot::RwLock;
@@ -47,7 +48,11 @@ impl LogStore {
     /// error here, not later.
     ///
     /// Returns the marks of disks that its entries hold, too.
-    pub(crate) fn open(data: &Path, db: Arc<Db>) -> Result<(Self, Marks), String> {
+    pub(crate) fn open(
+        data: &Path,
+        db: Arc<Db>,
+        sync_seconds: Histogram,
+    ) -> Result<(Self, Marks), String> {
         let purged = meta::load_log_id(&db, meta::PURGED)?;
         let mut marks = Marks::new();
         let (first, last) = check(&db, purged, |entry| marks::gather(entry, &mut marks))?;
@@ -60,7 +65,7 @@ impl LogStore {
             SyncedFile::open(data).map_err(|e| format!("file of what was synced: {e}"))?;
         compare(synced.unwrap_or_default(), &tail)?;
         let tail = Arc::new(RwLock::new(tail));
-        let writer = LogWriter::start(db.clone(), tail.clone(), file);
+        let writer = LogWriter::start(db.clone(), tail.clone(), file, sync_seconds);
         let writer = Arc::new(writer.map_err(|e| format!("log writer: {e}"))?);
         Ok((Self { db, tail, writer }, marks))
     }

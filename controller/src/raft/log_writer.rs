@@ -16,6 +16,7 @@ use super::synced::{Synced, SyncedFile};
 use super::time;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::codec;
+use metrics::Histogram;
 use openraft::storage::IOFlushed;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
@@ -61,6 +62,7 @@ impl LogWriter {
         db: Arc<Db>,
         tail: Arc<RwLock<LogTail>>,
         file: SyncedFile,
+        sync_seconds: Histogram,
     ) -> io::Result<Self> {
         let (queue, requests) = mpsc::channel(QUEUE);
         let progress = Arc::<Progress>::default();
@@ -70,7 +72,8 @@ impl LogWriter {
         };
         file.note(&synced)?;
         let progress_of = progress.clone();
-        let writer = Writer { db, tail, progress: progress_of, buffer: Vec::new(), file, synced };
+        let buffer = Vec::new();
+        let writer = Writer { db, tail, progress: progress_of, buffer, file, synced, sync_seconds };
         let thread = std::thread::Builder::new()
             .name("raft-log".into())
             .spawn(move || writer.run(requests))?;
@@ -81,6 +84,11 @@ impl LogWriter {
     pub(crate) async fn send(&self, request: Request) -> io::Result<()> {
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
         queue.send(request).await.map_err(|_| stopped())
+    }
+
+    /// How many requests wait for it.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 
     /// How many synced writes there were.
@@ -144,6 +152,7 @@ struct Writer {
     buffer: Vec<u8>,
     file: SyncedFile,
     synced: Synced,
+    sync_seconds: Histogram,
 }
 
 impl Writer {
@@ -217,9 +226,11 @@ impl Writer {
             let value = codec::encode_serde(&committed);
             pending.batch.put_cf(self.db.raft(), meta::COMMITTED, value);
         }
+        let begun = time::now();
         if let Err(error) = self.db.write_synced(pending.batch) {
             fatal(FatalReason::LogDiskFailed, error);
         }
+        self.sync_seconds.record(begun.elapsed().as_secs_f64());
         self.progress.syncs.fetch_add(1, Ordering::Relaxed);
         self.synced.last = self.synced.last.max(pending.last);
         if let Some(vote) = &pending.vote {

@@ -153,10 +153,15 @@ pub(crate) struct Forwarded {
 pub(crate) enum ForwardAnswer {
     Applied(u64, Reply),
     NotLeader,
-    TooLarge { bytes: u64, limit: u64 },
+    TooLarge {
+        bytes: u64,
+        limit: u64,
+    },
     Overloaded,
     Indeterminate(String),
     ShuttingDown,
+    /// As `Overloaded`, saying of what.
+    Shed(String),
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::state_store::StateStore;
 use super::types::{ControllerNode, DiskId, Raft, TypeConfig};
 use super::view::StateView;
 use super::{CommandClock, db::Db};
+use crate::limits::Gate;
 use crate::state::kv::KvError;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{RaftMetrics, ServerState};
@@ -50,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) proposals: Arc<Semaphore>,
     /// Proposals for the leader, if that is another.
     pub(crate) forwards: mpsc::Sender<Waiting>,
+    /// Asked before a command is proposed.
+    pub(crate) gate: Gate,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) admission: watch::Sender<Admission>,
     /// What the log said of the members' disks when it was opened.
@@ -61,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) stopping: AtomicBool,
     /// When a leader's word was last accepted here.
     pub(crate) heard: Mutex<Instant>,
+    /// The leader that last asked this node to take over, and its term.
+    pub(crate) invited: Mutex<Option<(u64, u64)>>,
 }
 
 impl Core {
@@ -87,6 +92,18 @@ pub enum Role {
     Candidate,
     /// Has no vote.
     Learner,
+}
+
+impl Role {
+    /// In lower case, as operators are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Learner => "learner",
+        }
+    }
 }
 
 /// For operators.

@@ -1,5 +1,7 @@
 //! What a controller's Raft node is started with.
 
+use crate::limits::Limits;
+use crate::metrics::Probes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +38,10 @@ pub struct RaftOptions {
     /// So many entries before the snapshot stay in the log, for followers
     /// that are a little behind.
     pub keep_logs: u64,
+    /// How much it takes.
+    pub limits: Limits,
+    /// Where it counts what happens.
+    pub probes: Probes,
 }
 
 impl RaftOptions {
@@ -60,6 +66,8 @@ impl RaftOptions {
             election_max: Duration::from_millis(350),
             snapshot_every: 100_000,
             keep_logs: 10_000,
+            limits: Limits::default(),
+            probes: Probes::default(),
         }
     }
 

@@ -3,11 +3,13 @@
 use super::forward::Waiting;
 use super::message::{ForwardAnswer, Forwarded};
 use super::node::RaftNode;
-use super::options::MAX_COMMAND_BYTES;
+use super::time;
 use super::types::{EncodedCommand, TypeConfig};
 use crate::codec;
+use crate::limits::{Gate, Room, Shut};
 use crate::state::command::{Command, CommandBody, RequestKey};
-use crate::state::reply::Reply;
+use crate::state::kv::KvError;
+use crate::state::reply::{Refusal, Reply};
 use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -15,8 +17,6 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 /// Without an answer for so long, what became of a proposal is unknown.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// BOUND on the bytes of proposals that are not applied yet, here.
-pub(crate) const IN_FLIGHT_BYTES: usize = 64 << 20;
 /// What a proposal takes of it at least, which bounds their number too.
 const MIN_PERMITS: usize = 4 << 10;
 
@@ -30,7 +30,9 @@ pub enum ProposeError {
         leader: Option<u64>,
     },
     /// The command is larger than an entry may be. Never applied.
-    #[error("command of {bytes} bytes exceeds the limit of {limit}")]
+    #[error(
+        "command of {bytes} bytes exceeds the limit of {limit} bytes an entry (--max-entry-bytes)"
+    )]
     TooLarge {
         /// Encoded.
         bytes: usize,
@@ -38,8 +40,8 @@ pub enum ProposeError {
         limit: usize,
     },
     /// Too much is waiting to be applied. Not applied; may be retried.
-    #[error("too many proposals are waiting to be applied")]
-    Overloaded,
+    #[error("{0}")]
+    Overloaded(String),
     /// It may have been applied, or may yet be.
     #[error("outcome of the proposal is unknown: {0}")]
     Indeterminate(String),
@@ -69,6 +71,17 @@ impl RaftNode {
         request: Option<RequestKey>,
         body: CommandBody,
     ) -> Result<(u64, Reply), ProposeError> {
+        let begun = time::now();
+        let outcome = self.propose_here(request, body).await;
+        self.core().options.probes.proposed(begun.elapsed(), &outcome);
+        outcome
+    }
+
+    async fn propose_here(
+        &self,
+        request: Option<RequestKey>,
+        body: CommandBody,
+    ) -> Result<(u64, Reply), ProposeError> {
         let core = self.core();
         if core.cancel.is_cancelled() {
             return Err(ProposeError::ShuttingDown);
@@ -76,10 +89,13 @@ impl RaftNode {
         if !self.leads() {
             return Err(ProposeError::NoLeader { leader: self.leader() });
         }
+        let _room = match self.room(request.as_ref(), &body)? {
+            Ok(room) => room,
+            Err(refusal) => return Ok((*core.applied.index.borrow(), Reply::Refused(refusal))),
+        };
         let command = Command { time_ms: core.clock.stamp_ms(), request, body };
         let bytes = codec::encode(&command);
-        check_size(bytes.len())?;
-        let permits = self.admit(bytes.len())?;
+        let permits = self.take_permits(bytes.len())?;
         let raft = core.raft.clone();
         // A task of its own: the permits are due until the entry is applied,
         // even if the caller stops waiting.
@@ -96,6 +112,50 @@ impl RaftNode {
         }
     }
 
+    /// BOUND: room for what the command adds to the state, or why it has none.
+    fn room(
+        &self,
+        request: Option<&RequestKey>,
+        body: &CommandBody,
+    ) -> Result<Result<Option<Room<'_>>, Refusal>, ProposeError> {
+        let core = self.core();
+        if let Err(message) = core.gate.check_batch(body) {
+            return Ok(Err(Refusal::Limit(message)));
+        }
+        if !Gate::counts(body) {
+            return Ok(Ok(None));
+        }
+        // One whose state is not current yet cannot count.
+        let now = *core.leadership.borrow();
+        if !now.is_leader {
+            return Err(ProposeError::NoLeader { leader: now.leader });
+        }
+        let unread = |error: KvError| ProposeError::Overloaded(error.to_string());
+        match core.gate.admit(|| self.try_view(), request, body).map_err(unread)? {
+            Ok(room) => Ok(Ok(Some(room))),
+            Err(Shut::Limit(message)) => Ok(Err(Refusal::Limit(message))),
+            Err(Shut::Busy(message)) => Err(ProposeError::Overloaded(message)),
+        }
+    }
+
+    /// BOUND on the bytes of proposals that are not applied yet, here.
+    fn take_permits(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ProposeError> {
+        let core = self.core();
+        let limits = core.gate.limits();
+        if bytes > limits.entry_bytes {
+            return Err(ProposeError::TooLarge { bytes, limit: limits.entry_bytes });
+        }
+        let permits = bytes.max(MIN_PERMITS).min(limits.in_flight_bytes) as u32;
+        let permits = core.proposals.clone().try_acquire_many_owned(permits);
+        permits.map_err(|_| {
+            let limit = limits.in_flight_bytes;
+            ProposeError::Overloaded(format!(
+                "no room for {bytes} more bytes of commands that wait to be applied; the limit is \
+                 {limit} (--max-in-flight-bytes)"
+            ))
+        })
+    }
+
     async fn forward(
         &self,
         request: Option<RequestKey>,
@@ -109,30 +169,17 @@ impl RaftNode {
             return Err(ProposeError::NoLeader { leader: None });
         }
         let message = codec::encode(&Forwarded { request, body });
-        check_size(message.len())?;
-        let _permits = self.admit(message.len())?;
+        let _permits = self.take_permits(message.len())?;
         let (answer, outcome) = oneshot::channel();
         let queued = core.forwards.try_send(Waiting { message, answer });
-        queued.map_err(|_| ProposeError::Overloaded)?;
+        queued.map_err(|_| {
+            ProposeError::Overloaded("too many commands wait for the leader".into())
+        })?;
         match tokio::time::timeout(PATIENCE, outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(ProposeError::Indeterminate("shutting down".into())),
             Err(_) => Err(ProposeError::Indeterminate("the leader did not answer".into())),
         }
-    }
-
-    /// BOUND: room for a proposal of so many bytes, until it is applied.
-    fn admit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ProposeError> {
-        let permits = bytes.max(MIN_PERMITS) as u32;
-        let permits = self.core().proposals.clone().try_acquire_many_owned(permits);
-        permits.map_err(|_| ProposeError::Overloaded)
-    }
-}
-
-fn check_size(bytes: usize) -> Result<(), ProposeError> {
-    match bytes > MAX_COMMAND_BYTES {
-        true => Err(ProposeError::TooLarge { bytes, limit: MAX_COMMAND_BYTES }),
-        false => Ok(()),
     }
 }
 
@@ -160,7 +207,7 @@ impl From<Result<(u64, Reply), ProposeError>> for ForwardAnswer {
             Err(ProposeError::TooLarge { bytes, limit }) => {
                 Self::TooLarge { bytes: bytes as u64, limit: limit as u64 }
             }
-            Err(ProposeError::Overloaded) => Self::Overloaded,
+            Err(ProposeError::Overloaded(what)) => Self::Shed(what),
             Err(ProposeError::Indeterminate(what)) => Self::Indeterminate(what),
             Err(ProposeError::ShuttingDown) => Self::ShuttingDown,
         }

@@ -11,6 +11,7 @@ use super::types::{EncodedCommand, Entry, LogId, Payload};
 use crate::codec;
 use crate::state::command::{Command, CommandBody};
 use crate::state::reply::Effect;
+use metrics::Histogram;
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use rocksdb::WriteBatch;
@@ -36,7 +37,7 @@ fn create(index: u64) -> Entry {
 }
 
 async fn log_of(dir: &Path, db: &Arc<Db>, entries: u64) -> LogStore {
-    let mut log = LogStore::open(dir, db.clone()).unwrap().0;
+    let mut log = LogStore::open(dir, db.clone(), Histogram::noop()).unwrap().0;
     log.blocking_append((0..entries).map(create)).await.unwrap();
     log
 }
@@ -46,7 +47,7 @@ fn open(dir: &Path) -> Arc<Db> {
 }
 
 fn reopened(dir: &Path, db: &Arc<Db>) -> Result<(), String> {
-    LogStore::open(dir, db.clone()).map(|_| ())
+    LogStore::open(dir, db.clone(), Histogram::noop()).map(|_| ())
 }
 
 #[tokio::test]
@@ -55,7 +56,7 @@ async fn a_log_is_found_again_as_it_was() {
     let db = open(dir.path());
     let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
-    let mut log = LogStore::open(dir.path(), db).unwrap().0;
+    let mut log = LogStore::open(dir.path(), db, Histogram::noop()).unwrap().0;
     let entries = log.try_get_log_entries(..).await.unwrap();
     assert_eq!(entries, (0..10).map(create).collect::<Vec<_>>());
 }
@@ -91,7 +92,7 @@ async fn damage_that_comes_later_is_detected_when_read() {
     let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
     // Reopened, nothing is in memory: every read goes to the disk.
-    let mut log = LogStore::open(dir.path(), db.clone()).unwrap().0;
+    let mut log = LogStore::open(dir.path(), db.clone(), Histogram::noop()).unwrap().0;
     db.rocks().delete_cf(db.log(), 6u64.to_be_bytes()).unwrap();
     assert_eq!(log.try_get_log_entries(0..5).await.unwrap().len(), 5);
     let error = log.try_get_log_entries(5..8).await.unwrap_err();

@@ -6,7 +6,7 @@ use super::message::{self, Envelope, ForwardAnswer, Forwarded};
 use super::node::RaftNode;
 use super::snapshot_receive;
 use super::time;
-use super::types::{AppendRequest, Snapshot, SnapshotMeta, Vote};
+use super::types::{AppendRequest, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use crate::codec;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -139,8 +139,13 @@ impl Raft for RaftService {
         &self,
         request: Request<Payload>,
     ) -> Result<Response<Payload>, Status> {
-        let request: TransferLeaderRequest<_> = self.open_serde(request.into_inner())?;
-        let response = self.node.core().raft.handle_transfer_leader(request).await;
+        let request: TransferLeaderRequest<TypeConfig> = self.open_serde(request.into_inner())?;
+        let core = self.node.core();
+        if *request.to_node_id() == core.options.node_id {
+            let from = &request.from_leader().leader_id;
+            *core.invited.lock() = Some((from.term, from.voted_for));
+        }
+        let response = core.raft.handle_transfer_leader(request).await;
         Ok(answer(&response.map_err(raft_failed)?))
     }
 

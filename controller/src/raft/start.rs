@@ -13,7 +13,6 @@ use super::network::Network;
 use super::node::{Core, RaftNode};
 use super::options::RaftOptions;
 use super::peers::Peers;
-use super::propose::IN_FLIGHT_BYTES;
 use super::server::RaftService;
 use super::snapshot_file::SnapshotError;
 use super::snapshot_store::SnapshotStore;
@@ -21,6 +20,8 @@ use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
 use super::time;
 use super::{ApplyObserver, CommandClock, bootstrap, stall};
+use crate::limits::Gate;
+use metrics::Histogram;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
@@ -72,7 +73,8 @@ impl RaftNode {
         }
         let config = options.config().map_err(|e| StartError::Options(e.to_string()))?;
         let (data, asked) = (options.data.clone(), options.node_id);
-        let disk = tokio::task::spawn_blocking(move || open(&data, asked)).await;
+        let sync_seconds = options.probes.log_sync_seconds.clone();
+        let disk = tokio::task::spawn_blocking(move || open(&data, asked, sync_seconds)).await;
         let disk = disk.map_err(|e| StartError::Raft(e.to_string()))??;
         let id = disk.identity.node;
         if id != asked {
@@ -99,6 +101,7 @@ impl RaftNode {
                 .map_err(|e| StartError::Raft(e.to_string()))?;
 
         let (forwards, queue) = mpsc::channel(forward::QUEUE);
+        let gate = Gate::new(options.limits.clone());
         let node = Self::new(Core {
             options,
             disk: disk.identity.disk,
@@ -109,7 +112,8 @@ impl RaftNode {
             applied,
             peers,
             clock,
-            proposals: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)),
+            proposals: Arc::new(Semaphore::new(gate.limits().in_flight_bytes)),
+            gate,
             forwards,
             leadership: watch::Sender::new(Leadership::default()),
             admission: watch::Sender::new(Admission::Asking),
@@ -119,6 +123,7 @@ impl RaftNode {
             cancel: CancellationToken::new(),
             stopping: AtomicBool::new(false),
             heard: Mutex::new(time::now()),
+            invited: Mutex::new(None),
         });
         let tasks = &node.core().tasks;
         tasks.spawn(leadership::watch(node.clone()));
@@ -135,7 +140,7 @@ impl RaftNode {
     }
 }
 
-fn open(data: &Path, node: u64) -> Result<Disk, OpenError> {
+fn open(data: &Path, node: u64, sync_seconds: Histogram) -> Result<Disk, OpenError> {
     let (db, identity) = Db::open(data, node)?;
     let db = Arc::new(db);
     let path = || data.to_owned();
@@ -149,6 +154,6 @@ fn open(data: &Path, node: u64) -> Result<Disk, OpenError> {
     let snapshots = SnapshotStore::open(data).map_err(snapshot)?;
     let state = Arc::new(StateStore::open(db.clone(), snapshots).map_err(snapshot)?);
     let applied = AppliedMeta::load(&db).map_err(damaged)?;
-    let (log, logged_marks) = LogStore::open(data, db.clone()).map_err(damaged)?;
+    let (log, logged_marks) = LogStore::open(data, db.clone(), sync_seconds).map_err(damaged)?;
     Ok(Disk { db, identity, log, logged_marks, state, applied })
 }

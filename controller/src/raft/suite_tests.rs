@@ -10,6 +10,7 @@ use super::snapshot_store::SnapshotStore;
 use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
 use super::types::TypeConfig;
+use metrics::Histogram;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let applied = AppliedMeta::load(&db).unwrap();
         let shared = AppliedState::new(&applied);
         let machine = StateMachine::new(state, applied, shared, Arc::new(Deaf));
-        let log = LogStore::open(dir.path(), db).unwrap().0;
+        let log = LogStore::open(dir.path(), db, Histogram::noop()).unwrap().0;
         Ok((dir, log, machine))
     }
 }

@@ -253,7 +253,7 @@ impl Attachment {
         let mut ended = false;
         for effect in &batch.effects {
             match effect {
-                Effect::Lease { partition, was, now }
+                Effect::Lease { partition, was, now, .. }
                     if *was == self.session || *now == self.session =>
                 {
                     touched.insert(*partition);
@@ -264,6 +264,8 @@ impl Attachment {
                 | Effect::SessionOpened(_)
                 | Effect::TopicReady(_)
                 | Effect::TopicDeleted(_)
+                | Effect::CommitRefused { .. }
+                | Effect::OffsetsRefused { .. }
                 | Effect::Cluster
                 | Effect::WorkPending => {}
             }

@@ -3,7 +3,6 @@
 use super::{Shared, lookup, members, offsets, topics, watch};
 use crate::convert::{generation_wire, hash_text};
 use crate::errors::store_failed;
-use crate::raft::Role;
 use crate::state::{cluster, sessions, topics as state_topics};
 use std::sync::Arc;
 use streamhouse_proto::v1;
@@ -42,24 +41,29 @@ impl Metadata for MetadataService {
         &self,
         _: Request<v1::GetControllerRequest>,
     ) -> Answer<v1::GetControllerResponse> {
-        let status = self.0.raft.status();
+        let (status, health) = (self.0.raft.status(), self.0.raft.health());
         let view = self.0.raft.view();
-        let role = match status.role {
-            Role::Leader => "leader",
-            Role::Follower => "follower",
-            Role::Candidate => "candidate",
-            Role::Learner => "learner",
-        };
+        let raft = self.0.raft.clone();
+        // It asks the disk.
+        let sizes = tokio::task::spawn_blocking(move || raft.sizes()).await;
+        let sizes = sizes.map_err(|error| Status::internal(error.to_string()))?;
+        let age = sizes.snapshot_age.unwrap_or_default();
         Ok(Response::new(v1::GetControllerResponse {
             id: status.id,
             address: self.0.raft.advertised().to_owned(),
             pid: std::process::id(),
-            role: role.to_owned(),
+            role: status.role.as_str().to_owned(),
             term: status.term,
             applied: view.applied(),
             last_log: status.last_log,
             state_hash: hash_text(view.state_hash()),
             snapshot: status.snapshot,
+            committed: health.committed,
+            leader_id: health.leader.unwrap_or(0),
+            disk_id: self.0.raft.disk().to_vec(),
+            snapshot_age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            state_bytes: sizes.state_bytes,
+            log_syncs: status.log_syncs,
         }))
     }
 

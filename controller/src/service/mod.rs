@@ -17,6 +17,7 @@ use crate::errors::read_failed;
 use crate::hub::Hub;
 use crate::liveness::Liveness;
 use crate::options::ControllerOptions;
+use crate::places::Places;
 use crate::raft::{RaftNode, StateView};
 use crate::state::kv::KvError;
 use crate::state::sessions as state_sessions;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) clock: Arc<ClusterClock>,
+    pub(crate) watchers: Places,
     pub(crate) options: ControllerOptions,
     pub(crate) cancel: CancellationToken,
     /// Streams being served; the controller waits for them when it stops.

@@ -4,6 +4,7 @@ use super::{Shared, address_of};
 use crate::convert::{id16, partition_state};
 use crate::errors::invalid;
 use crate::hub::{Pending, Watch};
+use crate::places::Place;
 use crate::state::command::PartitionKey;
 use crate::state::kv::KvError;
 use crate::state::{partitions, topics};
@@ -39,6 +40,7 @@ pub(super) async fn watch(
     }
     let topics = wire.topic_ids.iter().map(|id| id16("topic id", id));
     let topics = topics.collect::<Result<BTreeSet<_>, _>>()?;
+    let place = shared.watchers.take().ok_or_else(|| shared.watchers.refusal())?;
     // Subscribed before the state is read, so that nothing falls between.
     let changes = shared.hub.watch(topics);
     // As new as what the client has seen: a topic that is missing here is
@@ -46,7 +48,7 @@ pub(super) async fn watch(
     shared.view_at(wire.min_applied, false).await?;
     let (out, stream) = mpsc::channel(QUEUE);
     let tasks = shared.tasks.clone();
-    tasks.spawn(Watcher { shared, changes, out }.run());
+    tasks.spawn(Watcher { shared, changes, out, _place: place }.run());
     Ok(ReceiverStream::new(stream))
 }
 
@@ -56,6 +58,7 @@ struct Watcher {
     shared: Arc<Shared>,
     changes: Watch,
     out: mpsc::Sender<Result<v1::WatchResponse, Status>>,
+    _place: Place,
 }
 
 impl Watcher {

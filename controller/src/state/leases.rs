@@ -10,7 +10,7 @@ use super::command::PartitionKey;
 use super::keys::{Key, tag, trailing_partition};
 use super::kv::{KvError, KvRead, Transaction};
 use super::partitions::{self, Partition};
-use super::reply::{Effect, Reply};
+use super::reply::{Effect, LeaseChange, Reply};
 use super::sessions::{self, Session};
 use super::{MAX_BATCH, cluster, typed, work};
 use std::collections::BTreeSet;
@@ -103,6 +103,7 @@ pub(super) fn assign(
     tx: &mut Transaction<'_>,
     group: &str,
     keys: &[PartitionKey],
+    why: LeaseChange,
     effects: &mut Vec<Effect>,
 ) -> Result<(), KvError> {
     let mut taken = Vec::with_capacity(keys.len());
@@ -126,7 +127,7 @@ pub(super) fn assign(
             None => typed::mark(tx, waiting_key(group, &key)),
         }
         partitions::put(tx, &key, &partition);
-        effects.push(Effect::Lease { partition: key, was, now: partition.holder });
+        effects.push(Effect::Lease { partition: key, was, now: partition.holder, why });
     }
     candidates.store(tx);
     Ok(())
@@ -143,7 +144,7 @@ pub(super) fn assign_waiting(
         work::done(tx, work::Kind::AssignGroup, group.as_bytes());
         return Ok(());
     }
-    assign(tx, group, &waiting, effects)?;
+    assign(tx, group, &waiting, LeaseChange::Waited, effects)?;
     if waiting.len() == MAX_BATCH {
         work::add(tx, work::Kind::AssignGroup, group.as_bytes(), effects);
     } else {
@@ -161,7 +162,7 @@ pub(super) fn move_all(
     let held = held_by(tx, session, MAX_BATCH)?;
     let group = sessions::session(tx, session)?.map(|session| session.group);
     if let Some(group) = group {
-        assign(tx, &group, &held, effects)?;
+        assign(tx, &group, &held, LeaseChange::SessionEnded, effects)?;
     }
     if held.len() == MAX_BATCH {
         work::add(tx, work::Kind::MoveLeases, &session.to_be_bytes(), effects);
@@ -191,7 +192,8 @@ fn revoke(
         typed::mark(tx, revoked_key(deadline_ms, key));
         partitions::put(tx, key, &partition);
         sessions::put(tx, holder, &session);
-        effects.push(Effect::Lease { partition: *key, was: holder, now: holder });
+        let why = LeaseChange::Revoked;
+        effects.push(Effect::Lease { partition: *key, was: holder, now: holder, why });
     }
     Ok(())
 }
@@ -286,7 +288,7 @@ pub(super) fn release(
         }
     }
     let released: Vec<_> = released.into_iter().collect();
-    assign(tx, &group, &released, &mut effects)?;
+    assign(tx, &group, &released, LeaseChange::Released, &mut effects)?;
     Ok((Reply::Done, effects))
 }
 
@@ -311,7 +313,7 @@ pub(super) fn take_overdue(
         let Some(partition) = partitions::partition(tx, &key)? else { continue };
         let holder = sessions::session(tx, partition.holder)?;
         if let Some(group) = holder.map(|session| session.group) {
-            assign(tx, &group, &[key], effects)?;
+            assign(tx, &group, &[key], LeaseChange::Overdue, effects)?;
         }
     }
     Ok(())
@@ -329,6 +331,6 @@ pub(super) fn drop_partition(
     let was = partition.holder;
     take(tx, key, &mut partition)?;
     tx.delete(waiting_key(group, key));
-    effects.push(Effect::Lease { partition: *key, was, now: 0 });
+    effects.push(Effect::Lease { partition: *key, was, now: 0, why: LeaseChange::Deleted });
     Ok(())
 }

@@ -79,7 +79,8 @@ fn execute(
         }
         CommandBody::CommitOffsets { group, offsets } => {
             let reply = offsets::commit(tx, now_ms, command.request, group, offsets)?;
-            Ok((reply, Vec::new()))
+            let effects = offsets::refusals(group, offsets, &reply);
+            Ok((reply, effects))
         }
         CommandBody::Continue => work::proceed(tx, now_ms),
         CommandBody::MarkDisks(marks) => controllers::mark_disks(tx, marks),

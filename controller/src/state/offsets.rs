@@ -7,7 +7,7 @@ use super::command::{PartitionKey, RequestKey, TopicKey};
 use super::keys::{Key, tag, trailing_partition};
 use super::kv::{KvError, KvRead, Transaction};
 use super::names::check_group;
-use super::reply::{Refusal, Reply};
+use super::reply::{Effect, Refusal, Reply};
 use super::topics::{self, TopicStage};
 use super::{MAX_BATCH, requests, typed};
 use bincode::{Decode, Encode};
@@ -115,6 +115,29 @@ pub(super) fn commit(
         typed::put(tx, group_key(name), &Group { created_ms, committed_ms: now_ms });
     }
     Ok(Reply::Offsets(results))
+}
+
+/// Tells of what [`commit`] refused, if anything.
+pub(super) fn refusals(
+    name: &str,
+    offsets: &[(PartitionKey, u64, String)],
+    reply: &Reply,
+) -> Vec<Effect> {
+    let refused: Vec<_> = match reply {
+        Reply::Refused(refusal) => vec![(None, refusal.clone())],
+        Reply::Offsets(results) => {
+            let results = offsets.iter().zip(results);
+            let refused = results.filter_map(|((key, ..), result)| {
+                result.clone().map(|refusal| (Some(*key), refusal))
+            });
+            refused.collect()
+        }
+        _ => Vec::new(),
+    };
+    match refused.is_empty() {
+        true => Vec::new(),
+        false => vec![Effect::OffsetsRefused { group: name.to_owned(), refused }],
+    }
 }
 
 fn check(

@@ -100,6 +100,28 @@ pub enum Effect {
         was: u64,
         /// The session that holds it now, 0 if none.
         now: u64,
+        /// For operators.
+        why: LeaseChange,
+    },
+    /// An object's commit, or some of its slices, was refused now; one that
+    /// was refused before and is answered again is not told again.
+    CommitRefused {
+        /// Whose commit.
+        session: u64,
+        /// The session's number for the object.
+        sequence: u64,
+        /// How many slices it has.
+        slices: usize,
+        /// What was refused, and why; a partition is missing where the object
+        /// was refused as a whole.
+        refused: Vec<(Option<PartitionKey>, Refusal)>,
+    },
+    /// A commit of group offsets, or some of it, was refused.
+    OffsetsRefused {
+        /// The group, as it was named.
+        group: String,
+        /// See `CommitRefused`.
+        refused: Vec<(Option<PartitionKey>, Refusal)>,
     },
     /// A session was opened.
     SessionOpened(u64),
@@ -113,4 +135,44 @@ pub enum Effect {
     Cluster,
     /// Chunks are waiting for `Continue`.
     WorkPending,
+}
+
+/// Why a partition's lease changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseChange {
+    /// The partition was created.
+    Created,
+    /// Nobody could hold it before, and somebody can now.
+    Waited,
+    /// The holder's session ended.
+    SessionEnded,
+    /// The holder is asked to flush and release it.
+    Revoked,
+    /// The holder released it after it was asked to.
+    Released,
+    /// The holder did not release it in time.
+    Overdue,
+    /// A slice of the current epoch was refused; the holder stays.
+    SliceRefused,
+    /// The holder gave up an object; it stays the holder.
+    Abandoned,
+    /// The partition was deleted.
+    Deleted,
+}
+
+impl LeaseChange {
+    /// The reason in a log line.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Created => "the partition was created",
+            Self::Waited => "an agent came for a partition without one",
+            Self::SessionEnded => "the holder's session ended",
+            Self::Revoked => "the holder is asked to release it",
+            Self::Released => "the holder released it as asked, to balance or to drain",
+            Self::Overdue => "the holder did not release it in time",
+            Self::SliceRefused => "a slice of the current epoch was refused",
+            Self::Abandoned => "the holder gave up an object",
+            Self::Deleted => "the partition was deleted",
+        }
+    }
 }

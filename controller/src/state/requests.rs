@@ -40,7 +40,7 @@ fn time_key(used_ms: u64, requester: &[u8; 16]) -> Vec<u8> {
 }
 
 /// The answer to a request that was applied before, or whose record is gone.
-pub(super) fn answered(kv: &dyn KvRead, request: &RequestKey) -> Result<Option<Reply>, KvError> {
+pub(crate) fn answered(kv: &dyn KvRead, request: &RequestKey) -> Result<Option<Reply>, KvError> {
     if let Some(reply) = typed::get(kv, &reply_key(&request.requester, request.number))? {
         return Ok(Some(reply));
     }

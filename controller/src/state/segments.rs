@@ -10,7 +10,7 @@ use super::command::{
 use super::keys::{Key, tag, trailing_u64};
 use super::kv::{KvError, KvRead, Transaction};
 use super::partitions::{self, Partition};
-use super::reply::{Effect, ObjectReply, Refusal, Reply, SliceReply};
+use super::reply::{Effect, LeaseChange, ObjectReply, Refusal, Reply, SliceReply};
 use super::sessions::{self, Session};
 use super::topics::{self, TopicStage};
 use super::{MAX_BATCH, cluster, typed};
@@ -126,14 +126,12 @@ pub(super) fn commit(
 ) -> Result<(Reply, Vec<Effect>), KvError> {
     let mut effects = Vec::new();
     let Some(mut session) = sessions::session(tx, id)? else {
-        let unknown = ObjectReply::Refused(Refusal::OutcomeUnknown);
-        return Ok((Reply::Objects(vec![unknown; objects.len()]), effects));
+        return Ok(refuse_all(id, objects, &Refusal::OutcomeUnknown));
     };
     // FENCE: the same number of another cluster, or of this one before it was
     // restored. None of its commits was applied here.
     if session.instance != *instance {
-        let other = ObjectReply::Refused(Refusal::SessionEnded(id));
-        return Ok((Reply::Objects(vec![other; objects.len()]), effects));
+        return Ok(refuse_all(id, objects, &Refusal::SessionEnded(id)));
     }
     let before = session.last_sequence;
     let mut replies = Vec::with_capacity(objects.len());
@@ -146,6 +144,46 @@ pub(super) fn commit(
     Ok((Reply::Objects(replies), effects))
 }
 
+fn refuse_all(id: u64, objects: &[ObjectCommit], refusal: &Refusal) -> (Reply, Vec<Effect>) {
+    let mut effects = Vec::new();
+    let replies = objects.iter().map(|object| refuse(id, object, refusal.clone(), &mut effects));
+    (Reply::Objects(replies.collect()), effects)
+}
+
+/// Refuses an object as a whole.
+fn refuse(
+    session: u64,
+    object: &ObjectCommit,
+    refusal: Refusal,
+    effects: &mut Vec<Effect>,
+) -> ObjectReply {
+    let slices = match &object.contents {
+        ObjectContents::Written(slices) => slices.len(),
+        ObjectContents::Abandoned(_) => 0,
+    };
+    let (sequence, refused) = (object.sequence, vec![(None, refusal.clone())]);
+    effects.push(Effect::CommitRefused { session, sequence, slices, refused });
+    ObjectReply::Refused(refusal)
+}
+
+/// Tells of the slices of a written object that were refused, if any.
+fn tell_refused(
+    session: u64,
+    sequence: u64,
+    slices: &[SliceCommit],
+    replies: &[SliceReply],
+    effects: &mut Vec<Effect>,
+) {
+    let refused = slices.iter().zip(replies).filter_map(|(slice, reply)| {
+        reply.refusal.clone().map(|refusal| (Some(slice.partition), refusal))
+    });
+    let refused: Vec<_> = refused.collect();
+    if !refused.is_empty() {
+        let slices = slices.len();
+        effects.push(Effect::CommitRefused { session, sequence, slices, refused });
+    }
+}
+
 fn commit_object(
     tx: &mut Transaction<'_>,
     id: u64,
@@ -156,21 +194,24 @@ fn commit_object(
     // RETRY: the duplicate check comes before the fence check.
     if object.sequence <= session.last_sequence {
         let kept = typed::get(tx, &result_key(id, object.sequence))?;
-        return Ok(kept.unwrap_or(ObjectReply::Refused(Refusal::OutcomeUnknown)));
+        return Ok(match kept {
+            Some(kept) => kept,
+            None => refuse(id, object, Refusal::OutcomeUnknown, effects),
+        });
     }
     if !session.is_live() {
-        return Ok(ObjectReply::Refused(Refusal::SessionEnded(id)));
+        return Ok(refuse(id, object, Refusal::SessionEnded(id), effects));
     }
     let expected = session.last_sequence + 1;
     if object.sequence != expected {
-        return Ok(ObjectReply::Refused(Refusal::OutOfOrder { expected }));
+        return Ok(refuse(id, object, Refusal::OutOfOrder { expected }, effects));
     }
     let slices = match &object.contents {
         ObjectContents::Written(slices) => {
             if slices.is_empty() || slices.len() > MAX_BATCH {
                 let message =
                     format!("an object has 1 to {MAX_BATCH} slices, this one {}", slices.len());
-                return Ok(ObjectReply::Refused(Refusal::Invalid(message)));
+                return Ok(refuse(id, object, Refusal::Invalid(message), effects));
             }
             commit_slices(tx, id, object, slices, effects)?
         }
@@ -178,7 +219,7 @@ fn commit_object(
             if partitions.len() > MAX_BATCH {
                 let count = partitions.len();
                 let message = format!("{count} partitions abandoned, allowed are {MAX_BATCH}");
-                return Ok(ObjectReply::Refused(Refusal::Invalid(message)));
+                return Ok(refuse(id, object, Refusal::Invalid(message), effects));
             }
             abandon(tx, id, partitions, effects)?
         }
@@ -241,12 +282,14 @@ fn commit_slices(
                 if slice.lease_epoch == partition.lease_epoch =>
             {
                 partition.raise_epoch();
-                effects.push(Effect::Lease { partition: slice.partition, was: id, now: id });
+                let (partition, why) = (slice.partition, LeaseChange::SliceRefused);
+                effects.push(Effect::Lease { partition, was: id, now: id, why });
             }
             Some(_) => {}
         }
         replies.push(reply_of(id, refusal, partition));
     }
+    tell_refused(id, object.sequence, slices, &replies, effects);
     for (key, partition) in &touched.partitions {
         partitions::put(tx, key, partition);
     }
@@ -357,7 +400,8 @@ fn abandon(
             Ok(partition) => {
                 if partition.holder == id && raised.insert(*key) {
                     partition.raise_epoch();
-                    effects.push(Effect::Lease { partition: *key, was: id, now: id });
+                    let why = LeaseChange::Abandoned;
+                    effects.push(Effect::Lease { partition: *key, was: id, now: id, why });
                 }
                 replies.push(reply_of(id, Some(Refusal::Stale), partition));
             }

@@ -108,6 +108,19 @@ pub fn live(kv: &dyn KvRead) -> Result<Vec<(u64, Session)>, KvError> {
     live_under(kv, Key::new(tag::LIVE).range(), usize::MAX)
 }
 
+/// How many sessions live.
+pub fn live_count(kv: &dyn KvRead) -> Result<u64, KvError> {
+    let (start, end) = Key::new(tag::LIVE).range();
+    Ok(kv.scan(&start, &end, usize::MAX)?.len() as u64)
+}
+
+/// Whether a registration would add to the sessions that live: not if it is
+/// a retry, or takes the place of one at the same address.
+pub fn adds_one(kv: &dyn KvRead, new: &Registration) -> Result<bool, KvError> {
+    let known = typed::get::<u64>(kv, &instance_key(&new.instance))?.is_some();
+    Ok(!known && typed::get::<u64>(kv, &address_key(&new.address))?.is_none())
+}
+
 fn check(tx: &mut Transaction<'_>, new: &Registration) -> Result<Result<(), Refusal>, KvError> {
     if let Err(refusal) = check_name("agent group", &new.group) {
         return Ok(Err(refusal));

@@ -7,7 +7,7 @@ use super::keys::{Key, tag, trailing_id};
 use super::kv::{KvError, KvRead, Transaction};
 use super::names::{check_name, shown};
 use super::partitions::{self, Partition};
-use super::reply::{Effect, Refusal, Reply};
+use super::reply::{Effect, LeaseChange, Refusal, Reply};
 use super::{leases, offsets, segments, typed, work};
 use bincode::{Decode, Encode};
 
@@ -15,6 +15,8 @@ use bincode::{Decode, Encode};
 pub const MAX_PARTITIONS: u32 = 10_000;
 /// Most topics of a cluster.
 pub const MAX_TOPICS: usize = 10_000;
+/// Most partitions of all topics of a cluster.
+pub const MAX_ALL_PARTITIONS: u64 = 1_000_000;
 /// Partitions created, or index entries deleted, in one entry.
 const CHUNK: usize = 1_000;
 /// Configuration: the agent group that serves the topic.
@@ -82,6 +84,15 @@ pub fn topic_count(kv: &dyn KvRead) -> Result<u64, KvError> {
     Ok(typed::get(kv, &count_key())?.unwrap_or(0))
 }
 
+fn partition_count_key() -> Vec<u8> {
+    Key::new(tag::PARTITION_COUNT).done()
+}
+
+/// How many partitions those topics have.
+pub fn partition_count(kv: &dyn KvRead) -> Result<u64, KvError> {
+    Ok(typed::get(kv, &partition_count_key())?.unwrap_or(0))
+}
+
 /// The topics that are not being deleted, by name.
 pub fn topics(kv: &dyn KvRead) -> Result<Vec<(TopicKey, Topic)>, KvError> {
     let (start, end) = Key::new(tag::TOPIC_NAME).range();
@@ -127,6 +138,13 @@ fn check(
     if topic_count(tx)? >= MAX_TOPICS as u64 {
         return Ok(Err(Refusal::Limit(format!("the cluster has {MAX_TOPICS} topics already"))));
     }
+    let partitions = partition_count(tx)?;
+    if partitions + u64::from(count) > MAX_ALL_PARTITIONS {
+        return Ok(Err(Refusal::Limit(format!(
+            "the cluster has {partitions} partitions, and {count} more would exceed its limit of \
+             {MAX_ALL_PARTITIONS}"
+        ))));
+    }
     Ok(Ok(()))
 }
 
@@ -154,6 +172,8 @@ pub(super) fn create(
     };
     let topics = topic_count(tx)? + 1;
     typed::put(tx, count_key(), &topics);
+    let partitions = partition_count(tx)? + u64::from(count);
+    typed::put(tx, partition_count_key(), &partitions);
     typed::put(tx, name_key(name), &id);
     typed::put(tx, topic_key(&id), &topic);
     let mut effects = Vec::new();
@@ -174,7 +194,7 @@ pub(super) fn continue_creation(
     for key in &new {
         partitions::put(tx, key, &Partition::default());
     }
-    leases::assign(tx, topic.agent_group(), &new, effects)?;
+    leases::assign(tx, topic.agent_group(), &new, LeaseChange::Created, effects)?;
     if to == topic.partitions {
         topic.stage = TopicStage::Ready;
         work::done(tx, work::Kind::CreateTopic, id);
@@ -236,13 +256,21 @@ pub(super) fn continue_deletion(
     }
     tx.delete(topic_key(id));
     let left = topic_count(tx)?.checked_sub(1);
-    let left = left.ok_or_else(|| KvError("a topic was deleted that was never counted".into()))?;
-    match left {
-        0 => tx.delete(count_key()),
-        left => typed::put(tx, count_key(), &left),
-    }
+    count_down(tx, count_key(), left)?;
+    let left = partition_count(tx)?.checked_sub(u64::from(topic.partitions));
+    count_down(tx, partition_count_key(), left)?;
     work::done(tx, work::Kind::DeleteTopic, id);
     leases::rebalance(tx, topic.agent_group(), effects)
+}
+
+/// A count of 0 is none.
+fn count_down(tx: &mut Transaction<'_>, key: Vec<u8>, left: Option<u64>) -> Result<(), KvError> {
+    match left {
+        Some(0) => tx.delete(key),
+        Some(left) => typed::put(tx, key, &left),
+        None => return Err(KvError("a topic was deleted that was never counted".into())),
+    }
+    Ok(())
 }
 
 /// The topic in the last 16 bytes of a work key.

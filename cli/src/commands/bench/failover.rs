@@ -24,7 +24,7 @@ use super::link;
 use crate::clock;
 use crate::commands::up::DEFAULT_DATA;
 use crate::exit::{Failure, Kind};
-use crate::local::cluster;
+use crate::local::cluster::{self, Logs};
 use crate::local::folder::{Folder, Lock};
 use crate::local::record::{Member, Record};
 use crate::output::Format;
@@ -152,7 +152,7 @@ async fn kill_leaders(
         recovered(successes, killed).await?;
         tokio::time::sleep(SETTLE).await;
         // They outlive this command, like those that `up --detach` starts.
-        cluster::start_missing(folder, lock, record, None).await?;
+        cluster::start_missing(folder, lock, record, Logs::default()).await?;
         whole(admin, record).await?;
         let gap = longest(&successes.lock(), killed);
         tracing::info!(kill, leader, ?gap, "killed");

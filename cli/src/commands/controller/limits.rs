@@ -1,0 +1,67 @@
+//! The flags that say how much a controller takes.
+
+use streamhouse_controller::Limits;
+
+use crate::exit::Failure;
+
+/// The same on all controllers of a cluster: the one that leads decides.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct LimitFlags {
+    /// Topics of the cluster. Default and most: 10000.
+    #[arg(long, value_name = "N")]
+    max_topics: Option<usize>,
+    /// Partitions of one topic. Default and most: 10000.
+    #[arg(long, value_name = "N")]
+    max_topic_partitions: Option<usize>,
+    /// Partitions of all topics. Default: 100000, most: 1000000.
+    #[arg(long, value_name = "N")]
+    max_partitions: Option<usize>,
+    /// Live sessions of agents; an agent group has 1000 at most. Default: 4000.
+    #[arg(long, value_name = "N")]
+    max_sessions: Option<usize>,
+    /// Slices of an object, offsets of a commit, leases of a release. Default and most: 4096.
+    #[arg(long, value_name = "N")]
+    max_batch: Option<usize>,
+    /// Bytes of one entry of the log. Default and most: 4 MiB.
+    #[arg(long, value_name = "BYTES")]
+    max_entry_bytes: Option<usize>,
+    /// Bytes of one message of an agent or client. Default and most: 20 MiB.
+    #[arg(long, value_name = "BYTES")]
+    max_message_bytes: Option<usize>,
+    /// Bytes of commands that wait to be applied, each counted as 4 KiB at least; beyond it calls are told to try again.
+    /// Default: 64 MiB.
+    #[arg(long, value_name = "BYTES")]
+    max_in_flight_bytes: Option<usize>,
+    /// Calls of agents and clients at work in this controller; beyond it they are told to try again. Default: 8192.
+    #[arg(long, value_name = "N")]
+    max_calls: Option<usize>,
+    /// Connections to this controller, peers left aside. Default: 4000.
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+    /// Watch streams open at this controller. Default: 10000.
+    #[arg(long, value_name = "N")]
+    max_watchers: Option<usize>,
+}
+
+impl LimitFlags {
+    /// The limits, if they can be kept.
+    pub(super) fn limits(&self) -> Result<Limits, Failure> {
+        let default = Limits::default();
+        let limits = Limits {
+            entry_bytes: self.max_entry_bytes.unwrap_or(default.entry_bytes),
+            batch: self.max_batch.unwrap_or(default.batch),
+            topics: self.max_topics.unwrap_or(default.topics),
+            topic_partitions: self.max_topic_partitions.unwrap_or(default.topic_partitions),
+            partitions: self.max_partitions.unwrap_or(default.partitions),
+            sessions: self.max_sessions.unwrap_or(default.sessions),
+            watchers: self.max_watchers.unwrap_or(default.watchers),
+            connections: self.max_connections.unwrap_or(default.connections),
+            calls: self.max_calls.unwrap_or(default.calls),
+            message_bytes: self.max_message_bytes.unwrap_or(default.message_bytes),
+            in_flight_bytes: self.max_in_flight_bytes.unwrap_or(default.in_flight_bytes),
+        };
+        limits.check().map_err(Failure::usage)?;
+        Ok(limits)
+    }
+}
