@@ -1,5 +1,6 @@
 //! One controller process: Raft node, services, housekeeping, put together.
 
+use crate::backup::schedule::Schedule;
 use crate::clock::ClusterClock;
 use crate::housekeeping::Housekeeping;
 use crate::hub::Hub;
@@ -7,11 +8,12 @@ use crate::join;
 use crate::liveness::Liveness;
 use crate::options::ControllerOptions;
 use crate::raft::{RaftNode, RaftOptions};
-use crate::service::{MetadataService, SessionsService, Shared};
+use crate::service::{BackupsService, MetadataService, SessionsService, Shared};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
+use streamhouse_proto::v1::backups_server::BackupsServer;
 use streamhouse_proto::v1::metadata_server::MetadataServer;
 use streamhouse_proto::v1::sessions_server::SessionsServer;
 use tokio::net::TcpListener;
@@ -116,6 +118,7 @@ impl Controller {
             RaftNode::start(raft_options, Arc::clone(&hub) as _, Arc::clone(&clock) as _).await?;
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let liveness = Arc::new(Liveness::new(options.session_ttl, options.session_grace));
+        let plan = options.backups;
         let shared = Arc::new(Shared {
             raft: raft.clone(),
             hub: Arc::clone(&hub),
@@ -139,6 +142,11 @@ impl Controller {
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )
             .add_service(
+                BackupsServer::new(BackupsService(Arc::clone(&shared)))
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
                 SessionsServer::new(SessionsService(shared))
                     .max_decoding_message_size(MAX_MESSAGE_BYTES)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
@@ -153,6 +161,12 @@ impl Controller {
                 failed.blow(format!("the server failed: {error}"));
             }
         });
+        if let Some(plan) = plan {
+            let (raft, clock) = (raft.clone(), Arc::clone(&clock));
+            let (tasks_of_it, cancel) = (tasks.clone(), cancel.clone());
+            let schedule = Schedule { plan, raft, clock, tasks: tasks_of_it, cancel };
+            tasks.spawn(schedule.run());
+        }
         let house = Housekeeping {
             raft: raft.clone(),
             hub,

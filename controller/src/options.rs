@@ -1,5 +1,6 @@
 //! What a controller is started with.
 
+use crate::backup::BackupPlan;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +35,8 @@ pub struct ControllerOptions {
     pub snapshot_every: u64,
     /// So many entries before the snapshot stay in the log.
     pub keep_logs: u64,
+    /// When this one leads, it backs the metadata up into the cluster's store.
+    pub backups: Option<BackupPlan>,
 }
 
 impl ControllerOptions {
@@ -44,7 +47,7 @@ impl ControllerOptions {
 
     /// Options with the defaults: sessions end after 3 s of silence, 500 ms
     /// after a broken stream, and send heartbeats every 300 ms; a snapshot
-    /// every 100,000 entries, of which the last 10,000 stay.
+    /// every 100,000 entries, of which the last 10,000 stay; no backups.
     pub fn new(
         node_id: u64,
         listen: SocketAddr,
@@ -63,6 +66,7 @@ impl ControllerOptions {
             heartbeat_interval: Duration::from_millis(300),
             snapshot_every: 100_000,
             keep_logs: 10_000,
+            backups: None,
         }
     }
 }

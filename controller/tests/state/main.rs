@@ -8,4 +8,5 @@ mod machine;
 mod model;
 mod placement;
 mod requests;
+mod restore;
 mod topics;
