@@ -32,6 +32,8 @@ pub struct LocalCluster {
     joins: BTreeMap<usize, String>,
     /// Controllers have disks that can lose their power.
     disks: bool,
+    /// What every controller is started with, besides what it needs.
+    flags: Vec<String>,
     processes: BTreeMap<(Role, usize), Child>,
     // Dropped in this order: processes first, then what they used.
     guardian: Guardian,
@@ -52,15 +54,20 @@ impl LocalCluster {
     ///
     /// If it cannot within a minute.
     pub fn start(controllers: usize, agents: usize) -> Self {
-        Self::start_with(controllers, agents, false)
+        Self::start_with(controllers, agents, false, &[])
+    }
+
+    /// The same with these flags for every controller.
+    pub fn start_with_flags(controllers: usize, agents: usize, flags: &[&str]) -> Self {
+        Self::start_with(controllers, agents, false, flags)
     }
 
     /// The same without agents, each controller on a disk that can lose its power: see [`Disk`].
     pub fn start_on_disks(controllers: usize) -> Self {
-        Self::start_with(controllers, 0, true)
+        Self::start_with(controllers, 0, true, &[])
     }
 
-    fn start_with(controllers: usize, agents: usize, disks: bool) -> Self {
+    fn start_with(controllers: usize, agents: usize, disks: bool, flags: &[&str]) -> Self {
         let alone = guard::one_at_a_time();
         let mut addresses: Vec<SocketAddr> = free_ports(controllers + agents)
             .into_iter()
@@ -72,6 +79,7 @@ impl LocalCluster {
             agents: agent_addresses,
             joins: BTreeMap::new(),
             disks,
+            flags: flags.iter().map(ToString::to_string).collect(),
             processes: BTreeMap::new(),
             guardian: Guardian::of_a_group(),
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -130,6 +138,8 @@ impl LocalCluster {
             Some(seeds) => args.extend(["--join", seeds]),
             None => args.extend(["--node-id", &id, "--peers", &peers]),
         }
+        let flags = self.flags.clone();
+        args.extend(flags.iter().map(String::as_str));
         self.spawn(Role::Controller, n, &args);
     }
 

@@ -115,7 +115,7 @@ fn split(url: &str) -> Option<(&str, String)> {
 /// A backup that lies in a folder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Found {
-    generation: Generation,
+    pub(crate) generation: Generation,
     pub(crate) index: u64,
     pub(crate) key: String,
 }

@@ -79,13 +79,19 @@ impl Schedule {
     /// Takes a backup if one is due; returns how long nothing more is to do.
     async fn look(&self) -> Result<Duration, BackupError> {
         let state = |error| BackupError::State(super::file::EncodeError::State(error));
-        let known = cluster::cluster(&self.raft.try_view().map_err(state)?).map_err(state)?;
-        let Some((id, url)) = known.and_then(|own| Some((own.cluster, own.store_url?))) else {
+        let view = self.raft.try_view().map_err(state)?;
+        let known = cluster::cluster(&view).map_err(state)?;
+        let Some((own, url)) = known.and_then(|own| Some((own.clone(), own.store_url?))) else {
             return Ok(NOTHING_YET);
         };
         let store = Store::open(&url)?;
-        let folder = place::folder(id);
+        let folder = place::folder(own.cluster);
         if let Some(newest) = Found::below(&store, &folder).await?.last() {
+            let now = (place::generation(own.generation), view.applied());
+            if (newest.generation, newest.index) == now {
+                // Nothing has happened since.
+                return Ok(self.plan.every);
+            }
             let age_ms = match self.head(&store, &newest.key).await? {
                 Some(header) => self.clock.now_ms().saturating_sub(header.time_ms),
                 // What cannot be read is no backup, however new.
