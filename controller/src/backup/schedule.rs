@@ -80,14 +80,15 @@ impl Schedule {
     async fn look(&self) -> Result<Duration, BackupError> {
         let state = |error| BackupError::State(super::file::EncodeError::State(error));
         let view = self.raft.try_view().map_err(state)?;
-        let known = cluster::cluster(&view).map_err(state)?;
+        let (known, applied) = (cluster::cluster(&view).map_err(state)?, view.applied());
+        drop(view);
         let Some((own, url)) = known.and_then(|own| Some((own.clone(), own.store_url?))) else {
             return Ok(NOTHING_YET);
         };
         let store = Store::open(&url)?;
         let folder = place::folder(own.cluster);
         if let Some(newest) = Found::below(&store, &folder).await?.last() {
-            let now = (place::generation(own.generation), view.applied());
+            let now = (place::generation(own.generation), applied);
             if (newest.generation, newest.index) == now {
                 // Nothing has happened since.
                 return Ok(self.plan.every);
