@@ -253,16 +253,14 @@ fn the_leader_backs_up_on_a_schedule_and_keeps_the_newest() {
         LocalCluster::start_with_flags(3, 1, &["--backup-every", "1s", "--backup-keep", "2"]);
     cluster.run(&["topic", "create", "t", "--partitions", "1"]).ok();
     let backups = || {
-        let mut names = Vec::new();
+        let mut found = Vec::new();
         for folder in fs::read_dir(cluster.objects()).ok()?.flatten() {
-            for entry in fs::read_dir(folder.path().join("backups")).into_iter().flatten().flatten()
-            {
-                names.push(entry.file_name().into_string().unwrap());
-            }
+            let entries = fs::read_dir(folder.path().join("backups"));
+            found.extend(entries.into_iter().flatten().flatten().map(|entry| entry.path()));
         }
-        names.retain(|name| name.ends_with(".backup"));
-        names.sort();
-        Some(names)
+        found.retain(|path| path.extension().is_some_and(|extension| extension == "backup"));
+        found.sort();
+        Some(found)
     };
     let patience = Duration::from_secs(60);
     let first = until("there is a backup", patience, || backups()?.into_iter().next());
@@ -276,10 +274,6 @@ fn the_leader_backs_up_on_a_schedule_and_keeps_the_newest() {
     });
     until("two are left", patience, || (backups()?.len() == 2).then_some(()));
     // What is kept can be used.
-    let file = until("one can be read", patience, || {
-        let newest = backups()?.pop()?;
-        let folder = fs::read_dir(cluster.objects()).ok()?.flatten().next()?.path();
-        fs::read(folder.join("backups").join(newest)).ok()
-    });
+    let file = until("one can be read", patience, || fs::read(backups()?.pop()?).ok());
     assert!(file.starts_with(b"SHBACKUP"));
 }
