@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "streamhouse/v1/common.proto",
     "streamhouse/v1/metadata.proto",
     "streamhouse/v1/sessions.proto",
     "streamhouse/v1/produce.proto",
     "streamhouse/v1/raft.proto",
+    "streamhouse/v1/backups.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".streamhouse.v1.ProduceBatch.batch")
         .bytes(".streamhouse.v1.Payload.body")
         .bytes(".streamhouse.v1.SnapshotChunk.data")
+        .bytes(".streamhouse.v1.BackupChunk.data")
         .btree_map(".")
         .codec_path("crate::BoundedCodec")
         .compile_fds(descriptors)?;

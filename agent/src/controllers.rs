@@ -270,6 +270,7 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::ShuttingDown
         | ErrorCode::Behind
         | ErrorCode::StoreUnavailable
+        | ErrorCode::Restoring
         | ErrorCode::TimedOut
         | ErrorCode::ConnectionLost
         | ErrorCode::Internal => false,

@@ -46,7 +46,7 @@ pub(crate) enum Command {
     Agent(agent::Args),
     /// Show controllers, agents and what they do.
     Status(status::Args),
-    /// Show, add, remove and replace controllers; hand over their leadership.
+    /// Show, add, remove and replace controllers; hand over their leadership; back up and restore.
     Cluster(cluster::Args),
     /// Create, list, describe and delete topics.
     Topic(topic::Args),

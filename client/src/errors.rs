@@ -50,6 +50,8 @@ pub enum Code {
     Behind,
     /// The object store does not answer.
     StoreUnavailable,
+    /// The cluster's metadata is being restored from a backup.
+    Restoring,
     /// It is no longer known whether an earlier attempt was applied.
     OutcomeUnknown,
     /// No answer in time.

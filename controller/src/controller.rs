@@ -1,5 +1,6 @@
 //! One controller process: Raft node, services, housekeeping, put together.
 
+use crate::backup::schedule::Schedule;
 use crate::calls::CallLimit;
 use crate::clock::ClusterClock;
 use crate::connections;
@@ -13,11 +14,12 @@ use crate::metrics::{Metrics, Probes};
 use crate::options::ControllerOptions;
 use crate::places::Places;
 use crate::raft::{RaftNode, RaftOptions};
-use crate::service::{MetadataService, SessionsService, Shared};
+use crate::service::{BackupsService, MetadataService, SessionsService, Shared};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
+use streamhouse_proto::v1::backups_server::BackupsServer;
 use streamhouse_proto::v1::metadata_server::MetadataServer;
 use streamhouse_proto::v1::sessions_server::SessionsServer;
 use tokio::net::TcpListener;
@@ -137,6 +139,7 @@ impl Controller {
         let watchers = Places::new("watch streams", "--max-watchers", limits.watchers);
         let calls = Places::new("calls at work", "--max-calls", limits.calls);
         let liveness = Arc::new(Liveness::new(options.session_ttl, options.session_grace));
+        let plan = options.backups;
         let shared = Arc::new(Shared {
             raft: raft.clone(),
             hub: Arc::clone(&hub),
@@ -162,6 +165,11 @@ impl Controller {
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )
             .add_service(
+                BackupsServer::new(BackupsService(Arc::clone(&shared)))
+                    .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
                 SessionsServer::new(SessionsService(shared))
                     .max_decoding_message_size(limits.message_bytes)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
@@ -184,6 +192,12 @@ impl Controller {
         let journal =
             Journal { raft: raft.clone(), hub: Arc::clone(&hub), probes, cancel: cancel.clone() };
         tasks.spawn(journal.run());
+        if let Some(plan) = plan {
+            let (raft, clock) = (raft.clone(), Arc::clone(&clock));
+            let (tasks_of_it, cancel) = (tasks.clone(), cancel.clone());
+            let schedule = Schedule { plan, raft, clock, tasks: tasks_of_it, cancel };
+            tasks.spawn(schedule.run());
+        }
         let house = Housekeeping {
             raft: raft.clone(),
             hub,

@@ -37,6 +37,11 @@ pub(crate) fn generation_wire(generation: GenerationKey) -> v1::Generation {
     v1::Generation { counter: generation.counter, random: generation.random }
 }
 
+pub(crate) fn generation_key(wire: Option<v1::Generation>) -> Result<GenerationKey, Status> {
+    let wire = wire.ok_or_else(|| invalid("the generation is missing"))?;
+    Ok(GenerationKey { counter: wire.counter, random: wire.random })
+}
+
 pub(crate) fn topic_wire(id: &TopicKey, topic: &Topic) -> v1::TopicSummary {
     v1::TopicSummary {
         topic_id: id.to_vec(),
@@ -89,7 +94,7 @@ pub(crate) fn segment_wire(base: u64, entry: &IndexEntry) -> v1::Segment {
     }
 }
 
-fn slice_commit(wire: &v1::SliceCommit) -> Result<SliceCommit, Status> {
+pub(crate) fn slice_commit(wire: &v1::SliceCommit) -> Result<SliceCommit, Status> {
     Ok(SliceCommit {
         partition: partition_key(wire.partition.as_ref())?,
         lease_epoch: wire.lease_epoch,

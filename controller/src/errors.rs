@@ -47,6 +47,12 @@ pub(crate) fn refusal_info(refusal: &Refusal) -> ErrorInfo {
             ErrorCode::StoreMismatch,
             format!("the cluster keeps its data in {expected}, not in the store named"),
         ),
+        Refusal::Restoring => (
+            ErrorCode::Restoring,
+            "the cluster is being restored from a backup; nothing else changes until that has ended"
+                .to_owned(),
+        ),
+        Refusal::NotRestorable(message) => (ErrorCode::Conflict, message.clone()),
         Refusal::Superseded => (
             ErrorCode::InvalidArgument,
             "a later commit of the same consumer was applied before".to_owned(),

@@ -4,20 +4,12 @@
 use crate::controller::StartError;
 use crate::options::ControllerOptions;
 use crate::raft::{self, OpenError};
+use crate::seeds::{CALL, Seeds};
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use streamhouse_proto::advice;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
-use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
-use streamhouse_proto::{advice, from_status};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
-
-const CONNECT: Duration = Duration::from_secs(1);
-const CALL: Duration = Duration::from_secs(12);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+use streamhouse_proto::v1::{self, ErrorInfo};
 
 /// Fills in number and peers of a controller that joins.
 pub(crate) async fn resolve(options: &mut ControllerOptions) -> Result<(), StartError> {
@@ -35,15 +27,17 @@ pub(crate) async fn resolve(options: &mut ControllerOptions) -> Result<(), Start
     let members = match number {
         // It has its place; whoever answers tells where the others are.
         Some(_) => seeds
-            .once(|mut client| async move { client.get_cluster(v1::GetClusterRequest {}).await })
+            .once(|channel| async move {
+                MetadataClient::new(channel).get_cluster(v1::GetClusterRequest {}).await
+            })
             .await
             .map(|cluster| cluster.controllers)
             .unwrap_or_default(),
         None => {
             let disk_id = disk.to_vec();
-            let answer = seeds.call("asking for a number", None, |mut client| {
+            let answer = seeds.call("asking for a number", None, |channel| {
                 let request = v1::AllocateControllerRequest { disk_id: disk_id.clone() };
-                async move { client.allocate_controller(request).await }
+                async move { MetadataClient::new(channel).allocate_controller(request).await }
             });
             let answer = answer.await.map_err(|error| StartError::Join(error.message))?;
             let (data, id) = (options.data.clone(), answer.id);
@@ -145,8 +139,8 @@ pub async fn repair(
     let (_, disk) = raft::owner(&prepared)?;
 
     let mut seeds = Seeds::new(controllers);
-    let cluster = seeds.call("asking for the cluster", Some(CALL), |mut client| async move {
-        client.get_cluster(v1::GetClusterRequest {}).await
+    let cluster = seeds.call("asking for the cluster", Some(CALL), |channel| async move {
+        MetadataClient::new(channel).get_cluster(v1::GetClusterRequest {}).await
     });
     let members: BTreeMap<u64, String> = cluster
         .await
@@ -164,10 +158,11 @@ pub async fn repair(
         return Err(RepairError::Cluster { retryable: false, message });
     };
     if let Some(known) = members.get(&member)
-        && let Ok(answer) = ask(known, &async |mut client: MetadataClient<Channel>| {
-            client.get_controller(v1::GetControllerRequest {}).await
-        })
-        .await
+        && let Some(answer) = Seeds::new(std::slice::from_ref(known))
+            .once(|channel| async move {
+                MetadataClient::new(channel).get_controller(v1::GetControllerRequest {}).await
+            })
+            .await
         && answer.id == member
     {
         let message = format!(
@@ -177,17 +172,17 @@ pub async fn repair(
         return Err(RepairError::Cluster { retryable: false, message });
     }
     let disk_id = disk.to_vec();
-    let allotted = seeds.call("asking for a number", Some(CALL), |mut client| {
+    let allotted = seeds.call("asking for a number", Some(CALL), |channel| {
         let request = v1::AllocateControllerRequest { disk_id: disk_id.clone() };
-        async move { client.allocate_controller(request).await }
+        async move { MetadataClient::new(channel).allocate_controller(request).await }
     });
     let new = allotted.await.map_err(cluster_error)?.id;
     raft::assign(&prepared, new, old)?;
     let replaces = if members.contains_key(&member) { member } else { 0 };
     let add = v1::AddControllerRequest { address, id: new, disk_id, replaces };
-    let added = seeds.call("adding the successor", Some(CALL), |mut client| {
+    let added = seeds.call("adding the successor", Some(CALL), |channel| {
         let request = add.clone();
-        async move { client.add_controller(request).await }
+        async move { MetadataClient::new(channel).add_controller(request).await }
     });
     added.await.map_err(cluster_error)?;
     let kept = put_aside(data, &prepared)?;
@@ -224,93 +219,4 @@ fn put_aside(data: &Path, prepared: &Path) -> Result<PathBuf, RepairError> {
 fn cluster_error(error: ErrorInfo) -> RepairError {
     let retryable = advice(error.code()).retryable;
     RepairError::Cluster { retryable, message: error.message }
-}
-
-/// Controllers of the cluster, as far as they are known.
-struct Seeds {
-    addresses: Vec<String>,
-    next: usize,
-}
-
-impl Seeds {
-    fn new(addresses: &[String]) -> Self {
-        Self { addresses: addresses.to_vec(), next: 0 }
-    }
-
-    /// The first answer of any of them, each asked once.
-    async fn once<T, F, Fut>(&mut self, call: F) -> Option<T>
-    where
-        F: Fn(MetadataClient<Channel>) -> Fut,
-        Fut: Future<Output = Result<Response<T>, Status>>,
-    {
-        for address in self.addresses.clone() {
-            if let Ok(answer) = ask(&address, &call).await {
-                return Some(answer);
-            }
-        }
-        None
-    }
-
-    /// Asks one after another, and whomever they name, until one answers with
-    /// a result or with an error that no retry can help, or for `patience`.
-    async fn call<T, F, Fut>(
-        &mut self,
-        what: &str,
-        patience: Option<Duration>,
-        call: F,
-    ) -> Result<T, ErrorInfo>
-    where
-        F: Fn(MetadataClient<Channel>) -> Fut,
-        Fut: Future<Output = Result<Response<T>, Status>>,
-    {
-        let begun = crate::clock::now();
-        let (mut pause, mut reported) = (FIRST_PAUSE, String::new());
-        loop {
-            let Some(address) = self.addresses.get(self.next % self.addresses.len().max(1)) else {
-                return Err(ErrorInfo::new(ErrorCode::InvalidArgument, "no controller is named"));
-            };
-            let address = address.clone();
-            let error = match ask(&address, &call).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            if !advice(error.code()).retryable
-                || patience.is_some_and(|patience| begun.elapsed() > patience)
-            {
-                return Err(error);
-            }
-            if error.message != reported {
-                tracing::info!(address, reason = error.message, "{what}: not yet");
-                reported = error.message.clone();
-            }
-            self.next += 1;
-            if !error.address.is_empty() && error.address != address {
-                let known = self.addresses.iter().position(|known| *known == error.address);
-                self.next = known.unwrap_or_else(|| {
-                    self.addresses.push(error.address.clone());
-                    self.addresses.len() - 1
-                });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-}
-
-async fn ask<T, F, Fut>(address: &str, call: &F) -> Result<T, ErrorInfo>
-where
-    F: Fn(MetadataClient<Channel>) -> Fut,
-    Fut: Future<Output = Result<Response<T>, Status>>,
-{
-    let unusable = |e: tonic::transport::Error| {
-        ErrorInfo::new(ErrorCode::InvalidArgument, format!("{address} is no address: {e}"))
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unusable)?;
-    let client = MetadataClient::new(endpoint.connect_timeout(CONNECT).connect_lazy());
-    let answer = match tokio::time::timeout(CALL, call(client)).await {
-        Ok(answer) => answer.map_err(|status| from_status(&status)),
-        Err(_) => Err(ErrorInfo::new(ErrorCode::TimedOut, "no answer in time")),
-    };
-    let answer = answer.map(Response::into_inner);
-    answer.map_err(|error| ErrorInfo { message: format!("{address}: {}", error.message), ..error })
 }

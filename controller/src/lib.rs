@@ -4,9 +4,11 @@
 //! - [`state`]: the state machine, pure functions over a key-value transaction
 //! - [`raft`]: everything that names openraft, and the RocksDB beneath it
 //! - `service`: the gRPC services, one file each
+//! - [`backup`]: copies of the metadata in an object store, and the way back
 //! - the rest: what a leader does on its own account ([`clock`], liveness of
 //!   sessions, housekeeping) and how changes reach watchers
 
+pub mod backup;
 mod calls;
 pub mod clock;
 pub mod codec;
@@ -26,6 +28,7 @@ mod metrics;
 mod options;
 mod places;
 pub mod raft;
+mod seeds;
 mod service;
 pub mod state;
 

@@ -1,5 +1,6 @@
 //! What a controller is started with.
 
+use crate::backup::BackupPlan;
 use crate::limits::Limits;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -40,6 +41,8 @@ pub struct ControllerOptions {
     pub keep_logs: u64,
     /// How much it takes.
     pub limits: Limits,
+    /// When this one leads, it backs the metadata up into the cluster's store.
+    pub backups: Option<BackupPlan>,
 }
 
 impl ControllerOptions {
@@ -50,7 +53,7 @@ impl ControllerOptions {
 
     /// Options with the defaults: sessions end after 3 s of silence, 500 ms
     /// after a broken stream, and send heartbeats every 300 ms; a snapshot
-    /// every 100,000 entries, of which the last 10,000 stay.
+    /// every 100,000 entries, of which the last 10,000 stay; no backups.
     pub fn new(
         node_id: u64,
         listen: SocketAddr,
@@ -71,6 +74,7 @@ impl ControllerOptions {
             snapshot_every: 100_000,
             keep_logs: 10_000,
             limits: Limits::default(),
+            backups: None,
         }
     }
 }

@@ -40,7 +40,8 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::Overloaded
         | ErrorCode::ShuttingDown
         | ErrorCode::Behind
-        | ErrorCode::StoreUnavailable => (true, false),
+        | ErrorCode::StoreUnavailable
+        | ErrorCode::Restoring => (true, false),
         ErrorCode::TimedOut | ErrorCode::ConnectionLost => (true, true),
         ErrorCode::OutcomeUnknown | ErrorCode::Internal | ErrorCode::Unspecified => (false, true),
     };
@@ -67,7 +68,8 @@ fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::ShuttingDown
         | ErrorCode::Behind
         | ErrorCode::ConnectionLost
-        | ErrorCode::StoreUnavailable => Code::Unavailable,
+        | ErrorCode::StoreUnavailable
+        | ErrorCode::Restoring => Code::Unavailable,
         ErrorCode::Overloaded => Code::ResourceExhausted,
         ErrorCode::TimedOut => Code::DeadlineExceeded,
         ErrorCode::WrongCluster => Code::PermissionDenied,

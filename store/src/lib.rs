@@ -25,6 +25,7 @@ mod options;
 mod probe;
 mod read;
 mod store;
+mod upload;
 
 #[cfg(feature = "contract")]
 pub mod contract;
@@ -37,6 +38,7 @@ pub use list::Listed;
 pub use location::StoreKind;
 pub use options::StoreOptions;
 pub use store::Store;
+pub use upload::Upload;
 
 // What [`Store::create`] takes and [`Store::from_object_store`] wraps, so that callers need no second version.
 pub use object_store::{ObjectStore, PutPayload};

@@ -12,10 +12,16 @@ use streamhouse_store::contract::{self, moto::Moto};
 use streamhouse_store::endpoint::Endpoint;
 use streamhouse_store::{Store, StoreKind, StoreOptions};
 
+async fn uploads(store: &Store) {
+    contract::an_upload_is_one_object(store).await;
+    contract::an_upload_that_was_given_up_is_no_object(store).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_keeps_the_contract() {
     contract::all(&Store::open("memory://contract").unwrap()).await;
     contract::all(&Store::open("memory://contract/with/prefix").unwrap()).await;
+    uploads(&Store::open("memory://contract/with/prefix").unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,6 +32,7 @@ async fn a_folder_keeps_the_contract() {
     assert_eq!(store.kind(), StoreKind::File);
     assert!(!store.is_remote());
     contract::all(&store).await;
+    uploads(&store).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,6 +50,7 @@ async fn moto_keeps_the_contract() {
     assert_eq!(store.url(), "s3://streamhouse/contract");
     assert!(store.is_remote());
     contract::all(&store).await;
+    uploads(&store).await;
     contract::all(&moto.store("")).await;
 }
 

@@ -47,7 +47,7 @@ pub(crate) struct Args {
 
 impl Args {
     fn options(self) -> Result<AgentOptions, Failure> {
-        stores::require_shared(&self.store)?;
+        stores::require_shared("--store", &self.store)?;
         let listen = listen::address("--listen", &self.listen)?;
         let advertise = self.advertise.as_deref().map(controllers::address).transpose()?;
         if advertise.is_none() && listen.ip().is_unspecified() {

@@ -1,5 +1,6 @@
-//! `streamhouse cluster`: who the controllers are, how they stand, and who leads them.
+//! `streamhouse cluster`: who the controllers are, how they stand, who leads them, and backups of what they keep.
 
+mod backup;
 mod status;
 
 use std::time::Duration;
@@ -67,6 +68,10 @@ enum Action {
         #[command(flatten)]
         controllers: Controllers,
     },
+    /// Copy all metadata, as of now, to an object store.
+    Backup(backup::TakeArgs),
+    /// Bring a backup back into a new, empty cluster, and what was written after it from the bucket.
+    Restore(backup::RestoreArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -128,6 +133,8 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
             let leader = admin(&controllers)?.transfer_leader(id).await?;
             format.print(&Led { leader }, |led| format!("controller {} leads", led.leader))
         }
+        Action::Backup(args) => backup::take(args, format).await,
+        Action::Restore(args) => backup::restore(args, format).await,
     }
 }
 

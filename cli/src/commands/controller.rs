@@ -4,8 +4,10 @@ mod limits;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
+use streamhouse_controller::backup::BackupPlan;
 use streamhouse_controller::raft::{self, OpenError};
 use streamhouse_controller::{
     Controller, ControllerFailure, ControllerOptions, RepairError, StartError,
@@ -17,6 +19,8 @@ use crate::controllers::{self, Controllers};
 use crate::exit::{Failure, Kind};
 use crate::output::Format;
 use crate::signals::StopSignals;
+
+const SHORTEST_BACKUP: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT, then hands leadership over and exits with 0.
 #[derive(Debug, clap::Args)]
@@ -68,6 +72,14 @@ struct Run {
     /// Keep so many log entries behind the snapshot, for controllers that are a little behind.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     keep_logs: u64,
+    /// Back the metadata up into the cluster's store once so much time has passed since the newest backup there, as 1h;
+    /// whoever leads does. Default: never.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    backup_every: Option<Duration>,
+    /// How many backups stay; older ones are removed after a new one was taken.
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(requires = "backup_every")]
+    backup_keep: u64,
 }
 
 /// The old data is kept beside the new. The controller is then started as before: it comes back under a number of its
@@ -167,6 +179,7 @@ async fn serve(args: Run, limits: &LimitFlags) -> anyhow::Result<()> {
         .as_deref()
         .map(|text| listen::address("--http-listen", text))
         .transpose()?;
+    options.backups = backups(args.backup_every, args.backup_keep)?;
     options.advertise = args.advertise.as_deref().map(controllers::address).transpose()?;
 
     // Before anything is started, so that no signal finds it half done.
@@ -200,6 +213,15 @@ async fn serve(args: Run, limits: &LimitFlags) -> anyhow::Result<()> {
     controller.shutdown().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn backups(every: Option<Duration>, keep: u64) -> Result<Option<BackupPlan>, Failure> {
+    let Some(every) = every else { return Ok(None) };
+    if every < SHORTEST_BACKUP {
+        return Err(Failure::usage("--backup-every is shorter than a second"));
+    }
+    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+    Ok(Some(BackupPlan { every, keep }))
 }
 
 /// `1=a:1,2=b:2` as a map.

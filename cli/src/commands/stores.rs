@@ -3,10 +3,10 @@
 use crate::exit::Failure;
 
 /// Refuses a store inside the process: nobody else could read what an agent acknowledged.
-pub(crate) fn require_shared(url: &str) -> Result<(), Failure> {
+pub(crate) fn require_shared(flag: &str, url: &str) -> Result<(), Failure> {
     if url.to_ascii_lowercase().starts_with("memory:") {
         return Err(Failure::usage(format!(
-            "--store {url} would live inside one process; no reader could reach it"
+            "{flag} {url} would live inside one process; no reader could reach it"
         )));
     }
     Ok(())
@@ -18,8 +18,8 @@ mod tests {
 
     #[test]
     fn a_store_inside_one_process_is_refused() {
-        assert!(require_shared("memory://x").is_err());
-        assert!(require_shared("Memory://x").is_err());
-        assert!(require_shared("s3://memory").is_ok());
+        assert!(require_shared("--store", "memory://x").is_err());
+        assert!(require_shared("--store", "Memory://x").is_err());
+        assert!(require_shared("--store", "s3://memory").is_ok());
     }
 }

@@ -73,6 +73,7 @@ pub(super) fn judge(outcome: Outcome) -> Verdict {
         | Code::ShuttingDown
         | Code::Behind
         | Code::StoreUnavailable
+        | Code::Restoring
         | Code::OutcomeUnknown
         | Code::TimedOut
         | Code::ConnectionLost => Verdict::Retry(failure()),

@@ -12,7 +12,7 @@ use super::view::StateView;
 use crate::codec;
 use crate::state::command::{
     Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
-    RequestKey, SliceCommit,
+    RequestKey, RestoreStart, RestoredObject, SliceCommit,
 };
 use crate::state::controllers::{DiskMark, Mark};
 use crate::state::kv::KvRead;
@@ -131,6 +131,7 @@ fn body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
     let session = pick.map_or(u64::from(a), |(id, _)| *id);
     let known = sessions::session(&state.kv, session).unwrap();
     let instance = known.as_ref().map_or(id(9), |known| known.instance);
+    let restore = GenerationKey { counter: 2, random: 2 };
     let mark = Mark { node: 1, term: 1, matched_term: 1, matched_index: u64::from(b) };
     match kind {
         0 => CommandBody::InitCluster {
@@ -178,11 +179,34 @@ fn body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
         18 => CommandBody::Continue,
         19 => CommandBody::MarkDisks(vec![DiskMark { disk: id(a % 3), mark }]),
         20 => CommandBody::AllocateController { disk: id(a), above: u64::from(b) },
-        _ => CommandBody::ReserveControllers { upto: u64::from(a) },
+        21 => CommandBody::ReserveControllers { upto: u64::from(a) },
+        // Seldom: until a restore has ended, little else goes.
+        22 if a < 32 => CommandBody::BeginRestore(RestoreStart {
+            cluster: id(8),
+            backup_generation: GenerationKey { counter: 1, random: 1 },
+            backup_index: 10,
+            generation: restore,
+            time_ms: 1_000_000,
+            sessions_upto: 5,
+            store_url: Some("memory://pure".into()),
+            feature_level: 1,
+        }),
+        22 | 23 => CommandBody::RestorePairs { restore, part: u64::from(b % 2), pairs: Vec::new() },
+        24 => {
+            let object = RestoredObject {
+                generation: GenerationKey { counter: 1, random: 1 },
+                session: u64::from(a),
+                sequence: u64::from(b),
+                size: 1_000,
+                slices: vec![slice(state, partition, 0, u64::from(a) + 1)],
+            };
+            CommandBody::RestoreSlices { restore, objects: vec![object] }
+        }
+        _ => CommandBody::EndRestore { restore, parts: u64::from(b % 3) },
     }
 }
 
-const KINDS: u8 = 22;
+const KINDS: u8 = 26;
 
 /// Fails to compile when there is a command that [`body`] does not make.
 fn known(body: &CommandBody) {
@@ -199,7 +223,11 @@ fn known(body: &CommandBody) {
         | CommandBody::Continue
         | CommandBody::MarkDisks(_)
         | CommandBody::AllocateController { .. }
-        | CommandBody::ReserveControllers { .. } => {}
+        | CommandBody::ReserveControllers { .. }
+        | CommandBody::BeginRestore(_)
+        | CommandBody::RestorePairs { .. }
+        | CommandBody::RestoreSlices { .. }
+        | CommandBody::EndRestore { .. } => {}
     }
 }
 

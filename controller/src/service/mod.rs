@@ -1,6 +1,7 @@
 //! The gRPC services of a controller.
 
 mod attach;
+mod backups;
 mod lookup;
 mod members;
 mod metadata;
@@ -9,6 +10,7 @@ mod sessions;
 mod topics;
 mod watch;
 
+pub(crate) use backups::BackupsService;
 pub(crate) use metadata::MetadataService;
 pub(crate) use sessions::SessionsService;
 

@@ -52,6 +52,11 @@ pub(super) fn advance(tx: &mut Transaction<'_>, proposed_ms: u64) -> Result<u64,
     Ok(proposed_ms)
 }
 
+/// Identity of a cluster that was restored.
+pub(super) fn become_restored(tx: &mut Transaction<'_>, identity: &Cluster) {
+    typed::put(tx, cluster_key(), identity);
+}
+
 pub(super) fn init(
     tx: &mut Transaction<'_>,
     id: [u8; 16],

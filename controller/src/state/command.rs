@@ -126,6 +126,69 @@ pub enum CommandBody {
         /// The highest of them.
         upto: u64,
     },
+    /// Begins to restore a backup into this cluster, which must be empty.
+    BeginRestore(RestoreStart),
+    /// The next pairs of the backup.
+    RestorePairs {
+        /// The generation that the restore mints: which restore it is.
+        restore: GenerationKey,
+        /// Counts the parts from 0.
+        part: u64,
+        /// Key and value.
+        pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    /// Puts slices that were committed after the backup back into the index.
+    RestoreSlices {
+        /// See `RestorePairs`.
+        restore: GenerationKey,
+        /// At most [`crate::state::MAX_BATCH`] slices in all.
+        objects: Vec<RestoredObject>,
+    },
+    /// The cluster takes the backup's identity and begins its new generation.
+    EndRestore {
+        /// See `RestorePairs`.
+        restore: GenerationKey,
+        /// How many parts the backup has.
+        parts: u64,
+    },
+}
+
+/// What is restored, and into which generation.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RestoreStart {
+    /// The cluster that was backed up.
+    pub cluster: [u8; 16],
+    /// Its generation at the time of the backup.
+    pub backup_generation: GenerationKey,
+    /// The index of which the backup is.
+    pub backup_index: u64,
+    /// The new generation: a higher counter than any of the cluster's before,
+    /// and a random half.
+    pub generation: GenerationKey,
+    /// Cluster time of the backup.
+    pub time_ms: u64,
+    /// Sessions of the backup's generation up to this one were opened before
+    /// the backup.
+    pub sessions_upto: u64,
+    /// Where the data lies.
+    pub store_url: Option<String>,
+    /// What the backed up cluster was allowed to use.
+    pub feature_level: u32,
+}
+
+/// Slices of one object that a restore found in the bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RestoredObject {
+    /// The cluster's generation when it was written.
+    pub generation: GenerationKey,
+    /// The session that wrote it.
+    pub session: u64,
+    /// The session's number for it.
+    pub sequence: u64,
+    /// Bytes of the whole object.
+    pub size: u64,
+    /// Some or all of its slices.
+    pub slices: Vec<SliceCommit>,
 }
 
 /// A session's registration.

@@ -8,6 +8,8 @@
 //! | `03` | disk id | [`Mark`](super::controllers::Mark) |
 //! | `04` | | the highest controller number given out, `u64` |
 //! | `05` | disk id | the controller number given to it, `u64` |
+//! | `06` | | [`Restoring`](super::restore::Restoring), while a backup is being restored |
+//! | `07` | | sessions up to this one are of an earlier generation, `u64` |
 //! | `0e` | | how many partitions all those topics have, `u64` |
 //! | `0f` | | how many topics there are, in whatever stage, `u64` |
 //! | `10` | topic name | topic id |
@@ -42,6 +44,8 @@ pub(super) mod tag {
     pub(crate) const DISK_MARK: u8 = 0x03;
     pub(crate) const CONTROLLER_NUMBER: u8 = 0x04;
     pub(crate) const CONTROLLER_DISK: u8 = 0x05;
+    pub(crate) const RESTORING: u8 = 0x06;
+    pub(crate) const SESSIONS_BEFORE: u8 = 0x07;
     pub(crate) const PARTITION_COUNT: u8 = 0x0e;
     pub(crate) const TOPIC_COUNT: u8 = 0x0f;
     pub(crate) const TOPIC_NAME: u8 = 0x10;

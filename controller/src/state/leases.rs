@@ -133,6 +133,11 @@ pub(super) fn assign(
     Ok(())
 }
 
+/// A restored partition waits for the first session of its group.
+pub(super) fn wait(tx: &mut Transaction<'_>, group: &str, key: &PartitionKey) {
+    typed::mark(tx, waiting_key(group, key));
+}
+
 /// Grants what waited for a session of the group.
 pub(super) fn assign_waiting(
     tx: &mut Transaction<'_>,

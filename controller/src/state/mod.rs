@@ -15,6 +15,7 @@ pub mod offsets;
 pub mod partitions;
 pub mod reply;
 pub mod requests;
+pub mod restore;
 pub mod segments;
 pub mod sessions;
 pub mod topics;
@@ -38,6 +39,10 @@ pub fn apply(
     command: &Command,
 ) -> Result<(Reply, Vec<Effect>), KvError> {
     let now_ms = cluster::advance(tx, command.time_ms)?;
+    // Not remembered for RETRY: the same request may succeed once it is over.
+    if restore::holds_up(tx, &command.body)? {
+        return Ok((Reply::Refused(Refusal::Restoring), Vec::new()));
+    }
     let Some(request) = &command.request else {
         return execute(tx, index, now_ms, command);
     };
@@ -86,5 +91,11 @@ fn execute(
         CommandBody::MarkDisks(marks) => controllers::mark_disks(tx, marks),
         CommandBody::ReserveControllers { upto } => controllers::reserve(tx, *upto),
         CommandBody::AllocateController { disk, above } => controllers::allocate(tx, disk, *above),
+        CommandBody::BeginRestore(start) => restore::begin(tx, start),
+        CommandBody::RestorePairs { restore, part, pairs } => {
+            restore::pairs(tx, *restore, *part, pairs)
+        }
+        CommandBody::RestoreSlices { restore, objects } => restore::slices(tx, *restore, objects),
+        CommandBody::EndRestore { restore, parts } => restore::end(tx, *restore, *parts),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Replies are stored for RETRY, so they follow the rules of [`crate::codec`].
 
-use super::command::{PartitionKey, TopicKey};
+use super::command::{GenerationKey, PartitionKey, TopicKey};
 use bincode::{Decode, Encode};
 
 /// The answer to a command.
@@ -27,6 +27,15 @@ pub enum Reply {
     },
     /// A controller's number.
     Controller(u64),
+    /// A restore has begun, or goes on.
+    Restoring {
+        /// The generation that it mints.
+        generation: GenerationKey,
+        /// The part that comes next.
+        next_part: u64,
+    },
+    /// One per slice of a `RestoreSlices`.
+    Restored(Vec<Option<Refusal>>),
 }
 
 /// Why a command, or a part of it, was refused.
@@ -63,6 +72,10 @@ pub enum Refusal {
     Superseded,
     /// A limit of the cluster.
     Limit(String),
+    /// A backup is being restored; nothing else changes until that has ended.
+    Restoring,
+    /// A backup is restored into an empty cluster only, and by one restore.
+    NotRestorable(String),
 }
 
 /// What became of one object of a commit.

@@ -5,7 +5,8 @@
 //! other places than an agent's object can be added.
 
 use super::command::{
-    GenerationKey, ObjectCommit, ObjectContents, PartitionKey, SliceCommit, TopicKey,
+    GenerationKey, ObjectCommit, ObjectContents, PartitionKey, RestoredObject, SliceCommit,
+    TopicKey,
 };
 use super::keys::{Key, tag, trailing_u64};
 use super::kv::{KvError, KvRead, Transaction};
@@ -267,13 +268,8 @@ fn commit_slices(
         let refusal = check_slice(id, object.size, slice, partition);
         match refusal {
             None => {
-                partition.next_offset = slice.last_offset + 1;
-                partition.last_stable_offset = partition.next_offset;
-                partition.segments += 1;
-                partition.bytes += u64::from(slice.length);
                 live += 1;
-                let entry = entry_of(slice, source.clone());
-                typed::put(tx, segment_key(&slice.partition, slice.base_offset), &entry);
+                append(tx, partition, slice, source.clone());
                 effects.push(Effect::Appended(slice.partition, partition.next_offset));
             }
             // Whatever was written behind a refused slice of the current
@@ -298,6 +294,72 @@ fn commit_slices(
         typed::put(tx, object_key(id, object.sequence), &record);
     }
     Ok(replies)
+}
+
+/// DENSE: the partition's next entry.
+fn append(
+    tx: &mut Transaction<'_>,
+    partition: &mut Partition,
+    slice: &SliceCommit,
+    source: Source,
+) {
+    partition.next_offset = slice.last_offset + 1;
+    partition.last_stable_offset = partition.next_offset;
+    partition.segments += 1;
+    partition.bytes += u64::from(slice.length);
+    let entry = entry_of(slice, source);
+    typed::put(tx, segment_key(&slice.partition, slice.base_offset), &entry);
+}
+
+/// Puts slices of an object that a restore found back into the index; what
+/// is in it already stays as it is.
+pub(super) fn restore(
+    tx: &mut Transaction<'_>,
+    object: &RestoredObject,
+    effects: &mut Vec<Effect>,
+) -> Result<Vec<Option<Refusal>>, KvError> {
+    let RestoredObject { generation, session, sequence, size, .. } = *object;
+    let source = Source::L0 { generation, session, sequence };
+    let mut touched = Touched::default();
+    let mut refusals = Vec::with_capacity(object.slices.len());
+    let known = self::object(tx, session, sequence)?;
+    let mut record = known.unwrap_or(ObjectRecord { size, live: 0 });
+    for slice in &object.slices {
+        let partition = match load(tx, &mut touched, &slice.partition)? {
+            Ok(partition) => partition,
+            Err(refusal) => {
+                refusals.push(Some(refusal));
+                continue;
+            }
+        };
+        let key = segment_key(&slice.partition, slice.base_offset);
+        let there: Option<IndexEntry> = typed::get(tx, &key)?;
+        let refusal = match there {
+            // RETRY: this very slice, by an earlier try.
+            Some(there) if there == entry_of(slice, source.clone()) => {
+                refusals.push(None);
+                continue;
+            }
+            // DENSE
+            _ if slice.base_offset != partition.next_offset => Some(Refusal::Stale),
+            _ => check_shape(size, slice),
+        };
+        if refusal.is_none() {
+            append(tx, partition, slice, source.clone());
+            // FENCE: epochs granted from now on are higher than any restored.
+            partition.lease_epoch = partition.lease_epoch.max(slice.lease_epoch);
+            record.live += 1;
+            effects.push(Effect::Appended(slice.partition, partition.next_offset));
+        }
+        refusals.push(refusal);
+    }
+    for (key, partition) in &touched.partitions {
+        partitions::put(tx, key, partition);
+    }
+    if record.live > 0 {
+        typed::put(tx, object_key(session, sequence), &record);
+    }
+    Ok(refusals)
 }
 
 /// The partition's record, if its topic is in use.
@@ -336,6 +398,11 @@ fn check_slice(id: u64, size: u64, slice: &SliceCommit, partition: &Partition) -
     if slice.lease_epoch != partition.lease_epoch || slice.base_offset != partition.next_offset {
         return Some(Refusal::Stale);
     }
+    check_shape(size, slice)
+}
+
+/// What no slice can be, whoever wrote it.
+fn check_shape(size: u64, slice: &SliceCommit) -> Option<Refusal> {
     // A range's length fits u64, and one past its end too.
     let range = slice.last_offset.checked_sub(slice.base_offset);
     let fits = range.is_some_and(|r| u64::from(slice.record_count) <= r.saturating_add(1));

@@ -1,12 +1,12 @@
-//! Agent sessions. A session's id is the log index of its registration, so it
-//! is unique and ordered.
+//! Agent sessions. A session's id is the log index of its registration, above
+//! all sessions of the cluster's earlier generations: unique and ordered.
 
 use super::command::Registration;
 use super::keys::{Key, tag, trailing_u64};
 use super::kv::{KvError, KvRead, Transaction};
 use super::names::{check_name, shown};
 use super::reply::{Effect, Refusal, Reply};
-use super::{cluster, leases, segments, typed, work};
+use super::{cluster, leases, restore, segments, typed, work};
 use bincode::{Decode, Encode};
 
 /// Most live sessions of one agent group.
@@ -163,7 +163,10 @@ pub(super) fn register(
     if let Err(refusal) = check(tx, new)? {
         return Ok((Reply::Refused(refusal), Vec::new()));
     }
-    let mut effects = vec![Effect::Cluster, Effect::SessionOpened(index)];
+    // Above every session of an earlier generation, so that no object and no
+    // result of one is taken for another's.
+    let id = index + restore::sessions_before(tx)?;
+    let mut effects = vec![Effect::Cluster, Effect::SessionOpened(id)];
     let session = Session {
         instance: new.instance,
         address: new.address.clone(),
@@ -177,18 +180,18 @@ pub(super) fn register(
         registered_ms: now_ms,
         ended_ms: None,
     };
-    put(tx, index, &session);
-    typed::put(tx, instance_key(&new.instance), &index);
-    typed::mark(tx, live_key(&new.group, index));
+    put(tx, id, &session);
+    typed::put(tx, instance_key(&new.instance), &id);
+    typed::mark(tx, live_key(&new.group, id));
     // An agent that starts again under its address takes over from itself.
     let older = typed::get::<u64>(tx, &address_key(&new.address))?;
-    typed::put(tx, address_key(&new.address), &index);
+    typed::put(tx, address_key(&new.address), &id);
     if let Some(older) = older {
         end_one(tx, older, now_ms, &mut effects)?;
     }
     leases::assign_waiting(tx, &new.group, &mut effects)?;
     leases::rebalance(tx, &new.group, &mut effects)?;
-    Ok((Reply::Session(index), effects))
+    Ok((Reply::Session(id), effects))
 }
 
 fn end_one(

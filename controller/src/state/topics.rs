@@ -181,6 +181,22 @@ pub(super) fn create(
     Ok((Reply::Topic(id), effects))
 }
 
+/// Restores a topic's record, and counts it.
+pub(super) fn restore(
+    tx: &mut Transaction<'_>,
+    id: &TopicKey,
+    restored: &Topic,
+) -> Result<(), KvError> {
+    if topic(tx, id)?.is_none() {
+        let topics = topic_count(tx)? + 1;
+        typed::put(tx, count_key(), &topics);
+        let partitions = partition_count(tx)? + u64::from(restored.partitions);
+        typed::put(tx, partition_count_key(), &partitions);
+    }
+    typed::put(tx, topic_key(id), restored);
+    Ok(())
+}
+
 /// Creates the next chunk of partitions and grants their leases.
 pub(super) fn continue_creation(
     tx: &mut Transaction<'_>,

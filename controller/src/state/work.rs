@@ -1,10 +1,10 @@
 //! What was too large for one entry, or waits for its time: done in bounded
 //! chunks by `Continue`, which the leader proposes while anything is due.
 
-use super::keys::{Key, tag, trailing_u64};
+use super::keys::{Key, tag, trailing_id, trailing_u64};
 use super::kv::{KvError, KvRead, Transaction};
 use super::reply::{Effect, Reply};
-use super::{leases, requests, sessions, topics, typed};
+use super::{leases, requests, restore, sessions, topics, typed};
 
 /// Kinds of unfinished work, by the byte that stands in the key. The lowest
 /// goes first: partitions without a writer before topics that come and go.
@@ -57,6 +57,16 @@ pub(super) fn done(tx: &mut Transaction<'_>, kind: Kind, subject: &[u8]) {
     tx.delete(work_key(kind, subject));
 }
 
+/// Whether this key of unfinished work means anything without the sessions
+/// that there were.
+pub(super) fn outlives_sessions(key: &[u8]) -> bool {
+    let kind = key.get(1).copied().and_then(Kind::of);
+    kind.is_some_and(|kind| match kind {
+        Kind::CreateTopic | Kind::DeleteTopic => trailing_id(key).is_some() && key.len() == 18,
+        Kind::MoveLeases | Kind::AssignGroup | Kind::RevokeAll | Kind::Rebalance => false,
+    })
+}
+
 fn next(kv: &dyn KvRead) -> Result<Option<(Kind, Vec<u8>)>, KvError> {
     let (start, end) = Key::new(tag::WORK).range();
     let Some((key, _)) = kv.scan(&start, &end, 1)?.pop() else { return Ok(None) };
@@ -66,6 +76,9 @@ fn next(kv: &dyn KvRead) -> Result<Option<(Kind, Vec<u8>)>, KvError> {
 
 /// Whether `Continue` at cluster time `now_ms` would find something to do.
 pub fn is_due(kv: &dyn KvRead, now_ms: u64) -> Result<bool, KvError> {
+    if restore::restoring(kv)?.is_some() {
+        return Ok(false);
+    }
     Ok(next(kv)?.is_some()
         || leases::revocation_is_due(kv, now_ms)?
         || sessions::expiry_is_due(kv, now_ms)?

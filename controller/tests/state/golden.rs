@@ -5,17 +5,19 @@
 use bincode::{Decode, Encode};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use streamhouse_controller::backup::file::Header;
 use streamhouse_controller::codec;
 use streamhouse_controller::state::cluster::Cluster;
 use streamhouse_controller::state::command::{
     Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
-    RequestKey, SliceCommit,
+    RequestKey, RestoreStart, RestoredObject, SliceCommit,
 };
 use streamhouse_controller::state::controllers::{DiskMark, Mark};
 use streamhouse_controller::state::offsets::{CommittedOffset, Group};
 use streamhouse_controller::state::partitions::Partition;
 use streamhouse_controller::state::reply::{ObjectReply, Refusal, Reply, SliceReply};
 use streamhouse_controller::state::requests::Requester;
+use streamhouse_controller::state::restore::Restoring;
 use streamhouse_controller::state::segments::{IndexEntry, ObjectRecord, Source};
 use streamhouse_controller::state::sessions::Session;
 use streamhouse_controller::state::topics::{Topic, TopicStage};
@@ -77,6 +79,19 @@ fn mark() -> Mark {
     Mark { node: 2, term: 7, matched_term: 6, matched_index: 70_000 }
 }
 
+fn restore_start() -> RestoreStart {
+    RestoreStart {
+        cluster: [5; 16],
+        backup_generation: GenerationKey { counter: 1, random: 7 },
+        backup_index: 70_000,
+        generation: generation(),
+        time_ms: 1_700_000_000_000,
+        sessions_upto: 70_000,
+        store_url: Some("s3://b/p".into()),
+        feature_level: 1,
+    }
+}
+
 fn bodies() -> Vec<(&'static str, CommandBody)> {
     let object = |contents| ObjectCommit { sequence: 9, size: 80_000, contents };
     let registration = Registration {
@@ -122,6 +137,29 @@ fn bodies() -> Vec<(&'static str, CommandBody)> {
         ("mark-disks", CommandBody::MarkDisks(vec![DiskMark { disk: [6; 16], mark: mark() }])),
         ("allocate-controller", CommandBody::AllocateController { disk: [6; 16], above: 3 }),
         ("reserve-controllers", CommandBody::ReserveControllers { upto: 5 }),
+        ("begin-restore", CommandBody::BeginRestore(restore_start())),
+        (
+            "restore-pairs",
+            CommandBody::RestorePairs {
+                restore: generation(),
+                part: 300,
+                pairs: vec![(vec![0x10, 1], vec![1, 2])],
+            },
+        ),
+        (
+            "restore-slices",
+            CommandBody::RestoreSlices {
+                restore: generation(),
+                objects: vec![RestoredObject {
+                    generation: generation(),
+                    session: 12,
+                    sequence: 9,
+                    size: 80_000,
+                    slices: vec![slice()],
+                }],
+            },
+        ),
+        ("end-restore", CommandBody::EndRestore { restore: generation(), parts: 301 }),
     ]
 }
 
@@ -139,6 +177,8 @@ fn refusals() -> Vec<(&'static str, Refusal)> {
         ("store-mismatch", Refusal::StoreMismatch { expected: "s3://b/p".into() }),
         ("superseded", Refusal::Superseded),
         ("limit", Refusal::Limit("full".into())),
+        ("restoring", Refusal::Restoring),
+        ("not-restorable", Refusal::NotRestorable("not empty".into())),
     ]
 }
 
@@ -160,6 +200,8 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("offsets", Reply::Offsets(vec![None, Some(Refusal::Superseded)])),
         ("continued", Reply::Continued { more: true }),
         ("controller", Reply::Controller(4)),
+        ("restoring", Reply::Restoring { generation: generation(), next_part: 300 }),
+        ("restored", Reply::Restored(vec![None, Some(Refusal::Stale)])),
     ]
 }
 
@@ -233,6 +275,18 @@ fn values(golden: &mut Golden) {
     let offset = CommittedOffset { offset: 500, metadata: "mine".into(), committed_ms: 2 };
     golden.check("value committed-offset", &offset);
     golden.check("value mark", &mark());
+    let restoring = Restoring { start: restore_start(), next_part: 300, highest_session: 70_001 };
+    golden.check("value restoring", &restoring);
+    let header = Header {
+        cluster: [5; 16],
+        generation: generation(),
+        index: 70_000,
+        time_ms: 1_700_000_000_000,
+        sessions_upto: 70_000,
+        store_url: Some("s3://b/p".into()),
+        feature_level: 1,
+    };
+    golden.check("backup header", &header);
 }
 
 #[test]

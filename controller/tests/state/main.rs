@@ -9,4 +9,5 @@ mod model;
 mod placement;
 mod purity;
 mod requests;
+mod restore;
 mod topics;

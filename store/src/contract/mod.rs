@@ -5,12 +5,14 @@
 
 pub mod moto;
 mod reads;
+mod uploads;
 mod writes;
 
 pub use reads::{
     an_empty_object_is_an_object, get_of_a_missing_key_is_not_found, head_tells_the_size_or_none,
     ranges_are_exact_or_errors, tails_carry_the_size,
 };
+pub use uploads::{an_upload_is_one_object, an_upload_that_was_given_up_is_no_object};
 pub use writes::{
     a_16_mib_object_comes_back, a_create_in_chunks_is_one_object, a_create_never_overwrites,
     delete_is_idempotent, distinct_keys_do_not_disturb_each_other, list_is_in_order_and_in_pages,

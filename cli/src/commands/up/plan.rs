@@ -20,7 +20,7 @@ pub(super) fn reconcile(
     known: Option<Record>,
 ) -> anyhow::Result<Record> {
     if let Some(store) = &args.store {
-        stores::require_shared(store)?;
+        stores::require_shared("--store", store)?;
     }
     let Some(mut record) = known else {
         let store = match &args.store {
