@@ -72,6 +72,37 @@ pub enum OpenError {
     },
 }
 
+/// A value that could not be read from the database.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// It is not what was written.
+    #[error("{0}")]
+    Damaged(String),
+    /// The disk, or the system, did not give it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<rocksdb::Error> for ReadError {
+    fn from(error: rocksdb::Error) -> Self {
+        match error.kind() {
+            rocksdb::ErrorKind::Corruption => Self::Damaged(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl ReadError {
+    /// Of the data directory at `path`.
+    pub(crate) fn at(self, path: &Path) -> OpenError {
+        let path = path.to_owned();
+        match self {
+            Self::Damaged(what) => OpenError::Damaged { path, what },
+            Self::Failed(what) => OpenError::Unreadable { path, what },
+        }
+    }
+}
+
 /// The database; see the module.
 pub(crate) struct Db {
     db: DB,
@@ -87,7 +118,7 @@ impl Db {
             .map_err(|e| open_error(data, &e))?;
         let db = Self { db };
         let damaged = |what: String| OpenError::Damaged { path: data.to_owned(), what };
-        let identity = db.get_raft(meta::IDENTITY).map_err(unreadable)?;
+        let identity = db.get_raft(meta::IDENTITY).map_err(|error| error.at(data))?;
         let identity = match identity {
             Some(bytes) => {
                 let identity: Identity =
@@ -143,8 +174,8 @@ impl Db {
     }
 
     /// A value of the `raft` column family.
-    pub(crate) fn get_raft(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        self.db.get_cf(self.raft(), key).map_err(|e| e.to_string())
+    pub(crate) fn get_raft(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.db.get_cf(self.raft(), key)?)
     }
 
     /// Writes `batch` and returns once it and all earlier writes are durable.

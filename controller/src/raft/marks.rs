@@ -8,6 +8,7 @@ use crate::codec;
 use crate::state::command::{Command, CommandBody};
 use crate::state::controllers::{self, DiskMark, Mark};
 use crate::state::kv::KvError;
+use crate::state::reply::Reply;
 use openraft::{EntryPayload, RaftMetrics};
 use std::collections::BTreeMap;
 
@@ -50,7 +51,8 @@ pub(crate) async fn watch(node: RaftNode) {
             }
         }
         match node.propose_local(None, CommandBody::MarkDisks(marks)).await {
-            Ok((index, _)) => last_mark = index,
+            Ok((index, Reply::Done)) => last_mark = index,
+            Ok((_, reply)) => tracing::warn!(?reply, "the disks' marks were refused"),
             Err(error) => tracing::debug!(%error, "the disks' marks were not written"),
         }
     }
@@ -98,10 +100,12 @@ fn matched(metrics: &RaftMetrics<TypeConfig>, node: u64, durable: Option<LogId>)
 
 /// The latest that this node knows of `disk`; whoever cannot read what it
 /// knows must not say that it knows nothing.
-pub(crate) fn known(node: &RaftNode, disk: &DiskId) -> Result<Option<Mark>, KvError> {
+pub(crate) async fn known(node: &RaftNode, disk: &DiskId) -> Result<Option<Mark>, KvError> {
     let core = node.core();
+    // The log first: what is applied and purged meanwhile is in the state.
+    let applied = *core.applied.index.borrow();
+    let logged = core.log.logged_mark(disk, applied).await.map_err(|e| KvError(e.to_string()))?;
     let applied = controllers::mark(&node.try_view()?, disk)?;
-    let logged = core.logged_marks.get(disk).copied();
     let leads = core.leadership.borrow().is_leader;
     let seen = if leads { current(node) } else { Vec::new() };
     let seen = seen.into_iter().find(|marked| marked.disk == *disk).map(|marked| marked.mark);

@@ -13,6 +13,7 @@ mod append_stream;
 mod bootstrap;
 mod db;
 mod entry;
+mod evidence;
 mod fatal;
 mod hash;
 mod leadership;

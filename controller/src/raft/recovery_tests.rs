@@ -2,7 +2,7 @@
 
 use super::ApplyObserver;
 use super::db::Db;
-use super::log_store::LogStore;
+use super::log_store::{LogError, LogStore};
 use super::meta::{self, AppliedMeta};
 use super::snapshot_file::{self, SnapshotError};
 use super::snapshot_store::SnapshotStore;
@@ -36,7 +36,7 @@ fn create(index: u64) -> Entry {
 }
 
 async fn log_of(dir: &Path, db: &Arc<Db>, entries: u64) -> LogStore {
-    let mut log = LogStore::open(dir, db.clone()).unwrap().0;
+    let mut log = LogStore::open(dir, db.clone()).unwrap();
     log.blocking_append((0..entries).map(create)).await.unwrap();
     log
 }
@@ -45,8 +45,12 @@ fn open(dir: &Path) -> Arc<Db> {
     Arc::new(Db::open(dir, 1).unwrap().0)
 }
 
-fn reopened(dir: &Path, db: &Arc<Db>) -> Result<(), String> {
+fn reopened(dir: &Path, db: &Arc<Db>) -> Result<(), LogError> {
     LogStore::open(dir, db.clone()).map(|_| ())
+}
+
+fn damaged(what: &str) -> LogError {
+    LogError::Damaged(what.into())
 }
 
 #[tokio::test]
@@ -55,7 +59,7 @@ async fn a_log_is_found_again_as_it_was() {
     let db = open(dir.path());
     let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
-    let mut log = LogStore::open(dir.path(), db).unwrap().0;
+    let mut log = LogStore::open(dir.path(), db).unwrap();
     let entries = log.try_get_log_entries(..).await.unwrap();
     assert_eq!(entries, (0..10).map(create).collect::<Vec<_>>());
 }
@@ -70,7 +74,7 @@ async fn a_flipped_byte_in_the_log_is_detected() {
     let mut value = db.rocks().get_cf(db.log(), key).unwrap().unwrap();
     value[20] ^= 1;
     db.rocks().put_cf(db.log(), key, value).unwrap();
-    let error = reopened(dir.path(), &db).unwrap_err();
+    let Err(LogError::Damaged(error)) = reopened(dir.path(), &db) else { panic!() };
     assert!(error.contains("log entry 4") && error.contains("checksum"), "{error}");
 }
 
@@ -81,7 +85,7 @@ async fn a_gap_in_the_log_is_detected() {
     let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
     db.rocks().delete_cf(db.log(), 4u64.to_be_bytes()).unwrap();
-    assert_eq!(reopened(dir.path(), &db).unwrap_err(), "log entry 4 is missing");
+    assert_eq!(reopened(dir.path(), &db), Err(damaged("log entry 4 is missing")));
 }
 
 #[tokio::test]
@@ -91,7 +95,7 @@ async fn damage_that_comes_later_is_detected_when_read() {
     let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
     // Reopened, nothing is in memory: every read goes to the disk.
-    let mut log = LogStore::open(dir.path(), db.clone()).unwrap().0;
+    let mut log = LogStore::open(dir.path(), db.clone()).unwrap();
     db.rocks().delete_cf(db.log(), 6u64.to_be_bytes()).unwrap();
     assert_eq!(log.try_get_log_entries(0..5).await.unwrap().len(), 5);
     let error = log.try_get_log_entries(5..8).await.unwrap_err();
@@ -182,8 +186,8 @@ async fn a_log_that_ends_before_what_was_synced_is_damaged() {
     drop(log);
     // As RocksDB leaves it when a record before the last sync does not hold.
     db.rocks().delete_cf(db.log(), 9u64.to_be_bytes()).unwrap();
-    let error = reopened(dir.path(), &db).unwrap_err();
-    assert_eq!(error, "the log ends at entry 8, entry 9 was synced");
+    let error = damaged("the log ends at entry 8, entry 9 was synced");
+    assert_eq!(reopened(dir.path(), &db), Err(error));
 }
 
 #[tokio::test]

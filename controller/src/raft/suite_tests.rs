@@ -24,7 +24,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let applied = AppliedMeta::load(&db).unwrap();
         let shared = AppliedState::new(&applied);
         let machine = StateMachine::new(state, applied, shared, Arc::new(Deaf));
-        let log = LogStore::open(dir.path(), db).unwrap().0;
+        let log = LogStore::open(dir.path(), db).unwrap();
         Ok((dir, log, machine))
     }
 }

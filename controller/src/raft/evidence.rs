@@ -1,0 +1,353 @@
+//! What the others' answers prove of this node's disk, and when they are
+//! enough: the decision of [`super::admission`], without its asking.
+//!
+//! Two things are enough.
+//!
+//! - A leader's word, confirmed by a majority after it was asked. This node
+//!   did not take part in that majority, so all that is committed is with
+//!   others; and what this disk acknowledged to that very leader, the leader
+//!   remembers.
+//! - Without a leader, the word of all voters, or of a majority once the
+//!   silent ones were waited for. Only those count that can know something:
+//!   with the disk of the membership, and a log on it.
+//!
+//! A disk without a log is let in by a leader only, or when a cluster is
+//! founded: it would otherwise stand for whatever it may have held. Any sign
+//! that the disk held more, from anyone, is enough against it.
+
+use super::types::{DiskId, LogId, StoredMembership};
+use crate::state::controllers::Mark;
+use std::collections::{BTreeMap, BTreeSet};
+use streamhouse_proto::v1;
+
+/// Why this node's disk cannot be used any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It lost entries or a vote that it had acknowledged.
+    #[error(
+        "the disk of controller {node} is behind what it had acknowledged: it ends at entry {has} \
+         in term {term}, the cluster saw it hold entry {had} in term {had_term}; it is an old copy, \
+         or was cut off. Let it rejoin as a learner: streamhouse controller repair"
+    )]
+    Behind {
+        /// This node.
+        node: u64,
+        /// Last entry on the disk.
+        has: u64,
+        /// Term of the vote on the disk.
+        term: u64,
+        /// Last entry that the leader saw on it.
+        had: u64,
+        /// When that was.
+        had_term: u64,
+    },
+    /// The cluster knows this number with another disk: this one is new, or
+    /// was replaced.
+    #[error(
+        "controller {0} is a member of the cluster with another disk than this one; if that disk is \
+         lost, let this one rejoin as a learner: streamhouse controller repair"
+    )]
+    OtherDisk(u64),
+    /// It was removed from the cluster.
+    #[error("controller {0} was removed from the cluster; its number is never used again")]
+    Removed(u64),
+    /// The others belong to another cluster.
+    #[error(
+        "controller {0} belongs to another cluster than the controllers at its peers' addresses"
+    )]
+    OtherCluster(u64),
+}
+
+/// Where a member is, and on which disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) address: String,
+    pub(crate) disk: DiskId,
+}
+
+/// A membership, as a node knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Members {
+    /// Where it is in the log.
+    pub(crate) at: Option<LogId>,
+    pub(crate) committed: bool,
+    /// A majority of each is needed.
+    pub(crate) voters: Vec<BTreeSet<u64>>,
+    pub(crate) nodes: BTreeMap<u64, Place>,
+}
+
+impl Members {
+    pub(crate) fn new(stored: &StoredMembership, committed: bool) -> Self {
+        let nodes = stored
+            .membership()
+            .nodes()
+            .map(|(id, node)| (*id, Place { address: node.address.clone(), disk: node.disk }));
+        Self {
+            at: *stored.log_id(),
+            committed,
+            voters: stored.membership().get_joint_config().clone(),
+            nodes: nodes.collect(),
+        }
+    }
+
+    pub(crate) fn to_wire(&self) -> v1::KnownMembership {
+        let (term, index) = self.at.map_or((0, 0), |at| (at.leader_id.term, at.index));
+        let voters = self.voters.iter();
+        let members = self.nodes.iter().map(|(id, place)| v1::KnownMember {
+            id: *id,
+            address: place.address.clone(),
+            disk_id: place.disk.to_vec(),
+        });
+        v1::KnownMembership {
+            term,
+            index,
+            committed: self.committed,
+            voters: voters.map(|ids| v1::VoterSet { ids: ids.iter().copied().collect() }).collect(),
+            members: members.collect(),
+        }
+    }
+
+    fn from_wire(wire: v1::KnownMembership) -> Self {
+        let nodes = wire.members.into_iter().filter_map(|member| {
+            let disk = DiskId::try_from(member.disk_id.as_slice()).ok()?;
+            Some((member.id, Place { address: member.address, disk }))
+        });
+        let nodes: BTreeMap<u64, Place> = nodes.collect();
+        let at = (!nodes.is_empty()).then(|| LogId::new_term_index(wire.term, wire.index));
+        let voters = wire.voters.into_iter().map(|set| set.ids.into_iter().collect());
+        Self { at, committed: wire.committed, voters: voters.collect(), nodes }
+    }
+
+    pub(crate) fn disk_of(&self, node: u64) -> Option<DiskId> {
+        self.nodes.get(&node).map(|place| place.disk)
+    }
+}
+
+/// What one of the others said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) disk: DiskId,
+    pub(crate) cluster: Option<[u8; 16]>,
+    /// Its disk holds nothing at all.
+    pub(crate) empty: bool,
+    /// It can know what became of the cluster: it takes part, or holds a log,
+    /// and was not refused itself.
+    pub(crate) knows: bool,
+    /// A majority confirmed, after it was asked, that it leads.
+    pub(crate) leads: bool,
+    pub(crate) term: u64,
+    pub(crate) members: Members,
+    /// How far it saw the asking disk get.
+    pub(crate) mark: Option<Mark>,
+}
+
+impl Answer {
+    /// Who answered, and what; `None` if that makes no sense.
+    pub(crate) fn read(wire: v1::IdentifyResponse, own: u64) -> Option<(u64, Self)> {
+        // Older releases say less: whoever holds something counts.
+        let standing = wire
+            .standing
+            .unwrap_or(v1::Standing { holds_log: !wire.empty, ..v1::Standing::default() });
+        let members = match wire.membership {
+            Some(members) => Members::from_wire(members),
+            None => named(own, &wire.member_disk, wire.membership_index),
+        };
+        let mark = wire.mark.map(|mark| Mark {
+            node: own,
+            term: mark.term,
+            matched_term: mark.matched_term,
+            matched_index: mark.matched_index,
+        });
+        let answer = Self {
+            disk: DiskId::try_from(wire.disk_id.as_slice()).ok()?,
+            cluster: <[u8; 16]>::try_from(wire.cluster_id.as_slice()).ok(),
+            empty: wire.empty,
+            knows: (standing.admitted || standing.holds_log) && !standing.refused,
+            leads: standing.leads,
+            term: standing.term,
+            members,
+            mark,
+        };
+        Some((wire.node_id, answer))
+    }
+}
+
+/// All that an older release says of its membership.
+fn named(own: u64, disk: &[u8], index: u64) -> Members {
+    let disk = DiskId::try_from(disk).ok();
+    let place = disk.map(|disk| (own, Place { address: String::new(), disk }));
+    let at = (index > 0).then(|| LogId::new_term_index(0, index));
+    let nodes = place.into_iter().collect();
+    Members { at, committed: index > 0, voters: Vec::new(), nodes }
+}
+
+/// The latest answers of the others, by number.
+pub(crate) type Answers = BTreeMap<u64, Answer>;
+
+/// What this node knows of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Own {
+    pub(crate) node: u64,
+    pub(crate) disk: DiskId,
+    pub(crate) cluster: Option<[u8; 16]>,
+    pub(crate) vote_term: u64,
+    /// The last entry that is on the disk.
+    pub(crate) last: Option<LogId>,
+    /// A committed membership has named it, with this disk.
+    pub(crate) was_member: bool,
+    pub(crate) committed: Members,
+    pub(crate) effective: Members,
+    /// The configured controllers, itself included.
+    pub(crate) peers: BTreeSet<u64>,
+}
+
+impl Own {
+    /// There is no log on its disk; a vote at most.
+    fn blank(&self) -> bool {
+        self.last.is_none()
+    }
+}
+
+/// What follows from the answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It may take part, but must not vote in terms up to this one: its disk
+    /// may have, and have forgotten.
+    Admit { votes_above: u64 },
+    /// It must not, ever.
+    Refuse(Refused),
+    /// Not yet, and why.
+    Wait(String),
+}
+
+/// Judges the answers; `waited` says that the silent were waited for.
+pub(crate) fn decide(own: &Own, answers: &Answers, waited: bool) -> Verdict {
+    if let Some(refused) = membership_refusal(own, answers) {
+        return Verdict::Refuse(refused);
+    }
+    if let Some(refused) = answers.values().find_map(|answer| behind(own, answer)) {
+        return Verdict::Refuse(refused);
+    }
+    let highest = answers.values().filter(|a| a.knows).map(|a| a.term).max().unwrap_or(0);
+    if answers.values().any(|answer| answer.leads && answer.term >= highest) {
+        return Verdict::Admit { votes_above: if own.blank() { highest } else { 0 } };
+    }
+    match own.blank() {
+        true => founded(own, answers),
+        false => settled(own, answers, waited),
+    }
+}
+
+/// The newest membership that anyone knows, this node included.
+pub(crate) fn newest<'a>(own: &'a Own, answers: &'a Answers) -> &'a Members {
+    let known = answers.values().map(|answer| &answer.members);
+    // One without voters is an older release's, which names only this node.
+    let known = known.filter(|members| !members.voters.is_empty());
+    known.chain([&own.effective]).max_by_key(|members| members.at).unwrap_or(&own.effective)
+}
+
+/// A cluster that is being founded, for a disk without a log: nobody knows of
+/// anything committed, and nobody is missing.
+fn founded(own: &Own, answers: &Answers) -> Verdict {
+    if answers.values().any(|answer| answer.members.committed) {
+        let why = "its disk holds no log, and no leader vouches for it yet";
+        return Verdict::Wait(why.into());
+    }
+    let members = newest(own, answers);
+    let expected = own.peers.iter().chain(members.nodes.keys()).filter(|id| **id != own.node);
+    let silent: BTreeSet<u64> = expected.filter(|id| !answers.contains_key(id)).copied().collect();
+    if !silent.is_empty() {
+        let silent = list(&silent);
+        return Verdict::Wait(format!(
+            "for a cluster to be founded, or to be added to one; no word from {silent}"
+        ));
+    }
+    let nothing = own.vote_term == 0 && answers.values().all(|answer| answer.empty);
+    let named = answers.values().any(|a| a.members.disk_of(own.node) == Some(own.disk));
+    match nothing || named {
+        true => Verdict::Admit { votes_above: 0 },
+        false => Verdict::Wait("for a cluster to be founded, or to be added to one".into()),
+    }
+}
+
+/// No leader is known: all voters have spoken, or enough of them after the
+/// others were waited for.
+fn settled(own: &Own, answers: &Answers, waited: bool) -> Verdict {
+    let members = newest(own, answers);
+    let voters: BTreeSet<u64> = members.voters.iter().flatten().copied().collect();
+    let silent: BTreeSet<u64> =
+        voters.into_iter().filter(|id| *id != own.node && !answers.contains_key(id)).collect();
+    let counts = |id: &u64| {
+        *id == own.node
+            || answers.get(id).is_some_and(|a| a.knows && members.disk_of(*id) == Some(a.disk))
+    };
+    let majority = !members.voters.is_empty()
+        && members
+            .voters
+            .iter()
+            .all(|set| set.iter().filter(|id| counts(id)).count() * 2 > set.len());
+    match (majority, silent.is_empty()) {
+        (true, true) => Verdict::Admit { votes_above: 0 },
+        (true, false) if waited => Verdict::Admit { votes_above: 0 },
+        (true, false) => Verdict::Wait(format!("no word from {} yet", list(&silent))),
+        (false, true) => Verdict::Wait("too few of the voters hold a log of this cluster".into()),
+        (false, false) => Verdict::Wait(format!("for a majority; no word from {}", list(&silent))),
+    }
+}
+
+fn list(ids: &BTreeSet<u64>) -> String {
+    ids.iter().map(|id| format!("controller {id}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What the members' memberships say against this node.
+pub(crate) fn membership_refusal(own: &Own, answers: &Answers) -> Option<Refused> {
+    let in_another = |answer: &Answer| match (own.cluster, answer.cluster) {
+        (Some(own), Some(other)) => own != other,
+        _ => false,
+    };
+    if answers.values().any(in_another) {
+        return Some(Refused::OtherCluster(own.node));
+    }
+    let since = |members: &Members| members.at.map(|at| at.index);
+    for members in answers.values().map(|answer| &answer.members) {
+        let later = members.committed && since(members) > since(&own.committed);
+        match members.disk_of(own.node) {
+            Some(disk) if disk != own.disk && (own.blank() || later) => {
+                return Some(Refused::OtherDisk(own.node));
+            }
+            // It was named once, and a later membership does not name it.
+            None if later && own.committed.disk_of(own.node).is_some() => {
+                return Some(Refused::Removed(own.node));
+            }
+            Some(_) | None => {}
+        }
+    }
+    // Its own log says that it was removed. One that is only catching up was
+    // not named yet.
+    let own_says =
+        own.was_member && own.committed.committed && own.committed.disk_of(own.node).is_none();
+    let agrees = |answer: &Answer| answer.members.at >= own.committed.at;
+    let removed = own_says
+        && answers.values().any(agrees)
+        && answers.values().all(|answer| answer.members.disk_of(own.node).is_none());
+    removed.then_some(Refused::Removed(own.node))
+}
+
+/// SUBTLE: a log may be cut back rightly, by a leader of a later term; but a
+/// disk that has accepted that leader has voted in its term. So entries count
+/// only against a mark of the disk's own term. The first entry is never cut
+/// back: a disk without any was never marked.
+fn behind(own: &Own, answer: &Answer) -> Option<Refused> {
+    let mark = answer.mark?;
+    let has = own.last.map_or((0, 0), |id| (id.leader_id.term, id.index));
+    let had = (mark.matched_term, mark.matched_index);
+    let lost =
+        own.blank() || own.vote_term < mark.term || (own.vote_term == mark.term && has < had);
+    lost.then_some(Refused::Behind {
+        node: own.node,
+        has: has.1,
+        term: own.vote_term,
+        had: had.1,
+        had_term: mark.term,
+    })
+}
