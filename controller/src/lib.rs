@@ -19,6 +19,7 @@ mod join;
 mod liveness;
 mod options;
 pub mod raft;
+mod repair_plan;
 mod service;
 pub mod state;
 

@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 const IDENTITY_FILE: &str = "identity";
 const DATABASE: &str = "db";
 
+/// What a repair has still to do; nobody else may use the directory meanwhile.
+pub const REPAIR_PLAN: &str = "repair-plan";
+
 /// Everything in a data directory that speaks of one disk, and goes with it.
 pub const FILES: [&str; 4] = [DATABASE, snapshot_store::FOLDER, synced::NAME, IDENTITY_FILE];
 
@@ -114,6 +117,11 @@ impl Db {
     pub(crate) fn open(data: &Path, node: u64) -> Result<(Self, Identity), OpenError> {
         let unreadable = |what: String| OpenError::Unreadable { path: data.to_owned(), what };
         std::fs::create_dir_all(data).map_err(|e| unreadable(e.to_string()))?;
+        if data.join(REPAIR_PLAN).exists() {
+            let what =
+                "a repair of it was interrupted: run it again, streamhouse controller repair";
+            return Err(unreadable(what.into()));
+        }
         let db = DB::open_cf_descriptors(&options(), data.join(DATABASE), families())
             .map_err(|e| open_error(data, &e))?;
         let db = Self { db };

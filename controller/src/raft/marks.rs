@@ -41,10 +41,11 @@ pub(crate) async fn watch(node: RaftNode) {
         if !leadership.borrow().is_leader {
             continue;
         }
-        let marks = current(&node);
-        match has_news(&node, &marks, last_mark) {
-            Ok(true) => {}
-            Ok(false) => continue,
+        let mut marks = current(&node);
+        let news = has_news(&node, &marks, last_mark);
+        match news.and_then(|news| Ok((news, kept(&node, &marks)?))) {
+            Ok((true, kept)) => marks.extend(kept),
+            Ok((false, _)) => continue,
             Err(error) => {
                 tracing::warn!(%error, "what is known of the disks cannot be read");
                 continue;
@@ -70,6 +71,19 @@ fn has_news(node: &RaftNode, marks: &[DiskMark], last_mark: u64) -> Result<bool,
         }
     }
     Ok(false)
+}
+
+/// The known marks of members that this leader has not heard of: the state
+/// forgets what is not said again, and theirs must not be.
+fn kept(node: &RaftNode, marks: &[DiskMark]) -> Result<Vec<DiskMark>, KvError> {
+    let members: Vec<DiskId> = node.with_metrics(|metrics| {
+        metrics.membership_config.membership().nodes().map(|(_, member)| member.disk).collect()
+    });
+    let view = node.try_view()?;
+    let unseen = members.into_iter().filter(|disk| marks.iter().all(|mark| mark.disk != *disk));
+    let known =
+        unseen.map(|disk| Ok(controllers::mark(&view, &disk)?.map(|mark| DiskMark { disk, mark })));
+    known.filter_map(Result::transpose).collect()
 }
 
 /// What the leader sees now.

@@ -346,7 +346,7 @@ fn conflict(what: String) -> MembershipError {
 
 /// Whether a voter has answered the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Heard {
+pub(super) enum Heard {
     Lately,
     NotLately,
     /// Not since it leads.
@@ -367,7 +367,7 @@ fn heard(metrics: &RaftMetrics<TypeConfig>, id: u64) -> Heard {
 
 /// Whether the voters that are `left` without `id` can go on. A `young` leader
 /// may not have heard of all of them yet.
-fn without(id: u64, left: &[Heard], young: bool) -> Result<(), MembershipError> {
+pub(super) fn without(id: u64, left: &[Heard], young: bool) -> Result<(), MembershipError> {
     let alive = left.iter().filter(|heard| **heard == Heard::Lately).count();
     if alive * 2 > left.len() {
         return Ok(());
@@ -379,7 +379,7 @@ fn without(id: u64, left: &[Heard], young: bool) -> Result<(), MembershipError> 
 }
 
 /// `moved` says that the membership is not the one it was before.
-fn refused(
+pub(super) fn refused(
     error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
     moved: bool,
 ) -> MembershipError {

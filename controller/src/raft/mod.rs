@@ -22,6 +22,8 @@ mod log_tail;
 mod log_writer;
 mod marks;
 mod membership;
+#[cfg(test)]
+mod membership_tests;
 mod message;
 mod meta;
 mod network;
@@ -53,7 +55,7 @@ mod types;
 mod view;
 
 pub use admission::Refused;
-pub use db::{FILES, OpenError, assign, known_as, last_known, owner};
+pub use db::{FILES, OpenError, REPAIR_PLAN, assign, known_as, last_known, owner};
 pub use fatal::{FatalReason, set_fatal_hook};
 pub use leadership::Leadership;
 pub use membership::{Member, MembershipError};

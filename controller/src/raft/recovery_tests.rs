@@ -10,6 +10,7 @@ use super::state_store::StateStore;
 use super::types::{EncodedCommand, Entry, LogId, Payload};
 use crate::codec;
 use crate::state::command::{Command, CommandBody};
+use crate::state::controllers::{DiskMark, Mark};
 use crate::state::reply::Effect;
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -199,4 +200,46 @@ async fn a_log_that_was_cut_off_rightly_is_not() {
     log.writer().stop().await;
     drop(log);
     reopened(dir.path(), &db).unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_read_is_not_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let log = log_of(dir.path(), &db, 10).await;
+    log.writer().stop().await;
+    drop(log);
+    // As good as one that may not be opened.
+    let note = dir.path().join(super::synced::NAME);
+    std::fs::remove_file(&note).unwrap();
+    std::fs::create_dir(&note).unwrap();
+    let error = reopened(dir.path(), &db);
+    assert!(matches!(error, Err(LogError::Unreadable(_))), "{error:?}");
+    std::fs::remove_dir(&note).unwrap();
+    reopened(dir.path(), &db).unwrap();
+}
+
+/// A mark of `disk` at `index` in term 1, as an entry.
+fn marks(entry: u64, disk: [u8; 16], index: u64) -> Entry {
+    let mark = Mark { node: 3, term: 1, matched_term: 1, matched_index: index };
+    let body = CommandBody::MarkDisks(vec![DiskMark { disk, mark }]);
+    let command = codec::encode(&Command { time_ms: 1, request: None, body });
+    let payload = Payload::Normal(EncodedCommand(command.into()));
+    Entry { log_id: LogId::new_term_index(1, entry), payload }
+}
+
+#[tokio::test]
+async fn marks_of_entries_that_came_since_the_start_count_cut_off_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let mut log = log_of(dir.path(), &db, 10).await;
+    assert_eq!(log.logged_mark(&[6; 16], 0).await.unwrap(), None);
+    log.blocking_append([marks(10, [6; 16], 8)]).await.unwrap();
+    let known = log.logged_mark(&[6; 16], 0).await.unwrap().unwrap();
+    assert_eq!(known.matched_index, 8);
+    log.blocking_append([marks(11, [6; 16], 9)]).await.unwrap();
+    log.truncate_after(Some(LogId::new_term_index(1, 9))).await.unwrap();
+    let known = log.logged_mark(&[6; 16], 0).await.unwrap().unwrap();
+    assert_eq!(known.matched_index, 9);
+    log.writer().stop().await;
 }
