@@ -4,6 +4,7 @@
 use crate::controller::StartError;
 use crate::options::ControllerOptions;
 use crate::raft::{self, OpenError};
+use crate::repair_plan::{PREPARED, Plan};
 use crate::seeds::{CALL, Seeds};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -113,7 +114,13 @@ pub async fn repair(
     node_id: Option<u64>,
     advertise: Option<&str>,
 ) -> Result<Repaired, RepairError> {
-    let prepared = data.join("rejoin");
+    let io = |error| RepairError::Io { path: data.to_owned(), error };
+    if let Some(plan) = Plan::read(data).map_err(io)? {
+        // All but the files is done.
+        let kept = plan.finish(data).map_err(io)?;
+        return Ok(Repaired { old: plan.member, new: plan.new, kept });
+    }
+    let prepared = data.join(PREPARED);
     let old_db = data.join("db");
     let last_known = raft::last_known(data);
     let read = match old_db.exists() {
@@ -136,7 +143,7 @@ pub async fn repair(
         (None, Some(id)) => (id, id),
         (None, None) => return Err(RepairError::Whose(data.to_owned())),
     };
-    let (_, disk) = raft::owner(&prepared)?;
+    let (prepared_as, disk) = raft::owner(&prepared)?;
 
     let mut seeds = Seeds::new(controllers);
     let cluster = seeds.call("asking for the cluster", Some(CALL), |channel| async move {
@@ -149,14 +156,8 @@ pub async fn repair(
         .into_iter()
         .map(|member| (member.id, member.address))
         .collect();
-    let address = advertise.map(str::to_owned).or_else(|| members.get(&member).cloned());
-    let Some(address) = address else {
-        let message = format!(
-            "controller {member} is no member of the cluster; say where its successor will be with \
-             --advertise"
-        );
-        return Err(RepairError::Cluster { retryable: false, message });
-    };
+    // Interrupted after its successor was added; what it replaces may be gone.
+    let added = prepared_as.filter(|number| members.contains_key(number));
     if let Some(known) = members.get(&member)
         && let Some(answer) = Seeds::new(std::slice::from_ref(known))
             .once(|channel| async move {
@@ -171,13 +172,49 @@ pub async fn repair(
         );
         return Err(RepairError::Cluster { retryable: false, message });
     }
+    let new = match added {
+        Some(new) => new,
+        None => {
+            let successor = Successor { old, member, disk, address: advertise.map(str::to_owned) };
+            add_successor(&mut seeds, &members, &prepared, successor).await?
+        }
+    };
+    let plan = Plan::new(data, member, new);
+    plan.begin(data).map_err(io)?;
+    let kept = plan.finish(data).map_err(io)?;
+    Ok(Repaired { old: member, new, kept })
+}
+
+/// Who is to take the place of `member`, which is started as `old`.
+struct Successor {
+    old: u64,
+    member: u64,
+    disk: [u8; 16],
+    address: Option<String>,
+}
+
+/// Gives the successor its number, and makes it a learner.
+async fn add_successor(
+    seeds: &mut Seeds,
+    members: &BTreeMap<u64, String>,
+    prepared: &Path,
+    successor: Successor,
+) -> Result<u64, RepairError> {
+    let Successor { old, member, disk, address } = successor;
+    let Some(address) = address.or_else(|| members.get(&member).cloned()) else {
+        let message = format!(
+            "controller {member} is no member of the cluster; say where its successor will be with \
+             --advertise"
+        );
+        return Err(RepairError::Cluster { retryable: false, message });
+    };
     let disk_id = disk.to_vec();
     let allotted = seeds.call("asking for a number", Some(CALL), |channel| {
         let request = v1::AllocateControllerRequest { disk_id: disk_id.clone() };
         async move { MetadataClient::new(channel).allocate_controller(request).await }
     });
     let new = allotted.await.map_err(cluster_error)?.id;
-    raft::assign(&prepared, new, old)?;
+    raft::assign(prepared, new, old)?;
     let replaces = if members.contains_key(&member) { member } else { 0 };
     let add = v1::AddControllerRequest { address, id: new, disk_id, replaces };
     let added = seeds.call("adding the successor", Some(CALL), |channel| {
@@ -185,35 +222,7 @@ pub async fn repair(
         async move { MetadataClient::new(channel).add_controller(request).await }
     });
     added.await.map_err(cluster_error)?;
-    let kept = put_aside(data, &prepared)?;
-    Ok(Repaired { old: member, new, kept })
-}
-
-/// Moves the old data into a folder of its own and the prepared data to its
-/// place.
-fn put_aside(data: &Path, prepared: &Path) -> Result<PathBuf, RepairError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |error| RepairError::Io { path, error }
-    };
-    let kept = (1u32..)
-        .map(|n| data.join(format!("damaged-{n}")))
-        .find(|path| !path.exists())
-        .unwrap_or_else(|| data.join("damaged"));
-    std::fs::create_dir(&kept).map_err(io(&kept))?;
-    for name in raft::FILES {
-        let from = data.join(name);
-        if from.exists() {
-            std::fs::rename(&from, kept.join(name)).map_err(io(&from))?;
-        }
-    }
-    for name in ["identity", "db"] {
-        let from = prepared.join(name);
-        std::fs::rename(&from, data.join(name)).map_err(io(&from))?;
-    }
-    std::fs::remove_dir_all(prepared).map_err(io(prepared))?;
-    std::fs::File::open(data).and_then(|dir| dir.sync_all()).map_err(io(data))?;
-    Ok(kept)
+    Ok(new)
 }
 
 fn cluster_error(error: ErrorInfo) -> RepairError {

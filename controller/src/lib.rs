@@ -28,6 +28,7 @@ mod metrics;
 mod options;
 mod places;
 pub mod raft;
+mod repair_plan;
 mod seeds;
 mod service;
 pub mod state;

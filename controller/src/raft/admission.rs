@@ -2,119 +2,74 @@
 //! does its disk still hold what it had acknowledged?
 //!
 //! A disk that was put back from a copy, or whose log was cut off, looks sound
-//! by itself. So a starting controller asks the others: once a majority of
-//! its members (itself included) has told how far they saw its disk get (see
-//! [`super::marks`]), and none of them saw more than is there, it takes part.
-//! Until then it answers no message of Raft. A disk that is behind, a number
-//! that belongs to another disk by now, or a member that was removed, is
-//! refused with the way out.
+//! by itself, and so does one that was emptied. So a starting controller asks
+//! the others how far they saw its disk get (see [`super::marks`]), and takes
+//! part once their answers are enough ([`super::evidence`] says when) and none
+//! of them saw more than is there. Until then it answers no message of Raft. A
+//! disk that is behind, a number that belongs to another disk by now, or a
+//! member that was removed, is refused with the way out.
 //!
-//! What no surviving member saw cannot be found so: at most what this disk
-//! acknowledged in the last second before the leader died too.
+//! What no other member knows cannot be found so. With a leader that others
+//! confirm, that is nothing. When all start at once, it is what the disk
+//! acknowledged after its last mark was written, a second at most, if the
+//! leader's memory is gone; and if not all voters answer in time, whatever
+//! only the silent ones know.
 
+use super::evidence::{self, Answer, Answers, Members, Own, Verdict};
 use super::marks;
 use super::node::RaftNode;
-use super::peers::Lane;
-use super::types::{ControllerNode, DiskId};
+use super::peers;
+use super::time;
+use super::types::DiskId;
 use crate::state::kv::KvError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use streamhouse_proto::v1::{IdentifyRequest, IdentifyResponse};
+use streamhouse_proto::v1::raft_client::RaftClient;
+use streamhouse_proto::v1::{self, IdentifyRequest, IdentifyResponse};
+use tonic::transport::Channel;
+
+pub use super::evidence::Refused;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A leader that is not confirmed within this time answers without.
+const CONFIRM: Duration = Duration::from_millis(400);
 /// Without a leader for so long, a member asks whether it still is one.
 const LONELY: Duration = Duration::from_secs(1);
 
 /// Whether this node may take part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// A majority has not answered yet.
-    Asking,
+    /// The answers are not enough yet, and why; empty before the first.
+    Asking(String),
     /// It takes part.
     Admitted,
     /// It never will, with this disk.
     Refused(Refused),
 }
 
-/// Why this node's disk cannot be used any more.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// It lost entries or a vote that it had acknowledged.
-    #[error(
-        "the disk of controller {node} is behind what it had acknowledged: it ends at entry {has} \
-         in term {term}, the cluster saw it hold entry {had} in term {had_term}; it is an old copy, \
-         or was cut off. Let it rejoin as a learner: streamhouse controller repair"
-    )]
-    Behind {
-        /// This node.
-        node: u64,
-        /// Last entry on the disk.
-        has: u64,
-        /// Term of the vote on the disk.
-        term: u64,
-        /// Last entry that the leader saw on it.
-        had: u64,
-        /// When that was.
-        had_term: u64,
-    },
-    /// The cluster knows this number with another disk: this one is new, or
-    /// was replaced.
-    #[error(
-        "controller {0} is a member of the cluster with another disk than this one; if that disk is \
-         lost, let this one rejoin as a learner: streamhouse controller repair"
-    )]
-    OtherDisk(u64),
-    /// It was removed from the cluster.
-    #[error("controller {0} was removed from the cluster; its number is never used again")]
-    Removed(u64),
-    /// The others belong to another cluster.
-    #[error(
-        "controller {0} belongs to another cluster than the controllers at its peers' addresses"
-    )]
-    OtherCluster(u64),
-}
-
-/// The others' answers, by node.
-type Answers = BTreeMap<u64, IdentifyResponse>;
-
 /// Asks until there is a decision or the node stops.
 pub(crate) async fn seek(node: RaftNode) {
     let core = node.core();
-    if core.is_empty() {
-        // Nothing on this disk can be behind. Its number can be another's.
-        node.decide(Admission::Admitted);
-    }
-    let (mut pause, mut reported) = (FIRST_PAUSE, String::new());
+    let (begun, mut asker) = (time::now(), Asker::new(&node));
+    let mut pause = FIRST_PAUSE;
     loop {
-        let empty = core.is_empty();
-        if !empty && *core.admission.borrow() == Admission::Admitted {
-            return stay(node).await;
-        }
-        let answers = ask(&node).await;
-        match decide(&node, &answers, empty) {
-            Ok(Some(decision)) => {
-                let admitted = decision == Admission::Admitted;
-                node.decide(decision);
-                return if admitted {
-                    stay(node).await
-                };
+        let verdict = asker.round(|own, answers| {
+            let waited = time::now().saturating_duration_since(begun) >= core.options.wait_for_all;
+            evidence::decide(own, answers, waited)
+        });
+        match verdict.await {
+            Verdict::Admit { votes_above } => {
+                core.votes_above.store(votes_above, Ordering::SeqCst);
+                node.decide(Admission::Admitted);
+                return stay(node.clone(), asker).await;
             }
-            Ok(None) => {
-                let missing = missing(&node, &answers);
-                if !missing.is_empty() && missing != reported {
-                    tracing::info!(%missing, "waiting for a cluster to be founded, or to be added to one");
-                    reported = missing;
-                }
-            }
-            Err(waiting) if waiting != reported => {
-                tracing::info!(%waiting, "not taking part yet");
-                reported = waiting;
-            }
-            Err(_) => {}
+            Verdict::Refuse(refused) => return node.decide(Admission::Refused(refused)),
+            Verdict::Wait(why) => node.decide(Admission::Asking(why)),
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -126,7 +81,7 @@ pub(crate) async fn seek(node: RaftNode) {
 
 /// A member that was removed hears no more from anybody. One that has had no
 /// leader for a while asks whether that is why.
-async fn stay(node: RaftNode) {
+async fn stay(node: RaftNode, mut asker: Asker) {
     let core = node.core();
     let mut leadership = node.leadership();
     loop {
@@ -141,197 +96,200 @@ async fn stay(node: RaftNode) {
         if leadership.borrow().leader.is_some() {
             continue;
         }
-        let answers = ask(&node).await;
-        if let Some(refused) = membership_refusal(&node, &answers, false) {
-            node.decide(Admission::Refused(refused));
-            return;
+        let verdict = asker.round(|own, answers| {
+            let refused = evidence::membership_refusal(own, answers);
+            refused.map_or(Verdict::Wait(String::new()), Verdict::Refuse)
+        });
+        if let Verdict::Refuse(refused) = verdict.await {
+            return node.decide(Admission::Refused(refused));
         }
     }
 }
 
-/// Members as the disk knows them, or the configured peers before it knows
-/// any; without this node.
-fn others(node: &RaftNode) -> BTreeMap<u64, ControllerNode> {
-    let core = node.core();
-    let mut members: BTreeMap<u64, ControllerNode> = node.with_metrics(|m| {
-        let nodes = m.membership_config.membership().nodes();
-        nodes.map(|(id, member)| (*id, member.clone())).collect()
-    });
-    if members.is_empty() {
-        let peers = core.options.peers.iter();
-        members = peers
-            .map(|(id, address)| {
-                (*id, ControllerNode { address: address.clone(), ..ControllerNode::default() })
-            })
-            .collect();
-    }
-    members.remove(&core.options.node_id);
-    members
+/// Asks the others, wherever they are said to be, and keeps what they said.
+struct Asker {
+    node: RaftNode,
+    /// The latest of each: what one said stays true when it is gone.
+    answers: Answers,
+    /// By address.
+    clients: BTreeMap<String, RaftClient<Channel>>,
 }
 
-/// Who of the others does not answer.
-fn missing(node: &RaftNode, answers: &Answers) -> String {
-    let core = node.core();
-    let silent = others(node).into_iter().filter(|(id, _)| !answers.contains_key(id));
-    let silent = silent.map(|(id, member)| format!("{id} at {}", core.peers.address(id, &member)));
-    silent.collect::<Vec<_>>().join(", ")
-}
-
-async fn ask(node: &RaftNode) -> Answers {
-    let mut calls: FuturesUnordered<_> =
-        others(node).into_iter().map(|(id, member)| ask_one(node, id, member)).collect();
-    let mut answers = Answers::new();
-    while let Some(answer) = calls.next().await {
-        answers.extend(answer);
+impl Asker {
+    fn new(node: &RaftNode) -> Self {
+        Self { node: node.clone(), answers: Answers::new(), clients: BTreeMap::new() }
     }
-    answers
-}
 
-async fn ask_one(
-    node: &RaftNode,
-    id: u64,
-    member: ControllerNode,
-) -> Option<(u64, IdentifyResponse)> {
-    let core = node.core();
-    let address = core.peers.address(id, &member);
-    let mut client = core.peers.client(id, Lane::Forward, address).ok()?;
-    let request = IdentifyRequest { node_id: core.options.node_id, disk_id: core.disk.to_vec() };
-    let answer = tokio::time::timeout(PATIENCE, client.identify(request)).await;
-    let answer = answer.ok()?.ok()?.into_inner();
-    (answer.node_id == id).then_some((id, answer))
-}
-
-/// A decision, nothing yet for an empty disk, or what is still missing.
-fn decide(node: &RaftNode, answers: &Answers, empty: bool) -> Result<Option<Admission>, String> {
-    if let Some(refused) = membership_refusal(node, answers, empty) {
-        return Ok(Some(Admission::Refused(refused)));
-    }
-    if empty {
-        return Ok(None);
-    }
-    if let Some(refused) = answers.values().find_map(|answer| behind(node, answer)) {
-        return Ok(Some(Admission::Refused(refused)));
-    }
-    // One that has voted, or heard of a term, and knows no member can only be
-    // a learner yet; one that knows it will do.
-    let knows_none = node.with_metrics(|m| m.membership_config.membership().nodes().count() == 0);
-    let named = || answers.values().any(|answer| !answer.member_disk.is_empty());
-    match if knows_none { named() } else { majority(node, answers) } {
-        true => Ok(Some(Admission::Admitted)),
-        false => Err(format!("waiting for a majority; {} of the others answered", answers.len())),
-    }
-}
-
-/// Whether those who answered and this node are a majority of every voter set
-/// in force.
-fn majority(node: &RaftNode, answers: &Answers) -> bool {
-    let mut present: BTreeSet<u64> = answers.keys().copied().collect();
-    present.insert(node.core().options.node_id);
-    node.with_metrics(|m| {
-        let mut configs = m.membership_config.membership().get_joint_config().iter();
-        configs.all(|voters| voters.intersection(&present).count() * 2 > voters.len())
-    })
-}
-
-/// What the members' committed memberships say against this node.
-fn membership_refusal(node: &RaftNode, answers: &Answers, empty: bool) -> Option<Refused> {
-    let core = node.core();
-    let own = core.options.node_id;
-    let cluster = *core.applied.cluster.read();
-    let (since, member, known) = node.with_metrics(|m| {
-        let members = &m.committed_membership_config;
-        let nodes = members.membership();
-        let since = members.log_id().as_ref().map_or(0, |id| id.index);
-        (since, nodes.get_node(&own).is_some(), nodes.nodes().count() > 0)
-    });
-    for answer in answers.values() {
-        let other = cluster.is_some_and(|cluster| answer.cluster_id != cluster);
-        if other && !answer.cluster_id.is_empty() {
-            return Some(Refused::OtherCluster(own));
-        }
-        let later = answer.membership_index > since;
-        match DiskId::try_from(answer.member_disk.as_slice()).ok() {
-            Some(disk) if disk != core.disk && (empty || later) => {
-                return Some(Refused::OtherDisk(own));
+    /// Asks everyone once; judges after each answer, until that decides.
+    async fn round(&mut self, judge: impl Fn(&Own, &Answers) -> Verdict) -> Verdict {
+        let addresses = self.addresses();
+        self.clients.retain(|address, _| addresses.contains(address));
+        let calls: FuturesUnordered<_> =
+            addresses.into_iter().filter_map(|address| self.call(address)).collect();
+        futures::pin_mut!(calls);
+        while let Some(answer) = calls.next().await {
+            let Some((from, answer)) = answer else { continue };
+            self.answers.insert(from, answer);
+            let verdict = judge(&self.node.own(), &self.answers);
+            if !matches!(verdict, Verdict::Wait(_)) {
+                return verdict;
             }
-            None if !empty && member && later => return Some(Refused::Removed(own)),
-            Some(_) | None => {}
         }
+        judge(&self.node.own(), &self.answers)
     }
-    // Its own membership does not name it: one that was removed and saw it,
-    // or one that is only catching up. The others know, if enough agree.
-    let nobody = answers.values().all(|answer| answer.member_disk.is_empty());
-    let removed = !empty && known && !member && nobody && majority(node, answers);
-    removed.then_some(Refused::Removed(own))
-}
 
-/// SUBTLE: a log may be cut back rightly, by a leader of a later term; but a
-/// disk that has accepted that leader has voted in its term. So entries count
-/// only against a mark of the disk's own term.
-fn behind(node: &RaftNode, answer: &IdentifyResponse) -> Option<Refused> {
-    let mark = answer.mark?;
-    let log = &node.core().log;
-    let (term, last) = (log.vote_term(), log.durable());
-    let has = last.map_or((0, 0), |id| (id.leader_id.term, id.index));
-    let had = (mark.matched_term, mark.matched_index);
-    let lost = term < mark.term || (term == mark.term && has < had);
-    lost.then(|| Refused::Behind {
-        node: node.core().options.node_id,
-        has: has.1,
-        term,
-        had: had.1,
-        had_term: mark.term,
-    })
+    fn call(
+        &mut self,
+        address: String,
+    ) -> Option<impl Future<Output = Option<(u64, Answer)>> + use<>> {
+        let mut client = match self.clients.get(&address) {
+            Some(client) => client.clone(),
+            None => {
+                let client = peers::connect_once(&address).ok()?;
+                self.clients.insert(address, client.clone());
+                client
+            }
+        };
+        let core = self.node.core();
+        let own = core.options.node_id;
+        let request = IdentifyRequest { node_id: own, disk_id: core.disk.to_vec() };
+        Some(async move {
+            let answer = tokio::time::timeout(PATIENCE, client.identify(request)).await;
+            let (from, answer) = Answer::read(answer.ok()?.ok()?.into_inner(), own)?;
+            (from != own).then_some((from, answer))
+        })
+    }
+
+    /// Where others may be: as the newest membership has it, as the own one
+    /// has it, and as configured. Whoever answers there counts as itself.
+    fn addresses(&self) -> BTreeSet<String> {
+        let (core, own) = (self.node.core(), self.node.own());
+        let configured = core.options.peers.iter().filter(|(id, _)| **id != own.node);
+        let mut addresses: BTreeSet<String> = configured.map(|(_, at)| at.clone()).collect();
+        for members in [evidence::newest(&own, &self.answers), &own.effective] {
+            let others = members.nodes.iter().filter(|(id, _)| **id != own.node);
+            addresses.extend(others.map(|(_, place)| place.address.clone()));
+        }
+        addresses.remove(&core.options.advertise);
+        addresses
+    }
 }
 
 impl RaftNode {
+    fn own(&self) -> Own {
+        let core = self.core();
+        let (committed, effective) = self.memberships();
+        Own {
+            node: core.options.node_id,
+            disk: core.disk,
+            cluster: *core.applied.cluster.read(),
+            vote_term: core.log.vote_term(),
+            last: core.log.durable(),
+            was_member: core.was_member.load(Ordering::SeqCst),
+            committed,
+            effective,
+            peers: core.options.peers.keys().copied().collect(),
+        }
+    }
+
+    fn memberships(&self) -> (Members, Members) {
+        self.with_metrics(|m| {
+            let (committed, effective) = (&m.committed_membership_config, &m.membership_config);
+            let any = committed.log_id().is_some();
+            let settled = any && committed.log_id() == effective.log_id();
+            (Members::new(committed, any), Members::new(effective, settled))
+        })
+    }
+
     fn decide(&self, decision: Admission) {
         let core = self.core();
+        let changed = core.admission.send_if_modified(|known| {
+            let changed = *known != decision;
+            known.clone_from(&decision);
+            changed
+        });
+        if !changed {
+            return;
+        }
         match &decision {
+            Admission::Asking(why) => tracing::info!(why, "waiting before taking part"),
             Admission::Admitted => tracing::debug!("taking part"),
             Admission::Refused(refused) => tracing::error!(%refused, "not taking part"),
-            Admission::Asking => {}
         }
-        core.admission.send_replace(decision);
         core.raft.runtime_config().elect(core.may_campaign());
     }
 
     /// Returns when this node's disk was found to be of no more use.
     pub async fn refused(&self) -> Refused {
         let mut admission = self.core().admission.subscribe();
-        loop {
-            if let Admission::Refused(refused) = &*admission.borrow_and_update() {
-                return refused.clone();
-            }
-            if admission.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+        let refused = admission.wait_for(|now| matches!(now, Admission::Refused(_))).await;
+        if let Ok(refused) = refused
+            && let Admission::Refused(refused) = &*refused
+        {
+            return refused.clone();
+        }
+        std::future::pending().await
+    }
+
+    /// What this node waits for before it takes part; empty once that is
+    /// decided, or before it has asked.
+    pub fn waits_for(&self) -> String {
+        match &*self.core().admission.borrow() {
+            Admission::Asking(why) => why.clone(),
+            Admission::Admitted | Admission::Refused(_) => String::new(),
         }
     }
 
     /// What is told to a controller that asks.
-    pub(crate) fn identify(&self, asking: &IdentifyRequest) -> Result<IdentifyResponse, KvError> {
+    pub(crate) async fn identify(
+        &self,
+        asking: &IdentifyRequest,
+    ) -> Result<IdentifyResponse, KvError> {
         let core = self.core();
-        // Committed: what is not may yet be taken back.
-        let (member, since) = self.with_metrics(|m| {
-            let members = &m.committed_membership_config;
-            let member = members.membership().get_node(&asking.node_id).map(|n| n.disk.to_vec());
-            (member, members.log_id().as_ref().map_or(0, |id| id.index))
-        });
+        // Before anything else is looked at: what was acknowledged to this
+        // leader before the question is known to it when this is confirmed.
+        let leads = asking.node_id != 0 && self.confirmed_leader().await;
+        let (committed, effective) = self.memberships();
+        // What is not committed may yet be taken back; but a cluster that is
+        // being founded has nothing else, and its members must find each other.
+        let members = if committed.committed { committed } else { effective };
         let disk = DiskId::try_from(asking.disk_id.as_slice()).ok();
-        let mark = disk.map_or(Ok(None), |disk| marks::known(self, &disk))?;
+        let mark = match disk {
+            Some(disk) => marks::known(self, &disk).await?,
+            None => None,
+        };
+        let admission = core.admission.borrow().clone();
         Ok(IdentifyResponse {
             node_id: core.options.node_id,
             disk_id: core.disk.to_vec(),
             empty: core.is_empty(),
             cluster_id: core.applied.cluster.read().map_or(Vec::new(), |id| id.to_vec()),
-            member_disk: member.unwrap_or_default(),
-            membership_index: since,
-            mark: mark.map(|mark| streamhouse_proto::v1::DiskMark {
+            member_disk: members.disk_of(asking.node_id).map_or(Vec::new(), |disk| disk.to_vec()),
+            membership_index: members.at.map_or(0, |at| at.index),
+            mark: mark.map(|mark| v1::DiskMark {
                 term: mark.term,
                 matched_term: mark.matched_term,
                 matched_index: mark.matched_index,
             }),
+            standing: Some(v1::Standing {
+                term: core.log.vote_term(),
+                leads,
+                admitted: admission == Admission::Admitted,
+                refused: matches!(admission, Admission::Refused(_)),
+                holds_log: core.log.durable().is_some(),
+            }),
+            membership: Some(members.to_wire()),
         })
+    }
+
+    /// A majority confirms now that this node leads, and it has committed an
+    /// entry of its term.
+    async fn confirmed_leader(&self) -> bool {
+        let is_leader = || self.leadership().borrow().is_leader;
+        if !is_leader() {
+            return false;
+        }
+        let read = tokio::time::timeout(CONFIRM, self.leader_read_index()).await;
+        matches!(read, Ok(Ok(_))) && is_leader()
     }
 }

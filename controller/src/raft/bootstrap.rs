@@ -2,6 +2,7 @@
 //! answers and is empty too, and only the lowest number does; so a node that
 //! lost its disk never founds a second cluster beside the first.
 
+use super::admission::Admission;
 use super::node::RaftNode;
 use super::peers::Lane;
 use super::types::{ControllerNode, DiskId};
@@ -36,7 +37,13 @@ pub(crate) async fn found(node: RaftNode) {
     let lowest = core.options.peers.keys().next() == Some(&core.options.node_id);
     let lowest = lowest && core.options.founds;
     let mut reported = String::new();
+    let mut admission = core.admission.subscribe();
     while lowest && core.is_empty() && !core.cancel.is_cancelled() {
+        // Founding begins with a vote.
+        tokio::select! {
+            _ = admission.wait_for(|now| *now == Admission::Admitted) => {}
+            () = core.cancel.cancelled() => return,
+        }
         match attempt(&node).await {
             Ok(()) => {
                 tracing::info!(nodes = core.options.peers.len(), "founded the cluster");

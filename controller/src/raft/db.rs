@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 const IDENTITY_FILE: &str = "identity";
 const DATABASE: &str = "db";
 
+/// What a repair has still to do; nobody else may use the directory meanwhile.
+pub const REPAIR_PLAN: &str = "repair-plan";
+
 /// Everything in a data directory that speaks of one disk, and goes with it.
 pub const FILES: [&str; 4] = [DATABASE, snapshot_store::FOLDER, synced::NAME, IDENTITY_FILE];
 
@@ -72,6 +75,37 @@ pub enum OpenError {
     },
 }
 
+/// A value that could not be read from the database.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// It is not what was written.
+    #[error("{0}")]
+    Damaged(String),
+    /// The disk, or the system, did not give it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<rocksdb::Error> for ReadError {
+    fn from(error: rocksdb::Error) -> Self {
+        match error.kind() {
+            rocksdb::ErrorKind::Corruption => Self::Damaged(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl ReadError {
+    /// Of the data directory at `path`.
+    pub(crate) fn at(self, path: &Path) -> OpenError {
+        let path = path.to_owned();
+        match self {
+            Self::Damaged(what) => OpenError::Damaged { path, what },
+            Self::Failed(what) => OpenError::Unreadable { path, what },
+        }
+    }
+}
+
 /// The database; see the module.
 pub(crate) struct Db {
     db: DB,
@@ -83,11 +117,16 @@ impl Db {
     pub(crate) fn open(data: &Path, node: u64) -> Result<(Self, Identity), OpenError> {
         let unreadable = |what: String| OpenError::Unreadable { path: data.to_owned(), what };
         std::fs::create_dir_all(data).map_err(|e| unreadable(e.to_string()))?;
+        if data.join(REPAIR_PLAN).exists() {
+            let what =
+                "a repair of it was interrupted: run it again, streamhouse controller repair";
+            return Err(unreadable(what.into()));
+        }
         let db = DB::open_cf_descriptors(&options(), data.join(DATABASE), families())
             .map_err(|e| open_error(data, &e))?;
         let db = Self { db };
         let damaged = |what: String| OpenError::Damaged { path: data.to_owned(), what };
-        let identity = db.get_raft(meta::IDENTITY).map_err(unreadable)?;
+        let identity = db.get_raft(meta::IDENTITY).map_err(|error| error.at(data))?;
         let identity = match identity {
             Some(bytes) => {
                 let identity: Identity =
@@ -143,8 +182,8 @@ impl Db {
     }
 
     /// A value of the `raft` column family.
-    pub(crate) fn get_raft(&self, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        self.db.get_cf(self.raft(), key).map_err(|e| e.to_string())
+    pub(crate) fn get_raft(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.db.get_cf(self.raft(), key)?)
     }
 
     /// Writes `batch` and returns once it and all earlier writes are durable.

@@ -1,14 +1,15 @@
 //! openraft's log storage over RocksDB: reads come from memory and disk here,
 //! writes go through [`LogWriter`].
 
-use super::db::Db;
+use super::db::{Db, ReadError};
 use super::entry;
 use super::log_tail::LogTail;
 use super::log_writer::{LogWriter, Request, stopped};
 use super::marks::{self, Marks};
 use super::meta;
 use super::synced::{Synced, SyncedFile};
-use super::types::{Entry, LogId, TypeConfig, Vote};
+use super::types::{DiskId, Entry, LogId, TypeConfig, Vote};
+use crate::state::controllers::Mark;
 use bytes::Bytes;
 use futures::Stream;
 use metrics::Histogram;
@@ -22,7 +23,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, MutexGuard, oneshot};
 
 /// Bytes of entries after which one read for replication or apply ends: the
 /// message it becomes stays well below the limit even if its last entry is of
@@ -37,6 +38,38 @@ pub(crate) struct LogStore {
     db: Arc<Db>,
     tail: Arc<RwLock<LogTail>>,
     writer: Arc<LogWriter>,
+    gathered: Arc<Mutex<Gathered>>,
+}
+
+/// What entries of the log say of the members' disks.
+struct Gathered {
+    marks: Marks,
+    /// The first entry that was not looked at yet.
+    next: u64,
+}
+
+/// A log that cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LogError {
+    /// It is not what was written.
+    #[error("{0}")]
+    Damaged(String),
+    /// It could not be read, for now.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+impl From<ReadError> for LogError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Damaged(what) => Self::Damaged(what),
+            ReadError::Failed(what) => Self::Unreadable(what),
+        }
+    }
+}
+
+fn unreadable(what: &str, error: &io::Error) -> LogError {
+    LogError::Unreadable(format!("{what}: {error}"))
 }
 
 fn invalid(message: String) -> io::Error {
@@ -46,13 +79,11 @@ fn invalid(message: String) -> io::Error {
 impl LogStore {
     /// Opens the log, reading all of it once: a gap or a damaged entry is an
     /// error here, not later.
-    ///
-    /// Returns the marks of disks that its entries hold, too.
     pub(crate) fn open(
         data: &Path,
         db: Arc<Db>,
         sync_seconds: Histogram,
-    ) -> Result<(Self, Marks), String> {
+    ) -> Result<Self, LogError> {
         let purged = meta::load_log_id(&db, meta::PURGED)?;
         let mut marks = Marks::new();
         let (first, last) = check(&db, purged, |entry| marks::gather(entry, &mut marks))?;
@@ -62,12 +93,39 @@ impl LogStore {
         // follower hears of both at once, and its batches are bounded.
         tail.committed = meta::load_log_id(&db, meta::COMMITTED)?.min(tail.last);
         let (file, synced) =
-            SyncedFile::open(data).map_err(|e| format!("file of what was synced: {e}"))?;
-        compare(synced.unwrap_or_default(), &tail)?;
+            SyncedFile::open(data).map_err(|e| unreadable("file of what was synced", &e))?;
+        compare(synced.unwrap_or_default(), &tail).map_err(LogError::Damaged)?;
+        let next = tail.last.map_or(0, |id| id.index + 1);
         let tail = Arc::new(RwLock::new(tail));
         let writer = LogWriter::start(db.clone(), tail.clone(), file, sync_seconds);
-        let writer = Arc::new(writer.map_err(|e| format!("log writer: {e}"))?);
-        Ok((Self { db, tail, writer }, marks))
+        let writer = Arc::new(writer.map_err(|e| unreadable("log writer", &e))?);
+        let gathered = Arc::new(Mutex::new(Gathered { marks, next }));
+        Ok(Self { db, tail, writer, gathered })
+    }
+
+    /// The latest mark of `disk` in entries that are not applied, up to
+    /// `applied` at least; cut off since this was opened or not.
+    pub(crate) async fn logged_mark(
+        &self,
+        disk: &DiskId,
+        applied: u64,
+    ) -> io::Result<Option<Mark>> {
+        Ok(self.gather(applied + 1).await?.marks.get(disk).copied())
+    }
+
+    /// Looks at what came since it last did; entries before `from` are of no
+    /// interest any more.
+    async fn gather(&self, from: u64) -> io::Result<MutexGuard<'_, Gathered>> {
+        let mut gathered = self.gathered.lock().await;
+        gathered.next = gathered.next.max(from);
+        loop {
+            let entries = self.read(gathered.next, u64::MAX, READ_BYTES).await?;
+            let Some(last) = entries.last() else { return Ok(gathered) };
+            gathered.next = last.log_id.index + 1;
+            for entry in &entries {
+                marks::gather(entry, &mut gathered.marks);
+            }
+        }
     }
 
     /// The thread behind it.
@@ -176,22 +234,23 @@ fn check(
     db: &Db,
     purged: Option<LogId>,
     mut each: impl FnMut(&Entry),
-) -> Result<(Option<u64>, Option<LogId>), String> {
+) -> Result<(Option<u64>, Option<LogId>), LogError> {
     let first = purged.map_or(0, |id| id.index + 1);
     let (mut next, mut last): (u64, Option<LogId>) = (first, None);
     let mut iterator = db.rocks().raw_iterator_cf(db.log());
     iterator.seek_to_first();
     while let Some((key, value)) = iterator.item() {
-        let entry = stored_entry(key, value, next)?;
+        let entry = stored_entry(key, value, next).map_err(LogError::Damaged)?;
         if last.is_some_and(|last| last.leader_id > entry.log_id.leader_id) {
-            return Err(format!("log entry {next} is of an older term than the one before"));
+            let what = format!("log entry {next} is of an older term than the one before");
+            return Err(LogError::Damaged(what));
         }
         last = Some(entry.log_id);
         each(&entry);
         next += 1;
         iterator.next();
     }
-    iterator.status().map_err(|e| format!("log: {e}"))?;
+    iterator.status().map_err(ReadError::from)?;
     Ok((last.map(|_| first), last))
 }
 
@@ -305,6 +364,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, after: Option<LogId>) -> io::Result<()> {
+        // What a leader saw is true whatever becomes of the entry.
+        let from = after.map_or(0, |id| id.index + 1);
+        self.gather(from).await?.next = from;
         self.tail.write().truncate(after);
         let (done, wait) = oneshot::channel();
         self.complete(Request::Truncate(after, done), wait).await

@@ -219,7 +219,9 @@ impl Writer {
         if let Some(left) = pending.cut {
             // Taken back before it is done: a note must never prove too much.
             self.synced.last = self.synced.last.min(left);
-            self.note();
+            if let Err(error) = self.file.take_back(&self.synced) {
+                fatal(FatalReason::LogDiskFailed, error);
+            }
         }
         let committed = self.tail.read().committed;
         if let Some(committed) = committed {
@@ -261,5 +263,35 @@ impl Writer {
         if let Err(error) = self.file.note(&self.synced) {
             fatal(FatalReason::LogDiskFailed, error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::Payload;
+
+    #[test]
+    fn a_note_is_taken_back_and_synced_before_the_log_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(dir.path(), 1).unwrap().0);
+        let (file, _) = SyncedFile::open(dir.path()).unwrap();
+        let trace = file.1.clone();
+        let last = |index| Some(LogId::new_term_index(1, index));
+        let synced = Synced { last: last(9), vote_term: 1 };
+        let (tail, progress) = (Arc::default(), Arc::default());
+        let sync_seconds = Histogram::noop();
+        let mut writer =
+            Writer { db, tail, progress, buffer: Vec::new(), file, synced, sync_seconds };
+        let (done, _) = oneshot::channel();
+        let mut pending = Pending::default();
+        writer.add(&mut pending, Request::Truncate(last(4), done));
+        let entry = Entry { log_id: LogId::new_term_index(2, 5), payload: Payload::Blank };
+        writer.add(&mut pending, Request::Append(vec![entry], IOFlushed::noop()));
+        writer.commit(pending);
+        let notes =
+            trace.lock().iter().map(|(note, synced)| (note.last, *synced)).collect::<Vec<_>>();
+        let new = Some(LogId::new_term_index(2, 5));
+        assert_eq!(notes, [(last(4), true), (new, false)]);
     }
 }

@@ -8,6 +8,7 @@ use crate::codec;
 use crate::state::command::{Command, CommandBody};
 use crate::state::controllers::{self, DiskMark, Mark};
 use crate::state::kv::KvError;
+use crate::state::reply::Reply;
 use openraft::{EntryPayload, RaftMetrics};
 use std::collections::BTreeMap;
 
@@ -40,17 +41,19 @@ pub(crate) async fn watch(node: RaftNode) {
         if !leadership.borrow().is_leader {
             continue;
         }
-        let marks = current(&node);
-        match has_news(&node, &marks, last_mark) {
-            Ok(true) => {}
-            Ok(false) => continue,
+        let mut marks = current(&node);
+        let news = has_news(&node, &marks, last_mark);
+        match news.and_then(|news| Ok((news, kept(&node, &marks)?))) {
+            Ok((true, kept)) => marks.extend(kept),
+            Ok((false, _)) => continue,
             Err(error) => {
                 tracing::warn!(%error, "what is known of the disks cannot be read");
                 continue;
             }
         }
         match node.propose_local(None, CommandBody::MarkDisks(marks)).await {
-            Ok((index, _)) => last_mark = index,
+            Ok((index, Reply::Done)) => last_mark = index,
+            Ok((_, reply)) => tracing::warn!(?reply, "the disks' marks were refused"),
             Err(error) => tracing::debug!(%error, "the disks' marks were not written"),
         }
     }
@@ -68,6 +71,19 @@ fn has_news(node: &RaftNode, marks: &[DiskMark], last_mark: u64) -> Result<bool,
         }
     }
     Ok(false)
+}
+
+/// The known marks of members that this leader has not heard of: the state
+/// forgets what is not said again, and theirs must not be.
+fn kept(node: &RaftNode, marks: &[DiskMark]) -> Result<Vec<DiskMark>, KvError> {
+    let members: Vec<DiskId> = node.with_metrics(|metrics| {
+        metrics.membership_config.membership().nodes().map(|(_, member)| member.disk).collect()
+    });
+    let view = node.try_view()?;
+    let unseen = members.into_iter().filter(|disk| marks.iter().all(|mark| mark.disk != *disk));
+    let known =
+        unseen.map(|disk| Ok(controllers::mark(&view, &disk)?.map(|mark| DiskMark { disk, mark })));
+    known.filter_map(Result::transpose).collect()
 }
 
 /// What the leader sees now.
@@ -98,10 +114,12 @@ fn matched(metrics: &RaftMetrics<TypeConfig>, node: u64, durable: Option<LogId>)
 
 /// The latest that this node knows of `disk`; whoever cannot read what it
 /// knows must not say that it knows nothing.
-pub(crate) fn known(node: &RaftNode, disk: &DiskId) -> Result<Option<Mark>, KvError> {
+pub(crate) async fn known(node: &RaftNode, disk: &DiskId) -> Result<Option<Mark>, KvError> {
     let core = node.core();
+    // The log first: what is applied and purged meanwhile is in the state.
+    let applied = *core.applied.index.borrow();
+    let logged = core.log.logged_mark(disk, applied).await.map_err(|e| KvError(e.to_string()))?;
     let applied = controllers::mark(&node.try_view()?, disk)?;
-    let logged = core.logged_marks.get(disk).copied();
     let leads = core.leadership.borrow().is_leader;
     let seen = if leads { current(node) } else { Vec::new() };
     let seen = seen.into_iter().find(|marked| marked.disk == *disk).map(|marked| marked.mark);

@@ -6,12 +6,17 @@
 //! to a second disk: a fresh log passes through every membership there ever
 //! was, and under one that names it, it could elect itself.
 
+use super::meta;
 use super::node::RaftNode;
 use super::peers;
-use super::types::{ControllerNode, DiskId, TypeConfig};
+use super::time;
+use super::types::{ControllerNode, DiskId, StoredMembership, TypeConfig};
+use crate::state::controllers::MAX_CONTROLLERS;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _, RaftMetrics};
+use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use streamhouse_proto::v1::IdentifyRequest;
 
@@ -26,6 +31,9 @@ const CAUGHT_UP: u64 = 1_000;
 const RECENT: Duration = Duration::from_secs(2);
 /// A change that is not committed within this time may yet be.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+type Membership = openraft::Membership<u64, ControllerNode>;
+type Changes = ChangeMembers<u64, ControllerNode>;
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,14 +108,15 @@ impl RaftNode {
         replaces: u64,
     ) -> Result<(), MembershipError> {
         let new = ControllerNode { address: address.to_owned(), disk, replaces };
-        let conflict = self.with_metrics(|m| conflict(m, id, &new));
-        match conflict {
-            Some(Ok(())) => return Ok(()),
-            Some(Err(error)) => return Err(error),
-            None => {}
-        }
+        let addition = self.with_metrics(|m| match unsettled(m) {
+            true => Err(MembershipError::Busy),
+            false => addition(m.membership_config.membership(), id, new),
+        });
+        let Some(changes) = addition? else {
+            return Ok(());
+        };
         tracing::info!(id, address, replaces, "adding a controller as a learner");
-        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, new)]))).await
+        self.change(changes).await
     }
 
     /// The number and disk of the controller that answers at `address`.
@@ -145,27 +154,29 @@ impl RaftNode {
     /// the caller must ask the new leader.
     pub async fn remove_member(&self, id: u64) -> Result<(), MembershipError> {
         let own = self.core().options.node_id;
-        let (known, voter, left) = self.with_metrics(|m| {
-            let known = m.membership_config.membership().get_node(&id).is_some();
+        if !self.leads() {
+            return Err(MembershipError::NotLeader);
+        }
+        let (member, voter, left) = self.with_metrics(|m| {
+            if unsettled(m) {
+                return Err(MembershipError::Busy);
+            }
+            let member = m.membership_config.membership().get_node(&id).is_some();
             let voters: BTreeSet<u64> = m.membership_config.voter_ids().collect();
-            let left: Vec<bool> = voters
-                .iter()
-                .filter(|voter| **voter != id)
-                .map(|voter| *voter == own || answers(m, *voter))
-                .collect();
-            (known, voters.contains(&id), left)
-        });
-        if !known {
+            let left = voters.iter().filter(|voter| **voter != id);
+            let left: Vec<Heard> = left.map(|voter| heard(m, *voter)).collect();
+            Ok((member, voters.contains(&id), left))
+        })?;
+        if !member {
             return Err(MembershipError::Unknown(id));
         }
         if !voter {
             tracing::info!(id, "removing a learner");
             return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
         }
-        let alive = left.iter().filter(|alive| **alive).count();
-        if alive * 2 <= left.len() {
-            return Err(MembershipError::NoMajority { id, alive, voters: left.len() });
-        }
+        let since = *self.core().led_since.lock();
+        let young = since.is_none_or(|at| time::now().saturating_duration_since(at) < RECENT);
+        without(id, &left, young)?;
         if id == own {
             self.hand_over().await;
             return Err(MembershipError::NotLeader);
@@ -194,77 +205,189 @@ impl RaftNode {
         asked.map_err(|error| MembershipError::Indeterminate(error.to_string()))
     }
 
-    async fn change(
-        &self,
-        changes: ChangeMembers<u64, ControllerNode>,
-    ) -> Result<(), MembershipError> {
-        let raft = self.core().raft.clone();
+    /// Makes a change, alone and to its end.
+    async fn change(&self, changes: Changes) -> Result<(), MembershipError> {
+        let core = self.core();
+        let Ok(alone) = core.changing.clone().try_lock_owned() else {
+            return Err(MembershipError::Busy);
+        };
+        let at = || self.with_metrics(|m| *m.membership_config.log_id());
+        let before = at();
+        let raft = core.raft.clone();
         // A task of its own: a change that has begun goes on to its end.
-        let change =
-            self.core().tasks.spawn(async move { raft.change_membership(changes, false).await });
+        let change = core.tasks.spawn(async move {
+            let outcome = raft.change_membership(changes, false).await;
+            drop(alone);
+            outcome
+        });
         match tokio::time::timeout(PATIENCE, change).await {
             Ok(Ok(Ok(_))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(refused(error)),
+            Ok(Ok(Err(error))) => Err(refused(error, at() != before)),
             Ok(Err(error)) => Err(MembershipError::Indeterminate(error.to_string())),
             Err(_) => Err(MembershipError::Indeterminate("not committed in time".into())),
         }
     }
 }
 
-/// `Ok` if it is a member already, an error if it cannot be one.
-fn conflict(
-    metrics: &RaftMetrics<TypeConfig>,
+/// The last change is not committed, or only half of it is.
+fn unsettled(metrics: &RaftMetrics<TypeConfig>) -> bool {
+    let effective = &metrics.membership_config;
+    metrics.committed_membership_config.log_id() != effective.log_id() || is_joint(effective)
+}
+
+fn is_joint(membership: &StoredMembership) -> bool {
+    membership.membership().get_joint_config().len() > 1
+}
+
+/// How a member is added: `None` if it is there already.
+fn addition(
+    members: &Membership,
     id: u64,
-    new: &ControllerNode,
-) -> Option<Result<(), MembershipError>> {
-    let conflict = |what: String| Some(Err(MembershipError::Conflict(what)));
-    let members = metrics.membership_config.membership();
+    mut new: ControllerNode,
+) -> Result<Option<Changes>, MembershipError> {
     if let Some(member) = members.get_node(&id) {
-        let asked_before = new.replaces == 0 || new.replaces == member.replaces;
-        if member.disk == new.disk && asked_before {
-            return Some(Ok(()));
-        }
-        if member.disk == new.disk {
-            return match members.get_node(&new.replaces) {
-                Some(_) => conflict(format!(
-                    "controller {id} is a member already: remove controller {} instead",
-                    new.replaces
-                )),
-                None => Some(Err(MembershipError::Unknown(new.replaces))),
-            };
-        }
-        return conflict(format!("controller {id} is a member with another disk"));
+        return added_before(members, id, member, &new).map(|()| None);
     }
-    for (other, member) in members.nodes() {
+    let asked = new.replaces;
+    if asked != 0 && members.get_node(&asked).is_none() {
+        return Err(MembershipError::Unknown(asked));
+    }
+    // A learner that is replaced never had a vote: it goes at once, and the
+    // new one is to take the place that it was to take.
+    let voters: BTreeSet<u64> = members.voter_ids().collect();
+    let mut dropped = BTreeSet::new();
+    while let Some(learner) = members.get_node(&new.replaces)
+        && !voters.contains(&new.replaces)
+        && dropped.insert(new.replaces)
+    {
+        new.replaces = learner.replaces;
+    }
+    if members.get_node(&new.replaces).is_none() {
+        new.replaces = 0;
+    }
+    let left = members.nodes().filter(|(other, _)| !dropped.contains(other));
+    let left: BTreeMap<u64, &ControllerNode> = left.map(|(id, node)| (*id, node)).collect();
+    room(&left, &voters, &new)?;
+    let mut changes = Vec::new();
+    if !dropped.is_empty() {
+        changes.push(ChangeMembers::RemoveNodes(dropped));
+    }
+    changes.push(ChangeMembers::AddNodes(BTreeMap::from([(id, new)])));
+    Ok(Some(ChangeMembers::Batch(changes)))
+}
+
+/// Whether adding a member again is what was done already.
+fn added_before(
+    members: &Membership,
+    id: u64,
+    member: &ControllerNode,
+    new: &ControllerNode,
+) -> Result<(), MembershipError> {
+    if member.disk != new.disk {
+        return Err(conflict(format!("controller {id} is a member with another disk")));
+    }
+    if new.replaces == 0 || new.replaces == member.replaces {
+        return Ok(());
+    }
+    match members.get_node(&new.replaces) {
+        Some(_) => Err(conflict(format!(
+            "controller {id} is a member already: remove the other instead, streamhouse cluster \
+             remove-controller {}",
+            new.replaces
+        ))),
+        // An older number that is gone: a learner that was replaced is
+        // dropped when its successor is added.
+        None if new.replaces < id => Ok(()),
+        None => Err(MembershipError::Unknown(new.replaces)),
+    }
+}
+
+/// Whether there is room for `new` beside those that are left.
+fn room(
+    left: &BTreeMap<u64, &ControllerNode>,
+    voters: &BTreeSet<u64>,
+    new: &ControllerNode,
+) -> Result<(), MembershipError> {
+    if left.len() >= MAX_CONTROLLERS {
+        return Err(conflict(format!(
+            "the cluster has {} controllers, learners included, and {MAX_CONTROLLERS} are the limit: \
+             remove one first, streamhouse cluster remove-controller",
+            left.len()
+        )));
+    }
+    for (other, member) in left {
         if member.address == new.address && *other != new.replaces {
-            return conflict(format!(
-                "controller {other} has the address {0}; if its disk is lost, let this one take its \
-                 place: streamhouse cluster replace-controller {other} {0}",
-                new.address
-            ));
+            let address = &new.address;
+            return Err(conflict(match voters.contains(other) {
+                true => format!(
+                    "controller {other} has the address {address}; if its disk is lost, let this one \
+                     take its place: streamhouse cluster replace-controller {other} {address}"
+                ),
+                false => format!(
+                    "controller {other}, which does not vote yet, has the address {address}; if it is \
+                     lost, remove it first: streamhouse cluster remove-controller {other}"
+                ),
+            }));
         }
         if new.replaces != 0 && member.replaces == new.replaces {
-            return conflict(format!(
-                "controller {other} is about to take the place of {} already",
+            return Err(conflict(format!(
+                "controller {other} is about to take the place of {} already; if it is lost, remove it \
+                 first: streamhouse cluster remove-controller {other}",
                 new.replaces
-            ));
+            )));
         }
     }
-    if new.replaces != 0 && members.get_node(&new.replaces).is_none() {
-        return Some(Err(MembershipError::Unknown(new.replaces)));
+    Ok(())
+}
+
+fn conflict(what: String) -> MembershipError {
+    MembershipError::Conflict(what)
+}
+
+/// Whether a voter has answered the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    Lately,
+    NotLately,
+    /// Not since it leads.
+    NotYet,
+}
+
+fn heard(metrics: &RaftMetrics<TypeConfig>, id: u64) -> Heard {
+    if id == metrics.id {
+        return Heard::Lately;
     }
-    None
-}
-
-/// It has answered the leader lately.
-fn answers(metrics: &RaftMetrics<TypeConfig>, id: u64) -> bool {
     let acked = metrics.heartbeat.as_ref().and_then(|acked| acked.get(&id).copied().flatten());
-    acked.is_some_and(|at| at.elapsed() < RECENT)
+    match acked {
+        Some(at) if at.elapsed() < RECENT => Heard::Lately,
+        Some(_) => Heard::NotLately,
+        None => Heard::NotYet,
+    }
 }
 
-fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipError {
+/// Whether the voters that are `left` without `id` can go on. A `young` leader
+/// may not have heard of all of them yet.
+pub(super) fn without(id: u64, left: &[Heard], young: bool) -> Result<(), MembershipError> {
+    let alive = left.iter().filter(|heard| **heard == Heard::Lately).count();
+    if alive * 2 > left.len() {
+        return Ok(());
+    }
+    match young && left.contains(&Heard::NotYet) {
+        true => Err(MembershipError::Busy),
+        false => Err(MembershipError::NoMajority { id, alive, voters: left.len() }),
+    }
+}
+
+/// `moved` says that the membership is not the one it was before.
+pub(super) fn refused(
+    error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>,
+    moved: bool,
+) -> MembershipError {
     match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => MembershipError::NotLeader,
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) if !moved => {
+            MembershipError::NotLeader
+        }
+        RaftError::APIError(ClientWriteError::PreconditionFailed(_)) => MembershipError::Busy,
         RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
             ChangeMembershipError::InProgress(_) => MembershipError::Busy,
             error => MembershipError::Conflict(error.to_string()),
@@ -273,7 +396,8 @@ fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Member
     }
 }
 
-/// Makes learners voters while this node leads, until it stops.
+/// Does what is due while this node leads, until it stops: ends changes that
+/// were begun, and makes learners voters.
 pub(crate) async fn promote(node: RaftNode) {
     let core = node.core();
     let leadership = node.leadership();
@@ -282,37 +406,131 @@ pub(crate) async fn promote(node: RaftNode) {
             () = tokio::time::sleep(LOOK) => {}
             () = core.cancel.cancelled() => return,
         }
+        remember(&node).await;
         if !leadership.borrow().is_leader {
+            *core.led_since.lock() = None;
             continue;
         }
-        let Some((id, replaces)) = node.with_metrics(ready) else { continue };
-        if replaces == core.options.node_id {
-            tracing::info!(by = id, "another controller takes this one's place");
-            node.hand_over().await;
-            continue;
-        }
-        tracing::info!(id, replaces, "making a controller a voter");
-        let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
-        if replaces != 0 {
-            changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([replaces])));
-        }
-        if let Err(error) = node.change(ChangeMembers::Batch(changes)).await {
-            tracing::warn!(id, %error, "the controller was not made a voter yet");
+        core.led_since.lock().get_or_insert_with(time::now);
+        match node.with_metrics(due) {
+            Some(Due::HandOver { by, to }) => {
+                tracing::info!(by, "another controller takes this one's place");
+                match to {
+                    Some(to) => drop(core.raft.trigger().transfer_leader(to).await),
+                    None => drop(node.hand_over().await),
+                }
+            }
+            Some(Due::Change { why, id, changes }) => {
+                tracing::info!(id, "{why}");
+                if let Err(error) = node.change(changes).await {
+                    tracing::warn!(id, %error, "not done yet: {why}");
+                }
+            }
+            None => {}
         }
     }
 }
 
-/// A learner that has caught up, and the voter whose place it takes.
-fn ready(metrics: &RaftMetrics<TypeConfig>) -> Option<(u64, u64)> {
+/// Notes on the disk that the cluster has known it: what tells a member that
+/// was removed from one that is only catching up.
+async fn remember(node: &RaftNode) {
+    let core = node.core();
+    let named = || {
+        node.with_metrics(|m| {
+            let member = m.committed_membership_config.get_node(&m.id);
+            member.is_some_and(|member| member.disk == core.disk)
+        })
+    };
+    if core.was_member.load(Ordering::SeqCst) || !named() {
+        return;
+    }
+    let db = core.db.clone();
+    let write = tokio::task::spawn_blocking(move || {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(db.raft(), meta::MEMBER, []);
+        db.write_unsynced(batch)
+    });
+    match write.await {
+        Ok(Ok(())) => core.was_member.store(true, Ordering::SeqCst),
+        Ok(Err(error)) => tracing::warn!(error, "that this is a member was not noted"),
+        Err(error) => tracing::warn!(%error, "that this is a member was not noted"),
+    }
+}
+
+/// What a leader has to do about the membership.
+#[derive(Debug)]
+enum Due {
+    /// To the voter that takes its place, or to the one whose log is furthest.
+    HandOver {
+        by: u64,
+        to: Option<u64>,
+    },
+    Change {
+        why: &'static str,
+        id: u64,
+        changes: Changes,
+    },
+}
+
+fn due(metrics: &RaftMetrics<TypeConfig>) -> Option<Due> {
+    let stored = &metrics.membership_config;
+    if metrics.committed_membership_config.log_id() != stored.log_id() {
+        return None;
+    }
+    let own = metrics.id;
+    if is_joint(stored) {
+        // Whoever began it is gone: openraft goes to the last voter set.
+        let changes = ChangeMembers::AddVoterIds(BTreeSet::new());
+        return Some(Due::Change { why: "ending a change of the membership", id: own, changes });
+    }
+    let members = stored.membership();
+    let voters: BTreeSet<u64> = stored.voter_ids().collect();
+    takeover(metrics, members, &voters).or_else(|| promotion(metrics, members, &voters))
+}
+
+/// A voter is to take the place of another: of the only one, which could not
+/// go before.
+fn takeover(
+    metrics: &RaftMetrics<TypeConfig>,
+    members: &Membership,
+    voters: &BTreeSet<u64>,
+) -> Option<Due> {
+    let mut successors = members.nodes().filter(|(id, node)| {
+        voters.contains(id)
+            && voters.contains(&node.replaces)
+            && heard(metrics, **id) == Heard::Lately
+    });
+    let (id, replaces) = successors.next().map(|(id, node)| (*id, node.replaces))?;
+    if replaces == metrics.id {
+        return Some(Due::HandOver { by: id, to: Some(id) });
+    }
+    let changes = ChangeMembers::RemoveVoters(BTreeSet::from([replaces]));
+    Some(Due::Change { why: "removing a controller that is replaced", id: replaces, changes })
+}
+
+/// A learner that has caught up becomes a voter, in the place of another if it
+/// is to be.
+fn promotion(
+    metrics: &RaftMetrics<TypeConfig>,
+    members: &Membership,
+    voters: &BTreeSet<u64>,
+) -> Option<Due> {
     let last = metrics.last_log_index?;
     let replication = metrics.replication.as_ref()?;
-    let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-    let members = metrics.membership_config.membership();
     let mut learners = members.nodes().filter(|(id, _)| !voters.contains(id));
-    learners.find_map(|(id, member)| {
+    let (id, replaces) = learners.find_map(|(id, member)| {
         let matched = replication.get(id).copied().flatten()?;
         let near = matched.index.saturating_add(CAUGHT_UP) >= last;
-        let replaces = if voters.contains(&member.replaces) { member.replaces } else { 0 };
-        (near && answers(metrics, *id)).then_some((*id, replaces))
-    })
+        (near && heard(metrics, *id) == Heard::Lately).then_some((*id, member.replaces))
+    })?;
+    let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
+    if voters.contains(&replaces) && replaces != metrics.id {
+        changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([replaces])));
+    } else if voters.contains(&replaces) && voters.len() > 1 {
+        return Some(Due::HandOver { by: id, to: None });
+    } else if members.get_node(&replaces).is_some() && !voters.contains(&replaces) {
+        changes.push(ChangeMembers::RemoveNodes(BTreeSet::from([replaces])));
+    }
+    let changes = ChangeMembers::Batch(changes);
+    Some(Due::Change { why: "making a controller a voter", id, changes })
 }

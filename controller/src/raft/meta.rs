@@ -1,7 +1,7 @@
 //! What the `raft` column family holds: one key each, encoded by
 //! [`codec::encode_serde`] unless said otherwise.
 
-use super::db::Db;
+use super::db::{Db, ReadError};
 use super::hash;
 use super::types::{DiskId, LogId, StoredMembership, Vote};
 use crate::codec;
@@ -17,6 +17,9 @@ pub(crate) const PURGED: &[u8] = b"purged";
 pub(crate) const COMMITTED: &[u8] = b"committed";
 /// [`AppliedMeta`], written with the state it describes.
 pub(crate) const APPLIED: &[u8] = b"applied";
+/// Empty value: a committed membership has named this node with this disk.
+/// Not synced: one that is lost is written again, or is not needed.
+pub(crate) const MEMBER: &[u8] = b"member";
 /// Name of the snapshot file (UTF-8) whose installation has begun and not
 /// ended; the state is a mixture while this exists.
 pub(crate) const INSTALLING: &[u8] = b"installing";
@@ -63,8 +66,8 @@ impl AppliedMeta {
         }
     }
 
-    pub(crate) fn load(db: &Db) -> Result<Self, String> {
-        Self::decode(db.get_raft(APPLIED)?.as_deref())
+    pub(crate) fn load(db: &Db) -> Result<Self, ReadError> {
+        Self::decode(db.get_raft(APPLIED)?.as_deref()).map_err(ReadError::Damaged)
     }
 
     /// Index of the last applied entry, 0 before the first.
@@ -74,17 +77,17 @@ impl AppliedMeta {
 }
 
 /// The saved vote.
-pub(crate) fn load_vote(db: &Db) -> Result<Option<Vote>, String> {
+pub(crate) fn load_vote(db: &Db) -> Result<Option<Vote>, ReadError> {
     load(db, VOTE)
 }
 
 /// The saved id at [`PURGED`] or [`COMMITTED`].
-pub(crate) fn load_log_id(db: &Db, key: &[u8]) -> Result<Option<LogId>, String> {
+pub(crate) fn load_log_id(db: &Db, key: &[u8]) -> Result<Option<LogId>, ReadError> {
     load(db, key)
 }
 
-fn load<T: serde::de::DeserializeOwned>(db: &Db, key: &[u8]) -> Result<Option<T>, String> {
+fn load<T: serde::de::DeserializeOwned>(db: &Db, key: &[u8]) -> Result<Option<T>, ReadError> {
     let bytes = db.get_raft(key)?;
     let value = bytes.as_deref().map(codec::decode_serde).transpose();
-    value.map_err(|e| format!("{}: {e}", String::from_utf8_lossy(key)))
+    value.map_err(|e| ReadError::Damaged(format!("{}: {e}", String::from_utf8_lossy(key))))
 }

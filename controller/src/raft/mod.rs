@@ -14,6 +14,7 @@ mod apply;
 mod bootstrap;
 mod db;
 mod entry;
+mod evidence;
 mod fatal;
 mod forward;
 mod hash;
@@ -25,6 +26,8 @@ mod log_tail;
 mod log_writer;
 mod marks;
 mod membership;
+#[cfg(test)]
+mod membership_tests;
 #[cfg(test)]
 mod memory;
 mod message;
@@ -61,7 +64,7 @@ mod types;
 mod view;
 
 pub use admission::Refused;
-pub use db::{FILES, OpenError, assign, known_as, last_known, owner};
+pub use db::{FILES, OpenError, REPAIR_PLAN, assign, known_as, last_known, owner};
 pub use fatal::{FatalReason, set_fatal_hook};
 pub use health::{Health, Sizes};
 pub use leadership::Leadership;

@@ -4,7 +4,6 @@ use super::admission::Admission;
 use super::forward::Waiting;
 use super::leadership::Leadership;
 use super::log_store::LogStore;
-use super::marks::Marks;
 use super::options::RaftOptions;
 use super::peers::Peers;
 use super::state_machine::AppliedState;
@@ -19,7 +18,7 @@ use openraft::{RaftMetrics, ServerState};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -55,13 +54,19 @@ pub(crate) struct Core {
     pub(crate) gate: Gate,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) admission: watch::Sender<Admission>,
-    /// What the log said of the members' disks when it was opened.
-    pub(crate) logged_marks: Marks,
+    /// It votes only in terms above this one.
+    pub(crate) votes_above: AtomicU64,
+    /// A committed membership has named this node with this disk.
+    pub(crate) was_member: AtomicBool,
     /// The log's disk has stopped.
     pub(crate) stalled: AtomicBool,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     pub(crate) stopping: AtomicBool,
+    /// Held while this node changes the membership.
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
+    /// Since when this node has led, as [`super::membership`] saw it.
+    pub(crate) led_since: Mutex<Option<Instant>>,
     /// When a leader's word was last accepted here.
     pub(crate) heard: Mutex<Instant>,
     /// The leader that last asked this node to take over, and its term.

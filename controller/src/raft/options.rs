@@ -21,6 +21,9 @@ pub struct RaftOptions {
     /// It may found a cluster together with its peers; one that joins never
     /// does.
     pub founds: bool,
+    /// A node that starts, and finds no leader, waits so long for the word of
+    /// all voters before it settles for a majority's.
+    pub wait_for_all: Duration,
     /// Between the marks of the members' disks, while these move.
     pub mark_every: Duration,
     /// The data directory; this node's alone.
@@ -45,7 +48,7 @@ pub struct RaftOptions {
 }
 
 impl RaftOptions {
-    /// Options with the defaults: heartbeats every 60 ms, campaigns 0.55 to
+    /// Options with the defaults: 10 s for the word of all voters, heartbeats every 60 ms, campaigns 0.55 to
     /// 0.7 s after the last one, a snapshot every 100,000 entries of which the
     /// last 10,000 stay in the log.
     pub fn new(
@@ -59,6 +62,7 @@ impl RaftOptions {
             advertise: advertise.into(),
             peers,
             founds: true,
+            wait_for_all: Duration::from_secs(10),
             mark_every: Duration::from_secs(1),
             data: data.into(),
             heartbeat: Duration::from_millis(60),

@@ -2,7 +2,7 @@
 
 use super::ApplyObserver;
 use super::db::Db;
-use super::log_store::LogStore;
+use super::log_store::{LogError, LogStore};
 use super::meta::{self, AppliedMeta};
 use super::snapshot_file::{self, SnapshotError};
 use super::snapshot_store::SnapshotStore;
@@ -10,6 +10,7 @@ use super::state_store::StateStore;
 use super::types::{EncodedCommand, Entry, LogId, Payload};
 use crate::codec;
 use crate::state::command::{Command, CommandBody};
+use crate::state::controllers::{DiskMark, Mark};
 use crate::state::reply::Effect;
 use metrics::Histogram;
 use openraft::RaftLogReader;
@@ -37,7 +38,7 @@ fn create(index: u64) -> Entry {
 }
 
 async fn log_of(dir: &Path, db: &Arc<Db>, entries: u64) -> LogStore {
-    let mut log = LogStore::open(dir, db.clone(), Histogram::noop()).unwrap().0;
+    let mut log = LogStore::open(dir, db.clone(), Histogram::noop()).unwrap();
     log.blocking_append((0..entries).map(create)).await.unwrap();
     log
 }
@@ -46,8 +47,12 @@ fn open(dir: &Path) -> Arc<Db> {
     Arc::new(Db::open(dir, 1).unwrap().0)
 }
 
-fn reopened(dir: &Path, db: &Arc<Db>) -> Result<(), String> {
+fn reopened(dir: &Path, db: &Arc<Db>) -> Result<(), LogError> {
     LogStore::open(dir, db.clone(), Histogram::noop()).map(|_| ())
+}
+
+fn damaged(what: &str) -> LogError {
+    LogError::Damaged(what.into())
 }
 
 #[tokio::test]
@@ -56,7 +61,7 @@ async fn a_log_is_found_again_as_it_was() {
     let db = open(dir.path());
     let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
-    let mut log = LogStore::open(dir.path(), db, Histogram::noop()).unwrap().0;
+    let mut log = LogStore::open(dir.path(), db, Histogram::noop()).unwrap();
     let entries = log.try_get_log_entries(..).await.unwrap();
     assert_eq!(entries, (0..10).map(create).collect::<Vec<_>>());
 }
@@ -71,7 +76,7 @@ async fn a_flipped_byte_in_the_log_is_detected() {
     let mut value = db.rocks().get_cf(db.log(), key).unwrap().unwrap();
     value[20] ^= 1;
     db.rocks().put_cf(db.log(), key, value).unwrap();
-    let error = reopened(dir.path(), &db).unwrap_err();
+    let Err(LogError::Damaged(error)) = reopened(dir.path(), &db) else { panic!() };
     assert!(error.contains("log entry 4") && error.contains("checksum"), "{error}");
 }
 
@@ -82,7 +87,7 @@ async fn a_gap_in_the_log_is_detected() {
     let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
     db.rocks().delete_cf(db.log(), 4u64.to_be_bytes()).unwrap();
-    assert_eq!(reopened(dir.path(), &db).unwrap_err(), "log entry 4 is missing");
+    assert_eq!(reopened(dir.path(), &db), Err(damaged("log entry 4 is missing")));
 }
 
 #[tokio::test]
@@ -92,7 +97,7 @@ async fn damage_that_comes_later_is_detected_when_read() {
     let log = log_of(dir.path(), &db, 10).await;
     log.writer().stop().await;
     // Reopened, nothing is in memory: every read goes to the disk.
-    let mut log = LogStore::open(dir.path(), db.clone(), Histogram::noop()).unwrap().0;
+    let mut log = LogStore::open(dir.path(), db.clone(), Histogram::noop()).unwrap();
     db.rocks().delete_cf(db.log(), 6u64.to_be_bytes()).unwrap();
     assert_eq!(log.try_get_log_entries(0..5).await.unwrap().len(), 5);
     let error = log.try_get_log_entries(5..8).await.unwrap_err();
@@ -183,8 +188,8 @@ async fn a_log_that_ends_before_what_was_synced_is_damaged() {
     drop(log);
     // As RocksDB leaves it when a record before the last sync does not hold.
     db.rocks().delete_cf(db.log(), 9u64.to_be_bytes()).unwrap();
-    let error = reopened(dir.path(), &db).unwrap_err();
-    assert_eq!(error, "the log ends at entry 8, entry 9 was synced");
+    let error = damaged("the log ends at entry 8, entry 9 was synced");
+    assert_eq!(reopened(dir.path(), &db), Err(error));
 }
 
 #[tokio::test]
@@ -196,4 +201,46 @@ async fn a_log_that_was_cut_off_rightly_is_not() {
     log.writer().stop().await;
     drop(log);
     reopened(dir.path(), &db).unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_read_is_not_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let log = log_of(dir.path(), &db, 10).await;
+    log.writer().stop().await;
+    drop(log);
+    // As good as one that may not be opened.
+    let note = dir.path().join(super::synced::NAME);
+    std::fs::remove_file(&note).unwrap();
+    std::fs::create_dir(&note).unwrap();
+    let error = reopened(dir.path(), &db);
+    assert!(matches!(error, Err(LogError::Unreadable(_))), "{error:?}");
+    std::fs::remove_dir(&note).unwrap();
+    reopened(dir.path(), &db).unwrap();
+}
+
+/// A mark of `disk` at `index` in term 1, as an entry.
+fn marks(entry: u64, disk: [u8; 16], index: u64) -> Entry {
+    let mark = Mark { node: 3, term: 1, matched_term: 1, matched_index: index };
+    let body = CommandBody::MarkDisks(vec![DiskMark { disk, mark }]);
+    let command = codec::encode(&Command { time_ms: 1, request: None, body });
+    let payload = Payload::Normal(EncodedCommand(command.into()));
+    Entry { log_id: LogId::new_term_index(1, entry), payload }
+}
+
+#[tokio::test]
+async fn marks_of_entries_that_came_since_the_start_count_cut_off_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(dir.path());
+    let mut log = log_of(dir.path(), &db, 10).await;
+    assert_eq!(log.logged_mark(&[6; 16], 0).await.unwrap(), None);
+    log.blocking_append([marks(10, [6; 16], 8)]).await.unwrap();
+    let known = log.logged_mark(&[6; 16], 0).await.unwrap().unwrap();
+    assert_eq!(known.matched_index, 8);
+    log.blocking_append([marks(11, [6; 16], 9)]).await.unwrap();
+    log.truncate_after(Some(LogId::new_term_index(1, 9))).await.unwrap();
+    let known = log.logged_mark(&[6; 16], 0).await.unwrap().unwrap();
+    assert_eq!(known.matched_index, 9);
+    log.writer().stop().await;
 }

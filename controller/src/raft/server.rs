@@ -14,6 +14,7 @@ use futures::stream::BoxStream;
 use openraft::raft::{StreamAppendError, TransferLeaderRequest, VoteRequest};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use streamhouse_proto::v1::raft_server::Raft;
 use streamhouse_proto::v1::{
     IdentifyRequest, IdentifyResponse, Payload, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
@@ -124,8 +125,13 @@ impl Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
-        let request: VoteRequest<_> = self.open_serde(request.into_inner())?;
-        let response = self.node.core().raft.vote(request).await;
+        let request: VoteRequest<TypeConfig> = self.open_serde(request.into_inner())?;
+        let core = self.node.core();
+        if request.vote.leader_id.term <= core.votes_above.load(Ordering::SeqCst) {
+            let term = request.vote.leader_id.term;
+            return Err(Status::unavailable(format!("no vote in term {term}: it may be given")));
+        }
+        let response = core.raft.vote(request).await;
         Ok(answer(&response.map_err(raft_failed)?))
     }
 
@@ -217,7 +223,7 @@ impl Raft for RaftService {
         &self,
         request: Request<IdentifyRequest>,
     ) -> Result<Response<IdentifyResponse>, Status> {
-        let identity = self.node.identify(request.get_ref());
+        let identity = self.node.identify(request.get_ref()).await;
         let identity = identity.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(identity))
     }

@@ -11,6 +11,7 @@
 //! A file without its trailer, or whose pairs do not add up to the state hash,
 //! is not a snapshot.
 
+use super::db::ReadError;
 use super::hash;
 use super::meta::AppliedMeta;
 use super::types::SnapshotMeta;
@@ -36,6 +37,15 @@ pub(crate) enum SnapshotError {
     Damaged(String),
     #[error("snapshot file: {0}")]
     State(String),
+}
+
+impl From<ReadError> for SnapshotError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Damaged(what) => Self::Damaged(what),
+            ReadError::Failed(what) => Self::Io(io::Error::other(what)),
+        }
+    }
 }
 
 fn damaged(what: impl ToString) -> SnapshotError {
@@ -90,7 +100,7 @@ pub(crate) fn write(path: &Path, view: &StateView) -> Result<(), SnapshotError> 
         }
         iterator.next();
     }
-    iterator.status().map_err(|e| SnapshotError::State(e.to_string()))?;
+    iterator.status().map_err(ReadError::from)?;
     if !block.is_empty() {
         write_block(&mut out, &block)?;
     }

@@ -5,10 +5,10 @@ use super::admission::{self, Admission};
 use super::db::{Db, OpenError};
 use super::forward;
 use super::leadership::{self, Leadership};
-use super::log_store::LogStore;
-use super::marks::{self, Marks};
+use super::log_store::{LogError, LogStore};
+use super::marks;
 use super::membership;
-use super::meta::{AppliedMeta, Identity};
+use super::meta::{self, AppliedMeta, Identity};
 use super::network::Network;
 use super::node::{Core, RaftNode};
 use super::options::RaftOptions;
@@ -25,7 +25,7 @@ use metrics::Histogram;
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::raft_server::RaftServer;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -51,7 +51,7 @@ struct Disk {
     db: Arc<Db>,
     identity: Identity,
     log: LogStore,
-    logged_marks: Marks,
+    was_member: bool,
     state: Arc<StateStore>,
     applied: AppliedMeta,
 }
@@ -116,12 +116,15 @@ impl RaftNode {
             gate,
             forwards,
             leadership: watch::Sender::new(Leadership::default()),
-            admission: watch::Sender::new(Admission::Asking),
-            logged_marks: disk.logged_marks,
+            admission: watch::Sender::new(Admission::Asking(String::new())),
+            votes_above: AtomicU64::new(0),
+            was_member: AtomicBool::new(disk.was_member),
             stalled: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             stopping: AtomicBool::new(false),
+            changing: Arc::default(),
+            led_since: Mutex::new(None),
             heard: Mutex::new(time::now()),
             invited: Mutex::new(None),
         });
@@ -144,16 +147,19 @@ fn open(data: &Path, node: u64, sync_seconds: Histogram) -> Result<Disk, OpenErr
     let (db, identity) = Db::open(data, node)?;
     let db = Arc::new(db);
     let path = || data.to_owned();
-    let damaged = |what: String| OpenError::Damaged { path: path(), what };
     let snapshot = |error: SnapshotError| match error {
-        SnapshotError::Io(error) => {
-            OpenError::Unreadable { path: path(), what: format!("snapshot: {error}") }
+        SnapshotError::Damaged(_) => OpenError::Damaged { path: path(), what: error.to_string() },
+        SnapshotError::Io(_) | SnapshotError::State(_) => {
+            OpenError::Unreadable { path: path(), what: error.to_string() }
         }
-        error => OpenError::Damaged { path: path(), what: error.to_string() },
     };
     let snapshots = SnapshotStore::open(data).map_err(snapshot)?;
     let state = Arc::new(StateStore::open(db.clone(), snapshots).map_err(snapshot)?);
-    let applied = AppliedMeta::load(&db).map_err(damaged)?;
-    let (log, logged_marks) = LogStore::open(data, db.clone(), sync_seconds).map_err(damaged)?;
-    Ok(Disk { db, identity, log, logged_marks, state, applied })
+    let applied = AppliedMeta::load(&db).map_err(|error| error.at(data))?;
+    let was_member = db.get_raft(meta::MEMBER).map_err(|error| error.at(data))?.is_some();
+    let log = LogStore::open(data, db.clone(), sync_seconds).map_err(|error| match error {
+        LogError::Damaged(what) => OpenError::Damaged { path: path(), what },
+        LogError::Unreadable(what) => OpenError::Unreadable { path: path(), what },
+    })?;
+    Ok(Disk { db, identity, log, was_member, state, applied })
 }

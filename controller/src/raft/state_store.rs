@@ -35,7 +35,7 @@ impl StateStore {
     pub(crate) fn open(db: Arc<Db>, snapshots: SnapshotStore) -> Result<Self, SnapshotError> {
         let cache = Mutex::new(ReadCache::new());
         let store = Self { db, snapshots, frozen: RwLock::new(None), cache };
-        let marker = store.db.get_raft(meta::INSTALLING).map_err(SnapshotError::State)?;
+        let marker = store.db.get_raft(meta::INSTALLING)?;
         if let Some(name) = marker {
             let name = String::from_utf8_lossy(&name).into_owned();
             tracing::info!(snapshot = name, "resuming the installation of a snapshot");

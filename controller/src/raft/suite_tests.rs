@@ -27,7 +27,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let applied = AppliedMeta::load(&db).unwrap();
         let shared = AppliedState::new(&applied);
         let machine = StateMachine::new(state, applied, shared, Arc::new(Deaf));
-        let log = LogStore::open(dir.path(), db, Histogram::noop()).unwrap().0;
+        let log = LogStore::open(dir.path(), db, Histogram::noop()).unwrap();
         Ok((dir, log, machine))
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! The note itself is not synced. One that a power cut loses, or leaves torn,
 //! proves less; none proves too much, because it is written after the sync,
-//! and taken back before anything is cut off rightly.
+//! and taken back, that synced, before anything is cut off rightly.
 //!
 //! ```text
 //! term u64 LE, index + 1 u64 LE of the last entry | term of the vote u64 LE | CRC-32C u32 LE
@@ -32,8 +32,11 @@ pub(crate) struct Synced {
     pub(crate) vote_term: u64,
 }
 
-/// The file.
-pub(crate) struct SyncedFile(File);
+/// The file; tests see what was written to it, and what of that was synced.
+pub(crate) struct SyncedFile(File, #[cfg(test)] pub(super) Trace);
+
+#[cfg(test)]
+pub(super) type Trace = std::sync::Arc<parking_lot::Mutex<Vec<(Synced, bool)>>>;
 
 impl SyncedFile {
     /// Opens it, or makes it; what it says, if that holds.
@@ -44,11 +47,32 @@ impl SyncedFile {
         let mut bytes = [0; LENGTH + 4];
         let read = file.read_exact_at(&mut bytes, 0);
         let synced = read.ok().and_then(|()| decode(&bytes));
-        Ok((Self(file), synced))
+        let file = Self(
+            file,
+            #[cfg(test)]
+            Trace::default(),
+        );
+        Ok((file, synced))
     }
 
     pub(crate) fn note(&self, synced: &Synced) -> io::Result<()> {
-        self.0.write_all_at(&encode(synced), 0)
+        self.write(synced, false)
+    }
+
+    /// Notes less than before, and returns once that is on the disk: what it
+    /// said must not come back after a power cut, when the log is shorter.
+    pub(crate) fn take_back(&self, synced: &Synced) -> io::Result<()> {
+        self.write(synced, true)
+    }
+
+    fn write(&self, synced: &Synced, sync: bool) -> io::Result<()> {
+        self.0.write_all_at(&encode(synced), 0)?;
+        if sync {
+            self.0.sync_data()?;
+        }
+        #[cfg(test)]
+        self.1.lock().push((*synced, sync));
+        Ok(())
     }
 }
 

@@ -15,6 +15,11 @@ use bincode::{Decode, Encode};
 /// Most disks marked in one entry: voters and learners together.
 pub const MAX_CONTROLLERS: usize = 32;
 
+/// BOUND on disks whose numbers are remembered, members or not: past it the
+/// lowest number's is forgotten. A member needs it no more; a disk that was
+/// never added since then is told to begin anew.
+pub const MAX_ALLOTTED: usize = 1_024;
+
 /// How far one disk had got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Mark {
@@ -114,9 +119,28 @@ pub(super) fn allocate(
         let message = "controller numbers are used up".to_owned();
         return Ok((Reply::Refused(Refusal::Limit(message)), Vec::new()));
     };
+    forget_lowest(tx)?;
     typed::put(tx, number_key(), &number);
     typed::put(tx, allocated_key(disk), &number);
     Ok((Reply::Controller(number), Vec::new()))
+}
+
+/// Makes room for one more disk's number.
+fn forget_lowest(tx: &mut Transaction<'_>) -> Result<(), KvError> {
+    let (start, end) = Key::new(tag::CONTROLLER_DISK).range();
+    let known = tx.scan(&start, &end, MAX_ALLOTTED)?;
+    if known.len() < MAX_ALLOTTED {
+        return Ok(());
+    }
+    let numbered = known.into_iter().map(|(key, value)| {
+        let number: u64 = typed::decode(&key, &value)?;
+        Ok((number, key))
+    });
+    let numbered = numbered.collect::<Result<Vec<_>, KvError>>()?;
+    if let Some((_, key)) = numbered.into_iter().min() {
+        tx.delete(key);
+    }
+    Ok(())
 }
 
 /// Numbers up to `upto` are never given out (again).
@@ -128,4 +152,32 @@ pub(super) fn reserve(
         typed::put(tx, number_key(), &upto);
     }
     Ok((Reply::Done, Vec::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kv::MemoryKv;
+    use super::*;
+
+    #[test]
+    fn the_numbers_of_so_many_disks_are_remembered() {
+        let mut kv = MemoryKv::default();
+        let disk = |number: u64| u128::from(number).to_be_bytes();
+        for number in 1..=MAX_ALLOTTED as u64 + 1 {
+            let mut tx = Transaction::new(&kv);
+            // RETRY: a second time as the first.
+            for _ in 0..2 {
+                let (reply, _) = allocate(&mut tx, &disk(number), 0).unwrap();
+                assert_eq!(reply, Reply::Controller(number));
+            }
+            let writes = tx.into_writes();
+            kv.commit(writes);
+        }
+        let (start, end) = Key::new(tag::CONTROLLER_DISK).range();
+        assert_eq!(kv.scan(&start, &end, usize::MAX).unwrap().len(), MAX_ALLOTTED);
+        // The lowest is forgotten, and no number is ever given again.
+        assert_eq!(number_of(&kv, &disk(1)).unwrap(), None);
+        assert_eq!(number_of(&kv, &disk(2)).unwrap(), Some(2));
+        assert_eq!(highest_number(&kv).unwrap(), MAX_ALLOTTED as u64 + 1);
+    }
 }

@@ -81,12 +81,24 @@ impl Running {
     }
 }
 
-/// The disks and addresses of a cluster, and the nodes that run.
+/// The disks and addresses of a cluster, and the nodes that run; dropped, they
+/// stop before their disks go.
 pub struct Cluster {
     pub dirs: BTreeMap<u64, TempDir>,
     pub addresses: BTreeMap<u64, String>,
     pub running: BTreeMap<u64, Running>,
     pub tune: fn(&mut RaftOptions),
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let stop = async {
+            for (_, running) in std::mem::take(&mut self.running) {
+                running.crash().await;
+            }
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(stop));
+    }
 }
 
 pub fn free_address() -> String {
