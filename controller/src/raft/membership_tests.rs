@@ -77,6 +77,10 @@ async fn members_of_a_cluster_that_is_being_founded_are_named() {
     let members = BTreeMap::from([(1, member(1)), (2, member(2))]);
     // The other one never answers: nothing is committed.
     node.core().raft.initialize(members).await.unwrap();
+    until(&node, |node| {
+        node.with_metrics(|m| m.membership_config.membership().get_node(&2).is_some())
+    })
+    .await;
     let asking = IdentifyRequest { node_id: 2, disk_id: vec![2; 16] };
     let answer = node.identify(&asking).await.unwrap();
     assert_eq!(answer.member_disk, [2; 16]);

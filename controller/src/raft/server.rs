@@ -129,7 +129,9 @@ impl Raft for RaftService {
         let core = self.node.core();
         if request.vote.leader_id.term <= core.votes_above.load(Ordering::SeqCst) {
             let term = request.vote.leader_id.term;
-            return Err(Status::unavailable(format!("no vote in term {term}: it may be given")));
+            return Err(Status::unavailable(format!(
+                "its vote in term {term} may have been given before"
+            )));
         }
         let response = core.raft.vote(request).await;
         Ok(answer(&response.map_err(raft_failed)?))
