@@ -15,7 +15,7 @@ ifneq ($(wildcard /usr/lib/ccache/c++),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help build demo test test-power test-scale check fix deps deps-test clean
+.PHONY: help build demo test test-power test-scale test-kills check fix deps deps-test clean
 
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
@@ -24,6 +24,7 @@ help:
 	@echo "make check   formatting, lints, dependencies; changes nothing"
 	@echo "make fix     formatting and the lints that can be fixed mechanically"
 	@echo "make test-power   power cuts under running controllers, CUTS=300 of them"
+	@echo "make test-kills   controllers come, go and hang; leaders die for KILLS=120 seconds"
 	@echo "make test-scale   a state of SCALE=1000000 segments: start, look-ups, snapshots, memory"
 	@echo "make clean   remove the build"
 
@@ -38,8 +39,12 @@ test: deps-test
 
 CUTS ?= 300
 SCALE ?= 1000000
+KILLS ?= 120
 test-power: deps-test
 	STREAMHOUSE_POWER_CUTS=$(CUTS) $(CARGO) test --release --locked --workspace --test disk -- --nocapture power_cut
+
+test-kills: deps-test
+	STREAMHOUSE_KILLS_SECONDS=$(KILLS) $(CARGO) test --release --locked --workspace --test availability -- --nocapture
 
 test-scale: deps-test
 	STREAMHOUSE_SCALE=$(SCALE) $(CARGO) test --release --locked --workspace --test scale -- --nocapture

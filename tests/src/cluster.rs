@@ -270,6 +270,16 @@ impl LocalCluster {
         }
     }
 
+    /// SIGSTOP: controller `n` does nothing until [`continue_controller_process`](Self::continue_controller_process).
+    pub fn stop_controller_process(&self, n: usize) {
+        self.signal(Role::Controller, n, Signal::SIGSTOP);
+    }
+
+    /// SIGCONT: controller `n` goes on as if nothing had been.
+    pub fn continue_controller_process(&self, n: usize) {
+        self.signal(Role::Controller, n, Signal::SIGCONT);
+    }
+
     /// SIGSTOP: agent `n` does nothing until [`continue_agent`](Self::continue_agent).
     pub fn stop_agent(&self, n: usize) {
         self.signal(Role::Agent, n, Signal::SIGSTOP);

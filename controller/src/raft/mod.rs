@@ -12,6 +12,8 @@ mod admission;
 mod append_stream;
 mod apply;
 mod bootstrap;
+#[cfg(test)]
+mod damage_tests;
 mod db;
 mod entry;
 mod evidence;

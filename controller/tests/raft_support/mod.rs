@@ -101,9 +101,21 @@ impl Drop for Cluster {
     }
 }
 
+/// An address of the loopback that nobody else gets: below the range of ports
+/// of outgoing connections, and never the same twice in this process.
 pub fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    const LOWEST: u32 = 10_000;
+    const PORTS: u32 = 22_000;
+    static TAKEN: AtomicU64 = AtomicU64::new(0);
+    loop {
+        // Test binaries may run side by side: each begins somewhere else.
+        let taken = TAKEN.fetch_add(1, Ordering::SeqCst) as u32;
+        let port = LOWEST + (std::process::id().wrapping_mul(211) + taken) % PORTS;
+        let address = format!("127.0.0.1:{port}");
+        if std::net::TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
 
 impl Cluster {
