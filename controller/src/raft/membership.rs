@@ -10,8 +10,9 @@ use super::meta;
 use super::node::RaftNode;
 use super::peers;
 use super::time;
-use super::types::{ControllerNode, DiskId, StoredMembership, TypeConfig};
+use super::types::{ControllerNode, DiskId, LogId, StoredMembership, TypeConfig};
 use crate::state::controllers::MAX_CONTROLLERS;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _, RaftMetrics};
 use rocksdb::WriteBatch;
@@ -221,11 +222,27 @@ impl RaftNode {
             outcome
         });
         match tokio::time::timeout(PATIENCE, change).await {
-            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Ok(made))) => {
+                self.until_shown(made.log_id).await;
+                Ok(())
+            }
             Ok(Ok(Err(error))) => Err(refused(error, at() != before)),
             Ok(Err(error)) => Err(MembershipError::Indeterminate(error.to_string())),
             Err(_) => Err(MembershipError::Indeterminate("not committed in time".into())),
         }
+    }
+
+    /// The metrics, by which the next change is judged, follow a little after
+    /// what they tell of.
+    async fn until_shown(&self, change: LogId) {
+        let mut metrics = self.core().raft.metrics();
+        let shown = async {
+            while self.with_metrics(|m| *m.committed_membership_config.log_id() < Some(change))
+                && metrics.changed().await.is_ok()
+            {}
+        };
+        // One that is never shown is none that the next change may build on.
+        let _ = tokio::time::timeout(RECENT, shown).await;
     }
 }
 
