@@ -21,11 +21,11 @@ use tonic::Status;
 use tonic::transport::server::{Connected, TcpIncoming};
 
 /// Connections above the limit.
-const SPARE: usize = 64;
+const SPARE: usize = 256;
 /// Connections of peers: several for each of 32 controllers.
 const PEERS: usize = 512;
 /// How long one of those above the limit may be nobody's.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Connections as they come, each in a place of its own.
 pub(crate) fn admitted(

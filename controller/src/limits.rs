@@ -13,6 +13,7 @@ use crate::state::names::shown;
 use crate::state::topics::{MAX_ALL_PARTITIONS, MAX_PARTITIONS, MAX_TOPICS};
 use crate::state::{requests, sessions, topics};
 use parking_lot::Mutex;
+use std::sync::Arc;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 
 /// How much a controller takes. See [`Limits::default`] for the defaults.
@@ -124,14 +125,14 @@ pub(crate) enum Shut {
     Busy(String),
 }
 
-/// Room that is kept for a command until it is answered.
+/// Room that is kept for a command until it is applied.
 #[derive(Debug)]
-pub(crate) struct Room<'a> {
-    gate: &'a Gate,
+pub(crate) struct Room {
+    gate: Arc<Gate>,
     taken: Coming,
 }
 
-impl Drop for Room<'_> {
+impl Drop for Room {
     fn drop(&mut self) {
         let mut coming = self.gate.coming.lock();
         coming.topics -= self.taken.topics;
@@ -182,11 +183,11 @@ impl Gate {
     /// whose first attempt is still on its way counts twice, which is `Busy`,
     /// never `Limit`.
     pub(crate) fn admit<K: KvRead>(
-        &self,
+        self: &Arc<Self>,
         view: impl FnOnce() -> Result<K, KvError>,
         request: Option<&RequestKey>,
         body: &CommandBody,
-    ) -> Result<Result<Room<'_>, Shut>, KvError> {
+    ) -> Result<Result<Room, Shut>, KvError> {
         // SUBTLE: the view is taken under the lock. A command gives up its
         // room after it was applied, so each shows there, or is still coming.
         let mut coming = self.coming.lock();
@@ -221,7 +222,7 @@ impl Gate {
         coming.topics += taken.topics;
         coming.partitions += taken.partitions;
         coming.sessions += taken.sessions;
-        Ok(Ok(Room { gate: self, taken }))
+        Ok(Ok(Room { gate: Arc::clone(self), taken }))
     }
 
     fn fits(
@@ -320,7 +321,7 @@ mod tests {
         kv
     }
 
-    fn gate() -> Gate {
+    fn gate() -> Arc<Gate> {
         let limits = Limits {
             topics: 2,
             topic_partitions: 5,
@@ -328,11 +329,11 @@ mod tests {
             sessions: 1,
             ..Limits::default()
         };
-        Gate::new(limits)
+        Arc::new(Gate::new(limits))
     }
 
     #[track_caller]
-    fn limit(gate: &Gate, kv: &MemoryKv, body: &CommandBody, says: &str) {
+    fn limit(gate: &Arc<Gate>, kv: &MemoryKv, body: &CommandBody, says: &str) {
         match gate.admit(|| Ok(kv.clone()), None, body).unwrap() {
             Err(Shut::Limit(message)) => assert!(message.contains(says), "{message}"),
             other => panic!("{other:?}"),

@@ -72,7 +72,7 @@ impl Writer {
     fn start(addresses: Vec<String>, partition: v1::TopicPartition) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
+        let thread = thread::Builder::new().name("writer".into()).spawn(move || {
             Runtime::new().unwrap().block_on(async {
                 let mut clients: Vec<_> = addresses.iter().map(|a| client(a)).collect();
                 let (mut number, mut at, mut pauses) = (0, 0, Vec::new());
@@ -101,7 +101,7 @@ impl Writer {
                 (number, pauses)
             })
         });
-        Self { stop, thread }
+        Self { stop, thread: thread.unwrap() }
     }
 
     /// The last offset that was acknowledged, and the longest wait for one.

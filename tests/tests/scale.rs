@@ -48,12 +48,15 @@ fn id(n: usize) -> Vec<u8> {
     id
 }
 
+/// Epoch and next offset by topic and partition.
+type Leases = BTreeMap<(Vec<u8>, u32), (u32, u64)>;
+
 /// An agent without data: it holds leases and commits objects that nobody wrote.
 struct Session {
     id: u64,
     instance: Vec<u8>,
     client: SessionsClient<Channel>,
-    leases: watch::Receiver<BTreeMap<(Vec<u8>, u32), (u32, u64)>>,
+    leases: watch::Receiver<Leases>,
     sequence: u64,
     _tasks: JoinSet<()>,
 }

@@ -12,6 +12,7 @@ use crate::state::cluster;
 use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
+use streamhouse_segment::Generation;
 use streamhouse_store::Store;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -87,9 +88,9 @@ impl Schedule {
         };
         let store = Store::open(&url)?;
         let folder = place::folder(own.cluster);
-        if let Some(newest) = Found::below(&store, &folder).await?.last() {
-            let now = (place::generation(own.generation), applied);
-            if (newest.generation, newest.index) == now {
+        let generation = place::generation(own.generation);
+        if let Some(newest) = own_of(&store, &folder, generation).await?.last() {
+            if newest.index == applied {
                 // Nothing has happened since.
                 return Ok(self.plan.every);
             }
@@ -104,7 +105,7 @@ impl Schedule {
             }
         }
         self.take(&store).await?;
-        self.prune(&store, &folder).await?;
+        self.prune(&store, &folder, generation).await?;
         Ok(self.plan.every)
     }
 
@@ -138,8 +139,13 @@ impl Schedule {
 
     /// Removes all but the newest backups. Only after a new one was found to
     /// be there.
-    async fn prune(&self, store: &Store, folder: &str) -> Result<(), BackupError> {
-        let found = Found::below(store, folder).await?;
+    async fn prune(
+        &self,
+        store: &Store,
+        folder: &str,
+        generation: Generation,
+    ) -> Result<(), BackupError> {
+        let found = own_of(store, folder, generation).await?;
         let too_many = found.len().saturating_sub(self.plan.keep.max(1));
         for old in &found[..too_many] {
             store.delete(&old.key).await?;
@@ -147,4 +153,17 @@ impl Schedule {
         }
         Ok(())
     }
+}
+
+/// The backups of this generation, oldest first. Those of others are another
+/// cluster's, restored from a backup of this one or the one that this one was
+/// restored from: the operator's to remove.
+async fn own_of(
+    store: &Store,
+    folder: &str,
+    generation: Generation,
+) -> Result<Vec<Found>, BackupError> {
+    let mut found = Found::below(store, folder).await?;
+    found.retain(|backup| backup.generation == generation);
+    Ok(found)
 }

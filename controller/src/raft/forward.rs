@@ -8,6 +8,7 @@ use super::message::{self, Envelope, ForwardAnswer};
 use super::node::RaftNode;
 use super::peers::{Lane, never_sent};
 use super::propose::ProposeError;
+use super::types::ControllerNode;
 use crate::codec;
 use crate::state::reply::Reply;
 use bytes::Bytes;
@@ -68,9 +69,19 @@ pub(crate) async fn run(node: RaftNode, mut queue: mpsc::Receiver<Waiting>) {
 async fn send(node: RaftNode, batch: Vec<Waiting>, permit: OwnedSemaphorePermit) {
     let cancelled = node.core().cancel.cancelled();
     let messages = batch.iter().map(|waiting| waiting.message.as_slice());
-    let outcomes = tokio::select! {
-        outcomes = call(&node, messages) => outcomes,
-        () = cancelled => Err(ProposeError::Indeterminate("shutting down".into())),
+    let outcomes = match node.leader_node() {
+        Some(leader) => {
+            // A leader that hangs must not keep from the next one what comes
+            // after it is replaced.
+            let mut leadership = node.leadership();
+            let replaced = leadership.wait_for(|now| now.leader != Some(leader.0));
+            tokio::select! {
+                outcomes = call(&node, &leader, messages) => outcomes,
+                _ = replaced => Err(ProposeError::Indeterminate("the leader was replaced".into())),
+                () = cancelled => Err(ProposeError::Indeterminate("shutting down".into())),
+            }
+        }
+        None => Err(ProposeError::NoLeader { leader: None }),
     };
     drop(permit);
     let mut outcomes = match outcomes {
@@ -86,12 +97,11 @@ async fn send(node: RaftNode, batch: Vec<Waiting>, permit: OwnedSemaphorePermit)
 /// One call; the caller's own time limit ends it.
 async fn call<'a>(
     node: &RaftNode,
+    (leader, member): &(u64, ControllerNode),
     messages: impl Iterator<Item = &'a [u8]>,
 ) -> Result<Vec<Outcome>, ProposeError> {
     let core = node.core();
-    let Some((leader, member)) = node.leader_node() else {
-        return Err(ProposeError::NoLeader { leader: None });
-    };
+    let leader = *leader;
     let no_leader = || ProposeError::NoLeader { leader: Some(leader) };
     let envelope =
         Envelope { from: core.options.node_id, from_disk: core.disk, to_disk: member.disk };
@@ -100,7 +110,7 @@ async fn call<'a>(
         target: leader,
         body: envelope.seal(|out| message::encode_many(messages, out)),
     };
-    let address = core.peers.address(leader, &member);
+    let address = core.peers.address(leader, member);
     let client = core.peers.client(leader, Lane::Forward, address);
     let mut client = client.map_err(|_| no_leader())?;
     let status = match tokio::time::timeout(super::propose::PATIENCE, client.propose(payload)).await

@@ -51,7 +51,7 @@ pub(crate) struct Core {
     /// Proposals for the leader, if that is another.
     pub(crate) forwards: mpsc::Sender<Waiting>,
     /// Asked before a command is proposed.
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) admission: watch::Sender<Admission>,
     /// It votes only in terms above this one.

@@ -89,19 +89,23 @@ impl RaftNode {
         if !self.leads() {
             return Err(ProposeError::NoLeader { leader: self.leader() });
         }
-        let _room = match self.room(request.as_ref(), &body)? {
+        let room = match self.room(request.as_ref(), &body)? {
             Ok(room) => room,
             Err(refusal) => return Ok((*core.applied.index.borrow(), Reply::Refused(refusal))),
         };
+        let own = is_own(&body);
         let command = Command { time_ms: core.clock.stamp_ms(), request, body };
         let bytes = codec::encode(&command);
-        let permits = self.take_permits(bytes.len())?;
+        let permits = match own {
+            true => None,
+            false => Some(self.take_permits(bytes.len())?),
+        };
         let raft = core.raft.clone();
-        // A task of its own: the permits are due until the entry is applied,
-        // even if the caller stops waiting.
+        // A task of its own: permits and room are due until the entry is
+        // applied, even if the caller stops waiting.
         let write = core.tasks.spawn(async move {
             let outcome = raft.client_write(EncodedCommand(bytes.into())).await;
-            drop(permits);
+            drop((permits, room));
             outcome
         });
         match tokio::time::timeout(PATIENCE, write).await {
@@ -117,7 +121,7 @@ impl RaftNode {
         &self,
         request: Option<&RequestKey>,
         body: &CommandBody,
-    ) -> Result<Result<Option<Room<'_>>, Refusal>, ProposeError> {
+    ) -> Result<Result<Option<Room>, Refusal>, ProposeError> {
         let core = self.core();
         if let Err(message) = core.gate.check_batch(body) {
             return Ok(Err(Refusal::Limit(message)));
@@ -181,6 +185,18 @@ impl RaftNode {
             Err(_) => Err(ProposeError::Indeterminate("the leader did not answer".into())),
         }
     }
+}
+
+/// What a leader proposes of itself: small, one at a time, and never kept back
+/// by what clients want.
+fn is_own(body: &CommandBody) -> bool {
+    matches!(
+        body,
+        CommandBody::InitCluster { .. }
+            | CommandBody::EndSession { .. }
+            | CommandBody::Continue
+            | CommandBody::MarkDisks(_)
+    )
 }
 
 fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {

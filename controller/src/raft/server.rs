@@ -26,12 +26,12 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct RaftService {
     node: RaftNode,
     /// BOUND: one snapshot is received at a time.
-    receiving: tokio::sync::Mutex<()>,
+    receiving: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl RaftService {
     pub(crate) fn new(node: RaftNode) -> Self {
-        Self { node, receiving: tokio::sync::Mutex::new(()) }
+        Self { node, receiving: Arc::default() }
     }
 
     /// The message of a payload that is meant for this disk of this cluster
@@ -161,7 +161,7 @@ impl Raft for RaftService {
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Result<Response<Payload>, Status> {
-        let Ok(_receiving) = self.receiving.try_lock() else {
+        let Ok(receiving) = self.receiving.clone().try_lock_owned() else {
             return Err(Status::unavailable("another snapshot is being received"));
         };
         let mut chunks = request.into_inner();
@@ -172,10 +172,17 @@ impl Raft for RaftService {
         let core = self.node.core();
         let path = core.state.snapshots().incoming(&meta);
         let snapshot = snapshot_receive::receive(chunks, path, first.offset).await?;
-        let received = snapshot.path.clone();
-        let response = core.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
-        // It is still there if Raft did not want it.
-        let _ = tokio::fs::remove_file(received).await;
+        let (raft, received) = (core.raft.clone(), snapshot.path.clone());
+        // A task of its own: if the sender goes away, Raft may still be at it,
+        // and until it is done nobody touches the file.
+        let install = core.tasks.spawn(async move {
+            let response = raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
+            // It is still there if Raft did not want it.
+            let _ = tokio::fs::remove_file(received).await;
+            drop(receiving);
+            response
+        });
+        let response = install.await.map_err(|error| Status::internal(error.to_string()))?;
         Ok(answer(&response.map_err(raft_failed)?))
     }
 

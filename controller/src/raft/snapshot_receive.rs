@@ -4,7 +4,7 @@
 //! is here is what the sender has.
 
 use super::snapshot_file;
-use super::snapshot_store::SnapshotFile;
+use super::snapshot_store::{RECEIVED, SnapshotFile};
 use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -76,17 +76,27 @@ pub(crate) async fn receive(
             break;
         }
     }
-    let received = path.clone();
+    let (part, received) = (path.clone(), path.with_extension(RECEIVED));
+    let path = received.clone();
     let file = blocking(move || {
-        file.sync_all().map_err(io_status)?;
-        if let Err(error) = snapshot_file::verify(&received) {
-            let _ = std::fs::remove_file(&received);
-            return Err(Status::data_loss(error.to_string()));
+        let held = complete(&file, &part);
+        if held.is_err() {
+            // Nobody knows what the disk has of it.
+            let _ = std::fs::remove_file(&part);
         }
+        held?;
+        std::fs::rename(&part, &received).map_err(io_status)?;
         File::open(&received).map_err(io_status)
     })
     .await?;
     Ok(SnapshotFile { path, file: Arc::new(file), verified: true })
+}
+
+/// Makes the file durable, and checks all of it.
+fn complete(file: &File, path: &Path) -> Result<(), Status> {
+    file.sync_all().map_err(io_status)?;
+    snapshot_file::verify(path).map_err(|error| Status::data_loss(error.to_string()))?;
+    Ok(())
 }
 
 /// The file, to be written from `offset` on.

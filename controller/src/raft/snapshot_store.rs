@@ -21,6 +21,8 @@ pub(crate) const FOLDER: &str = "snapshots";
 const SNAPSHOT: &str = "snap";
 const TMP: &str = "tmp";
 const PART: &str = "part";
+/// Received as a whole, and Raft's to install or not.
+pub(crate) const RECEIVED: &str = "received";
 
 /// A complete snapshot file, kept readable by the open handle even if a newer
 /// snapshot removes it.
@@ -56,7 +58,7 @@ impl SnapshotStore {
             let path = entry?.path();
             match path.extension().and_then(|e| e.to_str()) {
                 Some(SNAPSHOT) => newest = newest.max(Some(path)),
-                Some(TMP) => fs::remove_file(&path)?,
+                Some(TMP | RECEIVED) => fs::remove_file(&path)?,
                 _ => {}
             }
         }

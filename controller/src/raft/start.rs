@@ -101,7 +101,7 @@ impl RaftNode {
                 .map_err(|e| StartError::Raft(e.to_string()))?;
 
         let (forwards, queue) = mpsc::channel(forward::QUEUE);
-        let gate = Gate::new(options.limits.clone());
+        let gate = Arc::new(Gate::new(options.limits.clone()));
         let node = Self::new(Core {
             options,
             disk: disk.identity.disk,

@@ -33,6 +33,9 @@ use super::{MAX_BATCH, leases, segments, typed, work};
 use crate::codec;
 use bincode::{Decode, Encode};
 
+/// No session number or time comes near: what is added to it never overflows.
+const HIGHEST: u64 = 1 << 62;
+
 /// A restore that has begun and not ended.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Restoring {
@@ -254,6 +257,10 @@ pub(super) fn begin(tx: &mut Transaction<'_>, start: &RestoreStart) -> Outcome {
             start.generation.counter, start.backup_generation.counter
         )));
     }
+    if start.sessions_upto > HIGHEST || start.time_ms > HIGHEST {
+        let message = "the backup's sessions or its time are beyond any that can be".to_owned();
+        return refuse(Refusal::Invalid(message));
+    }
     cluster::advance(tx, start.time_ms)?;
     let under_way =
         Restoring { start: start.clone(), next_part: 0, highest_session: start.sessions_upto };
@@ -340,6 +347,9 @@ pub(super) fn slices(
     let count: usize = objects.iter().map(|object| object.slices.len()).sum();
     if count > MAX_BATCH {
         return refuse(Refusal::Limit(format!("{count} slices, allowed are {MAX_BATCH}")));
+    }
+    if objects.iter().any(|object| object.session > HIGHEST) {
+        return refuse(Refusal::Invalid("an object is of a session that cannot be".into()));
     }
     let (mut refusals, mut effects) = (Vec::with_capacity(count), Vec::new());
     for object in objects {

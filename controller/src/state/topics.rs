@@ -272,21 +272,20 @@ pub(super) fn continue_deletion(
     }
     tx.delete(topic_key(id));
     let left = topic_count(tx)?.checked_sub(1);
-    count_down(tx, count_key(), left)?;
+    count_down(tx, count_key(), left);
     let left = partition_count(tx)?.checked_sub(u64::from(topic.partitions));
-    count_down(tx, partition_count_key(), left)?;
+    count_down(tx, partition_count_key(), left);
     work::done(tx, work::Kind::DeleteTopic, id);
     leases::rebalance(tx, topic.agent_group(), effects)
 }
 
 /// A count of 0 is none.
-fn count_down(tx: &mut Transaction<'_>, key: Vec<u8>, left: Option<u64>) -> Result<(), KvError> {
+fn count_down(tx: &mut Transaction<'_>, key: Vec<u8>, left: Option<u64>) {
     match left {
-        Some(0) => tx.delete(key),
-        Some(left) => typed::put(tx, key, &left),
-        None => return Err(KvError("a topic was deleted that was never counted".into())),
+        Some(left @ 1..) => typed::put(tx, key, &left),
+        // Or what is deleted was made before there was a count.
+        Some(0) | None => tx.delete(key),
     }
-    Ok(())
 }
 
 /// The topic in the last 16 bytes of a work key.
