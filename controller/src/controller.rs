@@ -87,6 +87,8 @@ pub struct Controller {
     tasks: TaskTracker,
 }
 
+/// BOUND: backups that are taken at once.
+const BACKUPS: usize = 2;
 /// BOUND: calls and streams of one connection at a time.
 const MAX_STREAMS: u32 = 1_024;
 /// How long open streams may take to end when the controller stops.
@@ -146,6 +148,7 @@ impl Controller {
             liveness: Arc::clone(&liveness),
             clock: Arc::clone(&clock),
             watchers: watchers.clone(),
+            backups: Places::new("backups being taken", "", BACKUPS),
             options,
             cancel: cancel.clone(),
             tasks: tasks.clone(),

@@ -9,7 +9,7 @@ use crate::raft::ApplyObserver;
 use crate::state::command::{PartitionKey, TopicKey};
 use crate::state::reply::Effect;
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::{Notify, broadcast};
 
@@ -70,7 +70,18 @@ impl Mailbox {
     }
 }
 
-type Watchers = HashMap<TopicKey, Vec<Arc<Mailbox>>>;
+#[derive(Default)]
+struct Watchers {
+    /// By topic, and by the watcher's number.
+    of_topics: HashMap<TopicKey, HashMap<u64, Arc<Mailbox>>>,
+    last: u64,
+}
+
+impl Watchers {
+    fn of(&self, topic: &TopicKey) -> impl Iterator<Item = &Arc<Mailbox>> {
+        self.of_topics.get(topic).into_iter().flat_map(HashMap::values)
+    }
+}
 
 /// The sending side.
 pub(crate) struct Hub {
@@ -81,6 +92,7 @@ pub(crate) struct Hub {
 /// A watcher's mailbox; it is given up when dropped.
 pub(crate) struct Watch {
     hub: Arc<Hub>,
+    number: u64,
     topics: BTreeSet<TopicKey>,
     mailbox: Arc<Mailbox>,
 }
@@ -100,11 +112,14 @@ impl Hub {
     pub(crate) fn watch(self: &Arc<Self>, topics: BTreeSet<TopicKey>) -> Watch {
         let mailbox = Arc::<Mailbox>::default();
         let mut watchers = self.watchers.lock();
+        watchers.last += 1;
+        let number = watchers.last;
         for topic in &topics {
-            watchers.entry(*topic).or_default().push(Arc::clone(&mailbox));
+            let of_topic = watchers.of_topics.entry(*topic).or_default();
+            of_topic.insert(number, Arc::clone(&mailbox));
         }
         drop(watchers);
-        Watch { hub: Arc::clone(self), topics, mailbox }
+        Watch { hub: Arc::clone(self), number, topics, mailbox }
     }
 
     fn publish(&self, changes: Changes) {
@@ -133,10 +148,10 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let mut watchers = self.hub.watchers.lock();
         for topic in &self.topics {
-            if let Some(of_topic) = watchers.get_mut(topic) {
-                of_topic.retain(|mailbox| !Arc::ptr_eq(mailbox, &self.mailbox));
+            if let Some(of_topic) = watchers.of_topics.get_mut(topic) {
+                of_topic.remove(&self.number);
                 if of_topic.is_empty() {
-                    watchers.remove(topic);
+                    watchers.of_topics.remove(topic);
                 }
             }
         }
@@ -145,32 +160,39 @@ impl Drop for Watch {
 
 impl ApplyObserver for Hub {
     fn applied(&self, index: u64, mut effects: Vec<Effect>) {
+        // A watcher's mailbox is opened once a batch, however many of its
+        // partitions changed how often.
+        let mut changed = BTreeMap::<TopicKey, BTreeSet<PartitionKey>>::new();
+        let mut deleted = Vec::new();
+        for effect in &effects {
+            match effect {
+                Effect::Appended(partition, _) | Effect::Lease { partition, .. } => {
+                    changed.entry(partition.topic).or_default().insert(*partition);
+                }
+                Effect::TopicDeleted(topic) => deleted.push(*topic),
+                // Addresses of holders change with their sessions, and every
+                // such change moves leases too.
+                Effect::SessionOpened(_)
+                | Effect::SessionEnded(_)
+                | Effect::TopicReady(_)
+                | Effect::CommitRefused { .. }
+                | Effect::OffsetsRefused { .. }
+                | Effect::Cluster
+                | Effect::WorkPending => {}
+            }
+        }
         {
             let watchers = self.watchers.lock();
-            let of = |topic: &TopicKey| watchers.get(topic).into_iter().flatten();
-            for effect in &effects {
-                match effect {
-                    Effect::Appended(partition, _) | Effect::Lease { partition, .. } => {
-                        for mailbox in of(&partition.topic) {
-                            mailbox.put(|pending| pending.changed(*partition));
-                        }
-                    }
-                    Effect::TopicDeleted(topic) => {
-                        for mailbox in of(topic) {
-                            mailbox.put(|pending| {
-                                pending.deleted.insert(*topic);
-                            });
-                        }
-                    }
-                    // Addresses of holders change with their sessions, and
-                    // every such change moves leases too.
-                    Effect::SessionOpened(_)
-                    | Effect::SessionEnded(_)
-                    | Effect::TopicReady(_)
-                    | Effect::CommitRefused { .. }
-                    | Effect::OffsetsRefused { .. }
-                    | Effect::Cluster
-                    | Effect::WorkPending => {}
+            for (topic, partitions) in &changed {
+                for mailbox in watchers.of(topic) {
+                    mailbox.put(|pending| partitions.iter().for_each(|p| pending.changed(*p)));
+                }
+            }
+            for topic in &deleted {
+                for mailbox in watchers.of(topic) {
+                    mailbox.put(|pending| {
+                        pending.deleted.insert(*topic);
+                    });
                 }
             }
         }
@@ -181,7 +203,7 @@ impl ApplyObserver for Hub {
     }
 
     fn installed(&self, index: u64) {
-        for mailbox in self.watchers.lock().values().flatten() {
+        for mailbox in self.watchers.lock().of_topics.values().flat_map(HashMap::values) {
             mailbox.put(|pending| pending.everything = true);
         }
         self.publish(Changes { index, effects: Vec::new(), replaced: true });
@@ -215,7 +237,7 @@ mod tests {
         assert_eq!(changes.try_recv().unwrap().effects, [Effect::TopicDeleted(MINE)]);
         assert!(watch.take().deleted.contains(&MINE));
         drop(watch);
-        assert!(hub.watchers.lock().is_empty());
+        assert!(hub.watchers.lock().of_topics.is_empty());
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub(crate) struct Places {
 pub(crate) struct Place(#[expect(dead_code, reason = "held for its end")] OwnedSemaphorePermit);
 
 impl Places {
-    /// `what`, and the `flag` that says how many, stand in the refusal.
+    /// `what`, and the `flag` that says how many, if there is one, stand in the
+    /// refusal.
     pub(crate) fn new(what: &'static str, flag: &'static str, limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         Self { what, flag, limit, free: Arc::new(Semaphore::new(limit)) }
@@ -39,7 +40,8 @@ impl Places {
     /// The answer to somebody who got none; a retry may help.
     pub(crate) fn refusal(&self) -> Status {
         let Self { what, flag, limit, .. } = self;
-        let message = format!("this controller has {limit} {what}, which is its limit ({flag})");
+        let flag = if flag.is_empty() { String::new() } else { format!(" ({flag})") };
+        let message = format!("this controller has {limit} {what}, which is its limit{flag}");
         to_status(ErrorInfo::new(ErrorCode::Overloaded, message))
     }
 }

@@ -3,6 +3,7 @@
 use super::BackupError;
 use super::file::{Decoder, EncodeError, Encoder, Header, Item, Totals};
 use super::place::{Place, generation};
+use crate::clock;
 use crate::raft::StateView;
 use crate::seeds::{CALL, Seeds};
 use bytes::Bytes;
@@ -23,6 +24,8 @@ const QUEUE: usize = 4;
 /// BOUND: a view keeps what it sees on the disk, so whoever takes no piece for
 /// so long gets no more.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+/// And so does whoever has not taken all of it after so long.
+const WHOLE: Duration = Duration::from_secs(3_600);
 /// What is compared of a backup that was written, besides its size: the
 /// checksum of all of it.
 const CHECKSUM_BYTES: u64 = 16;
@@ -79,8 +82,12 @@ pub(crate) fn pieces(
     let index = view.applied();
     let mut encoder = Encoder::new(view, index)?;
     let (out, stream) = mpsc::channel(QUEUE);
+    let end = clock::now() + WHOLE;
     tasks.spawn(async move {
         loop {
+            if clock::now() > end {
+                return tracing::warn!(index, "a backup took too long; it is given up");
+            }
             let read = tokio::task::spawn_blocking(move || {
                 let piece = encoder.next_piece();
                 (encoder, piece)

@@ -42,11 +42,16 @@ impl Backups for BackupsService {
         &self,
         _: Request<v1::TakeBackupRequest>,
     ) -> Result<Response<Self::TakeStream>, Status> {
+        // BOUND: each pins what it sees of the database.
+        let place = self.0.backups.take().ok_or_else(|| self.0.backups.refusal())?;
         let view = self.0.view_at(0, true).await?;
         let pieces = take::pieces(&self.0.tasks, view).map_err(|e| encode_failed(&e))?;
-        let chunks = pieces.map(|piece: Result<Bytes, EncodeError>| match piece {
-            Ok(data) => Ok(v1::BackupChunk { data }),
-            Err(error) => Err(encode_failed(&error)),
+        let chunks = pieces.map(move |piece: Result<Bytes, EncodeError>| {
+            let _until_taken = &place;
+            match piece {
+                Ok(data) => Ok(v1::BackupChunk { data }),
+                Err(error) => Err(encode_failed(&error)),
+            }
         });
         let stop = self.0.cancel.clone().cancelled_owned();
         Ok(Response::new(chunks.take_until(stop).boxed()))

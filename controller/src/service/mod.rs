@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) clock: Arc<ClusterClock>,
     pub(crate) watchers: Places,
+    /// Backups that are being taken here.
+    pub(crate) backups: Places,
     pub(crate) options: ControllerOptions,
     pub(crate) cancel: CancellationToken,
     /// Streams being served; the controller waits for them when it stops.
