@@ -212,7 +212,7 @@ async fn serve(args: Run, limits: &LimitFlags) -> anyhow::Result<()> {
     }
     controller.shutdown().await;
     tracing::info!("stopped");
-    Ok(())
+    raft::leave(0)
 }
 
 fn backups(every: Option<Duration>, keep: u64) -> Result<Option<BackupPlan>, Failure> {

@@ -67,7 +67,7 @@ mod view;
 
 pub use admission::Refused;
 pub use db::{FILES, OpenError, REPAIR_PLAN, assign, known_as, last_known, owner};
-pub use fatal::{FatalReason, set_fatal_hook};
+pub use fatal::{FatalReason, leave, set_fatal_hook};
 pub use health::{Health, Sizes};
 pub use leadership::Leadership;
 pub use membership::{Member, MembershipError};
