@@ -271,6 +271,7 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::Behind
         | ErrorCode::StoreUnavailable
         | ErrorCode::Restoring
+        | ErrorCode::Upgrading
         | ErrorCode::TimedOut
         | ErrorCode::ConnectionLost
         | ErrorCode::Internal => false,

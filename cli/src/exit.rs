@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Name = 3,
     Unavailable = 4,
     Damaged = 5,
+    /// A controller's, with the code that it ends with while it runs, too.
+    TooOld = 79,
 }
 
 /// A failure whose kind is known where it is made.

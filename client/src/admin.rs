@@ -245,6 +245,8 @@ impl Admin {
                 snapshot_age: None,
                 state_bytes: 0,
                 log_syncs: 0,
+                feature_level: 0,
+                reads_level: 0,
                 problem: Some(problem),
             }
         });

@@ -44,6 +44,7 @@ pub(crate) fn code(code: v1::ErrorCode) -> Code {
         v1::ErrorCode::Behind => Code::Behind,
         v1::ErrorCode::StoreUnavailable => Code::StoreUnavailable,
         v1::ErrorCode::Restoring => Code::Restoring,
+        v1::ErrorCode::Upgrading => Code::Upgrading,
         v1::ErrorCode::OutcomeUnknown => Code::OutcomeUnknown,
         v1::ErrorCode::TimedOut => Code::TimedOut,
         v1::ErrorCode::ConnectionLost => Code::ConnectionLost,
@@ -75,6 +76,7 @@ pub(crate) fn advice(code: Code) -> Advice {
         Code::Behind => v1::ErrorCode::Behind,
         Code::StoreUnavailable => v1::ErrorCode::StoreUnavailable,
         Code::Restoring => v1::ErrorCode::Restoring,
+        Code::Upgrading => v1::ErrorCode::Upgrading,
         Code::OutcomeUnknown => v1::ErrorCode::OutcomeUnknown,
         Code::TimedOut => v1::ErrorCode::TimedOut,
         Code::ConnectionLost => v1::ErrorCode::ConnectionLost,
@@ -144,6 +146,8 @@ pub(crate) fn controller(wire: v1::GetControllerResponse, asked: &str) -> Contro
         snapshot_age: (wire.snapshot != 0).then(|| Duration::from_millis(wire.snapshot_age_ms)),
         state_bytes: wire.state_bytes,
         log_syncs: wire.log_syncs,
+        feature_level: wire.feature_level,
+        reads_level: wire.reads_level,
         problem: None,
     }
 }

@@ -52,6 +52,8 @@ pub enum Code {
     StoreUnavailable,
     /// The cluster's metadata is being restored from a backup.
     Restoring,
+    /// Some controller runs a release that cannot read what was asked for yet.
+    Upgrading,
     /// It is no longer known whether an earlier attempt was applied.
     OutcomeUnknown,
     /// No answer in time.

@@ -132,6 +132,10 @@ pub struct ControllerStatus {
     pub state_bytes: u64,
     /// Synced writes of its log since it started.
     pub log_syncs: u64,
+    /// The feature level of its state: which encodings the cluster may use.
+    pub feature_level: u32,
+    /// The highest feature level that its release reads; the cluster's rises to the lowest of all controllers'.
+    pub reads_level: u32,
     /// Why it is unreachable.
     pub problem: Option<String>,
 }

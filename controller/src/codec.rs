@@ -43,6 +43,14 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
     whole(decoded, body.len())
 }
 
+/// Decodes a value whose end a newer release may have added to. For what must
+/// be readable whatever the release: what was appended is passed over.
+pub fn decode_beginning<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
+    let decoded = bincode::decode_from_slice(body(bytes)?, CONFIG);
+    let (value, _) = decoded.map_err(|e| CodecError::Malformed(e.to_string()))?;
+    Ok(value)
+}
+
 /// [`encode`] for types that only implement serde (openraft's own).
 pub fn encode_serde<T: serde::Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = vec![VERSION];

@@ -37,6 +37,9 @@ pub enum StartError {
     /// The cluster to be joined does not take it.
     #[error("joining the cluster: {0}")]
     Join(String),
+    /// The cluster to be joined uses what this release does not read.
+    #[error("joining the cluster: {0}")]
+    TooOld(crate::raft::TooOld),
     /// The address is taken, or not this host's.
     #[error("cannot listen on {address}: {error}")]
     Listen {

@@ -70,6 +70,7 @@ pub(crate) fn propose_failed(error: &ProposeError) -> Status {
         ProposeError::NoLeader { .. } => ErrorCode::NoLeader,
         ProposeError::TooLarge { .. } => ErrorCode::InvalidArgument,
         ProposeError::Overloaded(_) => ErrorCode::Overloaded,
+        ProposeError::FeatureLevel { .. } => ErrorCode::Upgrading,
         ProposeError::Indeterminate(_) => ErrorCode::TimedOut,
         ProposeError::ShuttingDown => ErrorCode::ShuttingDown,
     };

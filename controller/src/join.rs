@@ -3,9 +3,10 @@
 
 use crate::controller::StartError;
 use crate::options::ControllerOptions;
-use crate::raft::{self, OpenError};
+use crate::raft::{self, OpenError, TooOld};
 use crate::repair_plan::{PREPARED, Plan};
 use crate::seeds::{CALL, Seeds};
+use crate::state::features;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use streamhouse_proto::advice;
@@ -25,19 +26,21 @@ pub(crate) async fn resolve(options: &mut ControllerOptions) -> Result<(), Start
     let data = options.data.clone();
     let (number, disk) = blocking(move || raft::owner(&data)).await?;
     let mut seeds = Seeds::new(&options.join);
+    let known = seeds.once(|channel| async move {
+        MetadataClient::new(channel).get_cluster(v1::GetClusterRequest {}).await
+    });
+    let known = known.await.unwrap_or_default();
+    let (level, reads) = (known.feature_level, features::NEWEST);
+    if level > reads {
+        return Err(StartError::TooOld(TooOld { level, reads }));
+    }
     let members = match number {
         // It has its place; whoever answers tells where the others are.
-        Some(_) => seeds
-            .once(|channel| async move {
-                MetadataClient::new(channel).get_cluster(v1::GetClusterRequest {}).await
-            })
-            .await
-            .map(|cluster| cluster.controllers)
-            .unwrap_or_default(),
+        Some(_) => known.controllers,
         None => {
             let disk_id = disk.to_vec();
             let answer = seeds.call("asking for a number", None, |channel| {
-                let request = v1::AllocateControllerRequest { disk_id: disk_id.clone() };
+                let request = request_for(&disk_id);
                 async move { MetadataClient::new(channel).allocate_controller(request).await }
             });
             let answer = answer.await.map_err(|error| StartError::Join(error.message))?;
@@ -210,7 +213,7 @@ async fn add_successor(
     };
     let disk_id = disk.to_vec();
     let allotted = seeds.call("asking for a number", Some(CALL), |channel| {
-        let request = v1::AllocateControllerRequest { disk_id: disk_id.clone() };
+        let request = request_for(&disk_id);
         async move { MetadataClient::new(channel).allocate_controller(request).await }
     });
     let new = allotted.await.map_err(cluster_error)?.id;
@@ -223,6 +226,11 @@ async fn add_successor(
     });
     added.await.map_err(cluster_error)?;
     Ok(new)
+}
+
+fn request_for(disk_id: &[u8]) -> v1::AllocateControllerRequest {
+    let (disk_id, reads_level) = (disk_id.to_vec(), features::NEWEST);
+    v1::AllocateControllerRequest { disk_id, reads_level }
 }
 
 fn cluster_error(error: ErrorInfo) -> RepairError {

@@ -59,7 +59,7 @@ const ROLE: &str = "streamhouse_controller_role";
 const INFO: &str = "streamhouse_controller_info";
 
 /// Names and helps of [`gauges`], in its order.
-const GAUGES: [(&str, &str); 23] = [
+const GAUGES: [(&str, &str); 25] = [
     ("streamhouse_controller_term", "The Raft term it is in."),
     (
         "streamhouse_controller_leader_id",
@@ -113,6 +113,14 @@ const GAUGES: [(&str, &str); 23] = [
     ("streamhouse_controller_partitions", "Partitions of all topics, in its applied state."),
     ("streamhouse_controller_takes_part", "1 once its disk was found to be what it was, 0 before."),
     ("streamhouse_controller_resident_memory_bytes", "Resident memory of its process."),
+    (
+        "streamhouse_controller_feature_level",
+        "The cluster's feature level, in its applied state; 0 before the cluster has one.",
+    ),
+    (
+        "streamhouse_controller_reads_feature_level",
+        "The highest feature level that its release reads.",
+    ),
 ];
 
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
@@ -129,6 +137,7 @@ pub struct Probes {
     no_leader: Counter,
     too_large: Counter,
     overloaded: Counter,
+    feature_level: Counter,
     indeterminate: Counter,
     shutting_down: Counter,
 }
@@ -156,6 +165,7 @@ impl Probes {
             no_leader: failed("no_leader"),
             too_large: failed("too_large"),
             overloaded: failed("overloaded"),
+            feature_level: failed("feature_level"),
             indeterminate: failed("outcome_unknown"),
             shutting_down: failed("shutting_down"),
         }
@@ -168,6 +178,7 @@ impl Probes {
             Err(ProposeError::NoLeader { .. }) => self.no_leader.increment(1),
             Err(ProposeError::TooLarge { .. }) => self.too_large.increment(1),
             Err(ProposeError::Overloaded(_)) => self.overloaded.increment(1),
+            Err(ProposeError::FeatureLevel { .. }) => self.feature_level.increment(1),
             Err(ProposeError::Indeterminate(_)) => self.indeterminate.increment(1),
             Err(ProposeError::ShuttingDown) => self.shutting_down.increment(1),
         }
@@ -254,7 +265,7 @@ fn gauges(raft: &RaftNode, served: Served) -> Result<[f64; GAUGES.len()], KvErro
     let view = raft.try_view()?;
     let live = sessions::live(&view)?;
     let leases: u64 = live.iter().map(|(_, session)| u64::from(session.leases)).sum();
-    let whole = |number: u64| number as f64;
+    let (whole, levels) = (|number: u64| number as f64, raft.feature_levels());
     Ok([
         whole(status.term),
         whole(health.leader.unwrap_or(0)),
@@ -279,6 +290,8 @@ fn gauges(raft: &RaftNode, served: Served) -> Result<[f64; GAUGES.len()], KvErro
         whole(topics::partition_count(&view)?),
         f64::from(health.admitted),
         whole(resident_bytes()),
+        f64::from(levels.0),
+        f64::from(levels.1),
     ])
 }
 

@@ -41,7 +41,8 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::ShuttingDown
         | ErrorCode::Behind
         | ErrorCode::StoreUnavailable
-        | ErrorCode::Restoring => (true, false),
+        | ErrorCode::Restoring
+        | ErrorCode::Upgrading => (true, false),
         ErrorCode::TimedOut | ErrorCode::ConnectionLost => (true, true),
         ErrorCode::OutcomeUnknown | ErrorCode::Internal | ErrorCode::Unspecified => (false, true),
     };
@@ -69,7 +70,8 @@ fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::Behind
         | ErrorCode::ConnectionLost
         | ErrorCode::StoreUnavailable
-        | ErrorCode::Restoring => Code::Unavailable,
+        | ErrorCode::Restoring
+        | ErrorCode::Upgrading => Code::Unavailable,
         ErrorCode::Overloaded => Code::ResourceExhausted,
         ErrorCode::TimedOut => Code::DeadlineExceeded,
         ErrorCode::WrongCluster => Code::PermissionDenied,

@@ -188,6 +188,9 @@ async fn serve(args: Run, limits: &LimitFlags) -> anyhow::Result<()> {
         started = Controller::start(options) => started.map_err(|error| {
             let kind = match &error {
                 StartError::Raft(raft::StartError::Open(OpenError::Damaged { .. })) => Kind::Damaged,
+                StartError::TooOld(_) | StartError::Raft(raft::StartError::TooOld { .. }) => {
+                    Kind::TooOld
+                }
                 _ => Kind::Failed,
             };
             Failure::new(kind, format!("{naming}: {error}"))
@@ -203,6 +206,7 @@ async fn serve(args: Run, limits: &LimitFlags) -> anyhow::Result<()> {
         signal = stop.next() => tracing::info!(signal, "stopping"),
         failure = controller.failed() => {
             let kind = match failure {
+                ControllerFailure::Refused(raft::Refused::TooOld(..)) => Kind::TooOld,
                 ControllerFailure::Refused(_) => Kind::Damaged,
                 ControllerFailure::Broken(_) => Kind::Failed,
             };

@@ -74,6 +74,7 @@ pub(super) fn judge(outcome: Outcome) -> Verdict {
         | Code::Behind
         | Code::StoreUnavailable
         | Code::Restoring
+        | Code::Upgrading
         | Code::OutcomeUnknown
         | Code::TimedOut
         | Code::ConnectionLost => Verdict::Retry(failure()),

@@ -16,6 +16,7 @@
 use crate::codec;
 use crate::state::cluster::Cluster;
 use crate::state::command::GenerationKey;
+use crate::state::features::NEWEST;
 use crate::state::kv::{KvError, KvRead, Value};
 use crate::state::{cluster, restore};
 use bincode::{Decode, Encode};
@@ -210,6 +211,9 @@ pub enum DecodeError {
     /// By a newer release.
     #[error("has format version {0}, this release reads up to {FORMAT_VERSION}")]
     Newer(u16),
+    /// Of a cluster that used more than this release reads.
+    #[error("is of a cluster at feature level {0}, this release reads up to {NEWEST}")]
+    NewerLevel(u32),
     /// Changed, or cut off.
     #[error("is damaged: {0}")]
     Damaged(String),
@@ -328,6 +332,11 @@ impl Decoder {
         }
         let Some(body) = self.block(START)? else { return Ok(None) };
         self.begun = true;
+        // Before the rest of it, which a newer release may have added to.
+        let level = codec::decode_beginning::<Header>(&body).map_err(damaged)?.feature_level;
+        if level > NEWEST {
+            return Err(DecodeError::NewerLevel(level));
+        }
         Ok(Some(Item::Header(codec::decode(&body).map_err(damaged)?)))
     }
 

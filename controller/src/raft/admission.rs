@@ -189,6 +189,7 @@ impl RaftNode {
             committed,
             effective,
             peers: core.options.peers.keys().copied().collect(),
+            reads: core.options.reads_level,
         }
     }
 
@@ -279,6 +280,8 @@ impl RaftNode {
                 holds_log: core.log.durable().is_some(),
             }),
             membership: Some(members.to_wire()),
+            reads_level: core.options.reads_level,
+            feature_level: (*core.applied.level.borrow()).unwrap_or(0),
         })
     }
 

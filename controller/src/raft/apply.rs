@@ -17,6 +17,8 @@ pub(crate) struct Group {
     pub(crate) applied: Vec<Applied>,
     /// In the order of the entries.
     pub(crate) effects: Vec<Effect>,
+    /// The highest feature level that one of them raises to, 0 if none does.
+    pub(crate) raises_to: u32,
 }
 
 /// Pairs to be written, `None` to be removed, in key order.
@@ -30,7 +32,8 @@ pub(crate) fn apply(
     entries: &[Entry],
 ) -> Result<(Group, Writes), KvError> {
     let mut tx = Transaction::new(base);
-    let mut group = Group { applied: Vec::with_capacity(entries.len()), effects: Vec::new() };
+    let applied_here = Vec::with_capacity(entries.len());
+    let mut group = Group { applied: applied_here, effects: Vec::new(), raises_to: 0 };
     for entry in entries {
         let index = entry.log_id.index;
         let mut reply = Reply::Done;
@@ -39,6 +42,9 @@ pub(crate) fn apply(
             EntryPayload::Normal(command) => {
                 let command = decode(index, command);
                 note_cluster(applied, &command);
+                if let CommandBody::RaiseFeatureLevel { level } = &command.body {
+                    group.raises_to = group.raises_to.max(*level);
+                }
                 let (answer, effects) = state::apply(&mut tx, index, &command)?;
                 reply = answer;
                 group.effects.extend(effects);

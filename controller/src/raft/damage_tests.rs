@@ -12,6 +12,7 @@ use super::state_store::StateStore;
 use super::types::{EncodedCommand, Entry, LogId, Payload, Vote};
 use crate::codec;
 use crate::state::command::{Command, CommandBody};
+use crate::state::features;
 use metrics::Histogram;
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -46,7 +47,8 @@ struct Contents {
 async fn read(dir: &Path) -> Result<Contents, String> {
     let db = Arc::new(Db::open(dir, 1).map_err(|e| e.to_string())?.0);
     let snapshots = SnapshotStore::open(dir).map_err(|e| e.to_string())?;
-    let state = StateStore::open(db.clone(), snapshots.clone()).map_err(|e| e.to_string())?;
+    let state = StateStore::open(db.clone(), snapshots.clone(), features::NEWEST)
+        .map_err(|e| e.to_string())?;
     let applied = AppliedMeta::load(&db).map_err(|e| format!("{e:?}"))?;
     let mut log =
         LogStore::open(dir, db.clone(), Histogram::noop()).map_err(|e| format!("{e:?}"))?;
@@ -73,7 +75,7 @@ async fn read(dir: &Path) -> Result<Contents, String> {
 async fn write(dir: &Path) {
     let db = Arc::new(Db::open(dir, 1).unwrap().0);
     let snapshots = SnapshotStore::open(dir).unwrap();
-    let state = StateStore::open(db.clone(), snapshots).unwrap();
+    let state = StateStore::open(db.clone(), snapshots, features::NEWEST).unwrap();
     let mut log = LogStore::open(dir, db.clone(), Histogram::noop()).unwrap();
     let mut applied = AppliedMeta::load(&db).unwrap();
     log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();

@@ -15,6 +15,7 @@
 //! founded: it would otherwise stand for whatever it may have held. Any sign
 //! that the disk held more, from anyone, is enough against it.
 
+use super::levels::TooOld;
 use super::types::{DiskId, LogId, StoredMembership};
 use crate::state::controllers::Mark;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +52,9 @@ pub enum Refused {
     /// It was removed from the cluster.
     #[error("controller {0} was removed from the cluster; its number is never used again")]
     Removed(u64),
+    /// The cluster uses what its release does not read.
+    #[error("controller {0}: {1}")]
+    TooOld(u64, TooOld),
     /// The others belong to another cluster.
     #[error(
         "controller {0} belongs to another cluster than the controllers at its peers' addresses"
@@ -139,6 +143,8 @@ pub(crate) struct Answer {
     pub(crate) members: Members,
     /// How far it saw the asking disk get.
     pub(crate) mark: Option<Mark>,
+    /// The feature level of its state, 0 if that has none.
+    pub(crate) level: u32,
 }
 
 impl Answer {
@@ -167,6 +173,7 @@ impl Answer {
             term: standing.term,
             members,
             mark,
+            level: wire.feature_level,
         };
         Some((wire.node_id, answer))
     }
@@ -199,6 +206,8 @@ pub(crate) struct Own {
     pub(crate) effective: Members,
     /// The configured controllers, itself included.
     pub(crate) peers: BTreeSet<u64>,
+    /// The highest feature level that it reads.
+    pub(crate) reads: u32,
 }
 
 impl Own {
@@ -224,6 +233,13 @@ pub(crate) enum Verdict {
 pub(crate) fn decide(own: &Own, answers: &Answers, waited: bool) -> Verdict {
     if let Some(refused) = membership_refusal(own, answers) {
         return Verdict::Refuse(refused);
+    }
+    // What is said in this cluster's name counts, whoever says it: the level
+    // never falls.
+    let level = answers.values().map(|answer| answer.level).max().unwrap_or(0);
+    if level > own.reads {
+        let too_old = TooOld { level, reads: own.reads };
+        return Verdict::Refuse(Refused::TooOld(own.node, too_old));
     }
     if let Some(refused) = answers.values().find_map(|answer| behind(own, answer)) {
         return Verdict::Refuse(refused);
@@ -387,6 +403,7 @@ mod tests {
             committed: three(),
             effective: three(),
             peers: BTreeSet::from([1, 2, 3]),
+            reads: 2,
         }
     }
 
@@ -406,6 +423,7 @@ mod tests {
             term: 5,
             members: three(),
             mark: None,
+            level: 2,
         };
         (node, answer)
     }
@@ -559,6 +577,20 @@ mod tests {
         let own = Own { cluster: Some([1; 16]), ..own() };
         let foreign = with(1, |a| (a.leads, a.cluster) = (true, Some([2; 16])));
         assert_eq!(judge(&own, [foreign], false), Verdict::Refuse(Refused::OtherCluster(3)));
+    }
+
+    #[test]
+    fn a_release_that_does_not_read_the_clusters_level_is_refused() {
+        let old = Own { reads: 1, ..own() };
+        let too_old = TooOld { level: 2, reads: 1 };
+        let refused = Verdict::Refuse(Refused::TooOld(3, too_old));
+        assert_eq!(judge(&old, [answer(1)], false), refused);
+        // Another cluster's level says nothing.
+        let old = Own { cluster: Some([1; 16]), ..old };
+        let foreign = with(1, |a| a.cluster = Some([2; 16]));
+        assert_eq!(judge(&old, [foreign], false), Verdict::Refuse(Refused::OtherCluster(3)));
+        let before = with(1, |a| a.level = 1);
+        assert!(waits(&judge(&Own { reads: 1, ..own() }, [before], false)));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub enum FatalReason {
     StateDiskFailed,
     /// A committed command cannot be decoded by this release.
     CommandUnreadable,
+    /// The cluster uses a feature level that this release does not read.
+    FeatureLevelUnknown,
     /// Raft itself stopped: its storage reported damage, or it panicked.
     RaftStopped,
 }
@@ -30,6 +32,7 @@ impl FatalReason {
             Self::LogDiskStuck => "log-disk-stuck",
             Self::StateDiskFailed => "state-disk-failed",
             Self::CommandUnreadable => "command-unreadable",
+            Self::FeatureLevelUnknown => "feature-level-unknown",
             Self::RaftStopped => "raft-stopped",
         }
     }
@@ -42,6 +45,7 @@ impl FatalReason {
             Self::StateDiskFailed => 76,
             Self::CommandUnreadable => 77,
             Self::RaftStopped => 78,
+            Self::FeatureLevelUnknown => 79,
         }
     }
 }

@@ -147,6 +147,9 @@ fn outcome(leader: u64, answer: ForwardAnswer) -> Outcome {
         ForwardAnswer::Overloaded => {
             Err(ProposeError::Overloaded("too many commands wait to be applied".into()))
         }
+        ForwardAnswer::FeatureLevel { needs, level, why } => {
+            Err(ProposeError::FeatureLevel { needs, level, why })
+        }
         ForwardAnswer::Shed(what) => Err(ProposeError::Overloaded(what)),
         ForwardAnswer::Indeterminate(what) => Err(ProposeError::Indeterminate(what)),
         ForwardAnswer::ShuttingDown => Err(ProposeError::ShuttingDown),

@@ -120,8 +120,9 @@ impl RaftNode {
         self.change(changes).await
     }
 
-    /// The number and disk of the controller that answers at `address`.
-    pub async fn identify_at(&self, address: &str) -> Result<(u64, DiskId), MembershipError> {
+    /// The number and disk of the controller that answers at `address`, and
+    /// the highest feature level that it reads.
+    pub async fn identify_at(&self, address: &str) -> Result<(u64, DiskId, u32), MembershipError> {
         let silent = |why: String| {
             MembershipError::Conflict(format!("no controller answers at {address}: {why}"))
         };
@@ -148,7 +149,8 @@ impl RaftNode {
             return Err(MembershipError::Conflict(what));
         }
         let disk = DiskId::try_from(answer.disk_id.as_slice());
-        Ok((answer.node_id, disk.map_err(|_| silent("its disk id is malformed".into()))?))
+        let disk = disk.map_err(|_| silent("its disk id is malformed".into()))?;
+        Ok((answer.node_id, disk, answer.reads_level))
     }
 
     /// Removes a member, voter or not. One that leads hands over first, and

@@ -162,6 +162,13 @@ pub(crate) enum ForwardAnswer {
     ShuttingDown,
     /// As `Overloaded`, saying of what.
     Shed(String),
+    /// Only ever sent to one that knows of feature levels: it has gated the
+    /// command itself.
+    FeatureLevel {
+        needs: u32,
+        level: u32,
+        why: String,
+    },
 }
 
 #[cfg(test)]

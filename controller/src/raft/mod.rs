@@ -19,10 +19,13 @@ mod entry;
 mod evidence;
 mod fatal;
 mod forward;
+#[cfg(test)]
+mod golden_tests;
 mod hash;
 mod health;
 mod herald;
 mod leadership;
+mod levels;
 mod log_store;
 mod log_tail;
 mod log_writer;
@@ -70,6 +73,7 @@ pub use db::{FILES, OpenError, REPAIR_PLAN, assign, known_as, last_known, owner}
 pub use fatal::{FatalReason, leave, set_fatal_hook};
 pub use health::{Health, Sizes};
 pub use leadership::Leadership;
+pub use levels::TooOld;
 pub use membership::{Member, MembershipError};
 pub use node::{RaftNode, RaftStatus, Role};
 pub use options::{MAX_COMMAND_BYTES, RaftOptions};

@@ -71,6 +71,8 @@ pub(crate) struct Core {
     pub(crate) heard: Mutex<Instant>,
     /// The leader that last asked this node to take over, and its term.
     pub(crate) invited: Mutex<Option<(u64, u64)>>,
+    /// Why the feature level is not higher, as [`super::levels`] saw it.
+    pub(crate) level_waits: Mutex<String>,
 }
 
 impl Core {

@@ -2,6 +2,7 @@
 
 use crate::limits::Limits;
 use crate::metrics::Probes;
+use crate::state::features;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,10 @@ pub struct RaftOptions {
     pub limits: Limits,
     /// Where it counts what happens.
     pub probes: Probes,
+    /// The highest feature level that it says, and takes care, to read. Lower
+    /// than this release's own only in tests, where it stands for an older
+    /// one.
+    pub reads_level: u32,
 }
 
 impl RaftOptions {
@@ -72,6 +77,7 @@ impl RaftOptions {
             keep_logs: 10_000,
             limits: Limits::default(),
             probes: Probes::default(),
+            reads_level: features::NEWEST,
         }
     }
 

@@ -42,6 +42,17 @@ pub enum ProposeError {
     /// Too much is waiting to be applied. Not applied; may be retried.
     #[error("{0}")]
     Overloaded(String),
+    /// Not every controller can read the command yet. Not applied; may be
+    /// retried.
+    #[error("feature level {needs} is needed, the cluster is at {level}: {why}")]
+    FeatureLevel {
+        /// The command's.
+        needs: u32,
+        /// The cluster's.
+        level: u32,
+        /// Who is waited for.
+        why: String,
+    },
     /// It may have been applied, or may yet be.
     #[error("outcome of the proposal is unknown: {0}")]
     Indeterminate(String),
@@ -89,6 +100,7 @@ impl RaftNode {
         if !self.leads() {
             return Err(ProposeError::NoLeader { leader: self.leader() });
         }
+        self.check_level(&body)?;
         let room = match self.room(request.as_ref(), &body)? {
             Ok(room) => room,
             Err(refusal) => return Ok((*core.applied.index.borrow(), Reply::Refused(refusal))),
@@ -113,6 +125,15 @@ impl RaftNode {
             Ok(Ok(Err(error))) => Err(refused(error)),
             Ok(Err(error)) => Err(ProposeError::Indeterminate(error.to_string())),
             Err(_) => Err(ProposeError::Indeterminate("not applied in time".into())),
+        }
+    }
+
+    /// Whether every controller can read the command.
+    fn check_level(&self, body: &CommandBody) -> Result<(), ProposeError> {
+        let (needs, level) = (body.min_level(), self.core().applied.level());
+        match needs > level {
+            true => Err(ProposeError::FeatureLevel { needs, level, why: self.level_waits() }),
+            false => Ok(()),
         }
     }
 
@@ -172,6 +193,8 @@ impl RaftNode {
         if self.leader_node().is_none() {
             return Err(ProposeError::NoLeader { leader: None });
         }
+        // A leader of an older release could not even read it.
+        self.check_level(&body)?;
         let message = codec::encode(&Forwarded { request, body });
         let _permits = self.take_permits(message.len())?;
         let (answer, outcome) = oneshot::channel();
@@ -196,6 +219,7 @@ fn is_own(body: &CommandBody) -> bool {
             | CommandBody::EndSession { .. }
             | CommandBody::Continue
             | CommandBody::MarkDisks(_)
+            | CommandBody::RaiseFeatureLevel { .. }
     )
 }
 
@@ -224,6 +248,9 @@ impl From<Result<(u64, Reply), ProposeError>> for ForwardAnswer {
                 Self::TooLarge { bytes: bytes as u64, limit: limit as u64 }
             }
             Err(ProposeError::Overloaded(what)) => Self::Shed(what),
+            Err(ProposeError::FeatureLevel { needs, level, why }) => {
+                Self::FeatureLevel { needs, level, why }
+            }
             Err(ProposeError::Indeterminate(what)) => Self::Indeterminate(what),
             Err(ProposeError::ShuttingDown) => Self::ShuttingDown,
         }

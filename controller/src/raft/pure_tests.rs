@@ -15,6 +15,7 @@ use crate::state::command::{
     RequestKey, RestoreStart, RestoredObject, SliceCommit,
 };
 use crate::state::controllers::{DiskMark, Mark};
+use crate::state::features;
 use crate::state::kv::KvRead;
 use crate::state::reply::{ObjectReply, Reply, SliceReply};
 use crate::state::{partitions, sessions};
@@ -35,7 +36,7 @@ fn open(dir: &Path) -> (StateStore, AppliedMeta) {
     let db = Arc::new(Db::open(dir, 1).unwrap().0);
     let applied = AppliedMeta::load(&db).unwrap();
     let snapshots = SnapshotStore::open(dir).unwrap();
-    (StateStore::open(db, snapshots).unwrap(), applied)
+    (StateStore::open(db, snapshots, features::NEWEST).unwrap(), applied)
 }
 
 impl Disk {
@@ -202,11 +203,12 @@ fn body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
             };
             CommandBody::RestoreSlices { restore, objects: vec![object] }
         }
-        _ => CommandBody::EndRestore { restore, parts: u64::from(b % 3) },
+        25 => CommandBody::EndRestore { restore, parts: u64::from(b % 3) },
+        _ => CommandBody::RaiseFeatureLevel { level: 1 + u32::from(b % 2) },
     }
 }
 
-const KINDS: u8 = 26;
+const KINDS: u8 = 27;
 
 /// Fails to compile when there is a command that [`body`] does not make.
 fn known(body: &CommandBody) {
@@ -227,7 +229,8 @@ fn known(body: &CommandBody) {
         | CommandBody::BeginRestore(_)
         | CommandBody::RestorePairs { .. }
         | CommandBody::RestoreSlices { .. }
-        | CommandBody::EndRestore { .. } => {}
+        | CommandBody::EndRestore { .. }
+        | CommandBody::RaiseFeatureLevel { .. } => {}
     }
 }
 

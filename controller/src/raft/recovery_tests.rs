@@ -11,6 +11,7 @@ use super::types::{EncodedCommand, Entry, LogId, Payload};
 use crate::codec;
 use crate::state::command::{Command, CommandBody};
 use crate::state::controllers::{DiskMark, Mark};
+use crate::state::features;
 use crate::state::reply::Effect;
 use metrics::Histogram;
 use openraft::RaftLogReader;
@@ -106,7 +107,8 @@ async fn damage_that_comes_later_is_detected_when_read() {
 
 /// A state of `entries` topics, and a snapshot of it.
 fn state_of(db: &Arc<Db>, dir: &Path, entries: u64) -> (StateStore, AppliedMeta) {
-    let store = StateStore::open(db.clone(), SnapshotStore::open(dir).unwrap()).unwrap();
+    let store =
+        StateStore::open(db.clone(), SnapshotStore::open(dir).unwrap(), features::NEWEST).unwrap();
     let mut applied = AppliedMeta::load(db).unwrap();
     let entries: Vec<Entry> = (0..entries).map(create).collect();
     store.apply(&mut applied, &entries);
@@ -129,7 +131,9 @@ fn an_interrupted_installation_is_done_again() {
     batch.put_cf(db.state(), b"half", b"written");
     db.write_synced(batch).unwrap();
 
-    let store = StateStore::open(db.clone(), SnapshotStore::open(dir.path()).unwrap()).unwrap();
+    let store =
+        StateStore::open(db.clone(), SnapshotStore::open(dir.path()).unwrap(), features::NEWEST)
+            .unwrap();
     assert_eq!(AppliedMeta::load(&db).unwrap(), applied);
     assert_eq!(db.get_raft(meta::INSTALLING).unwrap(), None);
     // The pairs themselves add up to the hash: write verifies by reading.

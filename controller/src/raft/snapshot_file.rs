@@ -17,6 +17,7 @@ use super::meta::AppliedMeta;
 use super::types::SnapshotMeta;
 use super::view::StateView;
 use crate::codec;
+use crate::state::features;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
@@ -193,6 +194,16 @@ pub(crate) fn verify(path: &Path) -> Result<AppliedMeta, SnapshotError> {
     let mut reader = SnapshotReader::open(path)?;
     while reader.next_block(|_, _| ())? {}
     Ok(reader.applied)
+}
+
+/// The feature level of the state in the file; 0 if that states none.
+pub(crate) fn feature_level(path: &Path) -> Result<u32, SnapshotError> {
+    let mut found = None;
+    // The pair that states it is the first.
+    SnapshotReader::open(path)?.next_block(|key, value| {
+        found = found.take().or_else(|| features::stated(key, value));
+    })?;
+    Ok(found.transpose().map_err(damaged)?.unwrap_or(0))
 }
 
 fn split_pair(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {

@@ -5,6 +5,7 @@ use super::admission::{self, Admission};
 use super::db::{Db, OpenError};
 use super::forward;
 use super::leadership::{self, Leadership};
+use super::levels::{self, TooOld};
 use super::log_store::{LogError, LogStore};
 use super::marks;
 use super::membership;
@@ -21,9 +22,10 @@ use super::state_store::StateStore;
 use super::time;
 use super::{ApplyObserver, CommandClock, bootstrap, stall};
 use crate::limits::Gate;
+use crate::state::kv::KvError;
 use metrics::Histogram;
 use parking_lot::Mutex;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use streamhouse_proto::MAX_MESSAGE_BYTES;
@@ -41,6 +43,14 @@ pub enum StartError {
     /// Its data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Its state uses what this release does not read.
+    #[error("data directory {}: {too_old}", path.display())]
+    TooOld {
+        /// The directory.
+        path: PathBuf,
+        /// Both levels.
+        too_old: TooOld,
+    },
     /// Raft itself did not start.
     #[error("raft: {0}")]
     Raft(String),
@@ -54,6 +64,8 @@ struct Disk {
     was_member: bool,
     state: Arc<StateStore>,
     applied: AppliedMeta,
+    /// The feature level of the state.
+    level: Option<u32>,
 }
 
 impl RaftNode {
@@ -74,7 +86,9 @@ impl RaftNode {
         let config = options.config().map_err(|e| StartError::Options(e.to_string()))?;
         let (data, asked) = (options.data.clone(), options.node_id);
         let sync_seconds = options.probes.log_sync_seconds.clone();
-        let disk = tokio::task::spawn_blocking(move || open(&data, asked, sync_seconds)).await;
+        let reads = options.reads_level;
+        let disk = move || open(&data, asked, sync_seconds, reads);
+        let disk = tokio::task::spawn_blocking(disk).await;
         let disk = disk.map_err(|e| StartError::Raft(e.to_string()))??;
         let id = disk.identity.node;
         if id != asked {
@@ -85,7 +99,7 @@ impl RaftNode {
             (options.node_id, options.founds) = (id, false);
         }
 
-        let applied = AppliedState::new(&disk.applied);
+        let applied = AppliedState::new(&disk.applied, disk.level);
         let peers = Arc::new(Peers::new(options.peers.clone()));
         let network = Network {
             id,
@@ -127,6 +141,7 @@ impl RaftNode {
             led_since: Mutex::new(None),
             heard: Mutex::new(time::now()),
             invited: Mutex::new(None),
+            level_waits: Mutex::default(),
         });
         let tasks = &node.core().tasks;
         tasks.spawn(leadership::watch(node.clone()));
@@ -136,6 +151,7 @@ impl RaftNode {
         tasks.spawn(forward::run(node.clone(), queue));
         tasks.spawn(marks::watch(node.clone()));
         tasks.spawn(membership::promote(node.clone()));
+        tasks.spawn(levels::watch(node.clone()));
         let service = RaftServer::new(RaftService::new(node.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -143,7 +159,7 @@ impl RaftNode {
     }
 }
 
-fn open(data: &Path, node: u64, sync_seconds: Histogram) -> Result<Disk, OpenError> {
+fn open(data: &Path, node: u64, sync_seconds: Histogram, reads: u32) -> Result<Disk, StartError> {
     let (db, identity) = Db::open(data, node)?;
     let db = Arc::new(db);
     let path = || data.to_owned();
@@ -154,12 +170,17 @@ fn open(data: &Path, node: u64, sync_seconds: Histogram) -> Result<Disk, OpenErr
         }
     };
     let snapshots = SnapshotStore::open(data).map_err(snapshot)?;
-    let state = Arc::new(StateStore::open(db.clone(), snapshots).map_err(snapshot)?);
+    let state = Arc::new(StateStore::open(db.clone(), snapshots, reads).map_err(snapshot)?);
+    let unreadable = |e: KvError| OpenError::Unreadable { path: path(), what: e.0 };
+    let level = state.feature_level().map_err(unreadable)?;
+    if let Some(level) = level.filter(|level| *level > reads) {
+        return Err(StartError::TooOld { path: path(), too_old: TooOld { level, reads } });
+    }
     let applied = AppliedMeta::load(&db).map_err(|error| error.at(data))?;
     let was_member = db.get_raft(meta::MEMBER).map_err(|error| error.at(data))?.is_some();
     let log = LogStore::open(data, db.clone(), sync_seconds).map_err(|error| match error {
         LogError::Damaged(what) => OpenError::Damaged { path: path(), what },
         LogError::Unreadable(what) => OpenError::Unreadable { path: path(), what },
     })?;
-    Ok(Disk { db, identity, log, was_member, state, applied })
+    Ok(Disk { db, identity, log, was_member, state, applied, level })
 }

@@ -3,10 +3,13 @@
 
 use super::ApplyObserver;
 use super::meta::AppliedMeta;
+use super::snapshot_file::SnapshotError;
 use super::snapshot_store::SnapshotFile;
 use super::state_store::StateStore;
 use super::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use super::view::StateView;
+use crate::state::features;
+use crate::state::reply::Effect;
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
@@ -24,17 +27,31 @@ pub(crate) struct AppliedState {
     pub(crate) index: watch::Sender<u64>,
     /// The cluster's id, once known.
     pub(crate) cluster: RwLock<Option<[u8; 16]>>,
+    /// The feature level of the state, once the cluster has an identity.
+    pub(crate) level: watch::Sender<Option<u32>>,
 }
 
 impl AppliedState {
-    pub(crate) fn new(applied: &AppliedMeta) -> Arc<Self> {
+    pub(crate) fn new(applied: &AppliedMeta, level: Option<u32>) -> Arc<Self> {
         let index = watch::Sender::new(applied.index());
-        Arc::new(Self { index, cluster: RwLock::new(applied.cluster) })
+        let (cluster, level) = (RwLock::new(applied.cluster), watch::Sender::new(level));
+        Arc::new(Self { index, cluster, level })
+    }
+
+    /// The feature level that commands may use.
+    pub(crate) fn level(&self) -> u32 {
+        self.level.borrow().unwrap_or(features::OLDEST)
     }
 
     fn publish(&self, applied: &AppliedMeta) {
         *self.cluster.write() = applied.cluster;
         self.index.send_replace(applied.index());
+    }
+
+    /// SUBTLE: before [`AppliedState::publish`]: whoever was told that a level
+    /// is applied may use it.
+    fn publish_level(&self, level: Option<u32>) {
+        self.level.send_if_modified(|known| std::mem::replace(known, level) != level);
     }
 }
 
@@ -78,9 +95,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let group: Vec<_> = group.into_iter().collect::<io::Result<_>>()?;
             let (entries, responders): (Vec<_>, Vec<_>) = group.into_iter().unzip();
             let (store, mut applied) = (self.store.clone(), self.applied.clone());
-            let work = move || (store.apply(&mut applied, &entries), applied);
-            let (group, applied) = blocking(work).await?;
+            let work = move || {
+                let group = store.apply(&mut applied, &entries);
+                let level = group.effects.contains(&Effect::Cluster).then(|| store.feature_level());
+                (group, level, applied)
+            };
+            let (group, level, applied) = blocking(work).await?;
             self.applied = applied;
+            if let Some(level) = level {
+                self.shared.publish_level(level.map_err(io::Error::other)?);
+            }
             self.shared.publish(&self.applied);
             for (responder, answer) in responders.into_iter().zip(group.applied) {
                 if let Some(responder) = responder {
@@ -99,8 +123,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, file: SnapshotFile) -> io::Result<()> {
         let store = self.store.clone();
-        let installed = blocking(move || store.install(&file)).await?;
-        self.applied = installed.map_err(io::Error::other)?;
+        let install = move || Ok((store.install(&file)?, store.feature_level()));
+        let installed: Result<_, SnapshotError> = blocking(install).await?;
+        let (applied, level) = installed.map_err(io::Error::other)?;
+        self.applied = applied;
+        self.shared.publish_level(level.map_err(io::Error::other)?);
         self.shared.publish(&self.applied);
         self.observer.installed(self.applied.index());
         Ok(())

@@ -4,13 +4,15 @@
 use super::apply::{self, Group};
 use super::db::Db;
 use super::fatal::{FatalReason, fatal};
+use super::levels::TooOld;
 use super::meta::{self, AppliedMeta};
 use super::read_cache::ReadCache;
-use super::snapshot_file::{SnapshotError, SnapshotReader};
+use super::snapshot_file::{self, SnapshotError, SnapshotReader};
 use super::snapshot_store::{SnapshotFile, SnapshotStore};
 use super::types::Entry;
 use super::view::{LiveState, StateView};
 use crate::codec;
+use crate::state::features;
 use crate::state::kv::KvError;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
@@ -28,13 +30,19 @@ pub(crate) struct StateStore {
     frozen: RwLock<Option<StateView>>,
     /// Apply's own.
     cache: Mutex<ReadCache>,
+    /// The highest feature level that this controller reads.
+    reads: u32,
 }
 
 impl StateStore {
     /// Opens the state; ends an installation that a crash interrupted.
-    pub(crate) fn open(db: Arc<Db>, snapshots: SnapshotStore) -> Result<Self, SnapshotError> {
+    pub(crate) fn open(
+        db: Arc<Db>,
+        snapshots: SnapshotStore,
+        reads: u32,
+    ) -> Result<Self, SnapshotError> {
         let cache = Mutex::new(ReadCache::new());
-        let store = Self { db, snapshots, frozen: RwLock::new(None), cache };
+        let store = Self { db, snapshots, frozen: RwLock::new(None), cache, reads };
         let marker = store.db.get_raft(meta::INSTALLING)?;
         if let Some(name) = marker {
             let name = String::from_utf8_lossy(&name).into_owned();
@@ -67,6 +75,7 @@ impl StateStore {
         let live = LiveState::new(&self.db, &mut cache);
         let (group, writes) =
             apply::apply(&live, applied, entries).unwrap_or_else(|e| state_failed(e));
+        self.check_level(group.raises_to);
         let mut batch = WriteBatch::default();
         for (key, value) in &writes {
             match value {
@@ -83,12 +92,27 @@ impl StateStore {
     /// Replaces the state by the snapshot in `file`; returns what it is of.
     pub(crate) fn install(&self, file: &SnapshotFile) -> Result<AppliedMeta, SnapshotError> {
         let (_, path) = self.snapshots.adopt(file)?;
+        self.check_level(snapshot_file::feature_level(&path)?);
         let before = self.view().map_err(|e| SnapshotError::State(e.0))?;
         *self.frozen.write() = Some(before);
         let applied = self.replace(&path).unwrap_or_else(|e| state_failed(e));
         self.cache.lock().clear();
         *self.frozen.write() = None;
         Ok(applied)
+    }
+
+    /// The feature level of the state, once the cluster has an identity.
+    pub(crate) fn feature_level(&self) -> Result<Option<u32>, KvError> {
+        features::level(&self.view()?)
+    }
+
+    /// What follows a higher level is not for this controller: it ends before
+    /// it has taken anything of it.
+    fn check_level(&self, level: u32) {
+        let reads = self.reads;
+        if level > reads {
+            fatal(FatalReason::FeatureLevelUnknown, TooOld { level, reads });
+        }
     }
 
     /// SUBTLE: a crash at any point must leave either the old state, or the

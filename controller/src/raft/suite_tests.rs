@@ -10,6 +10,7 @@ use super::snapshot_store::SnapshotStore;
 use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
 use super::types::TypeConfig;
+use crate::state::features;
 use metrics::Histogram;
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -23,9 +24,9 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let dir = tempfile::tempdir().unwrap();
         let db = Arc::new(Db::open(dir.path(), 0).unwrap().0);
         let snapshots = SnapshotStore::open(dir.path()).unwrap();
-        let state = Arc::new(StateStore::open(db.clone(), snapshots).unwrap());
+        let state = Arc::new(StateStore::open(db.clone(), snapshots, features::NEWEST).unwrap());
         let applied = AppliedMeta::load(&db).unwrap();
-        let shared = AppliedState::new(&applied);
+        let shared = AppliedState::new(&applied, None);
         let machine = StateMachine::new(state, applied, shared, Arc::new(Deaf));
         let log = LogStore::open(dir.path(), db, Histogram::noop()).unwrap();
         Ok((dir, log, machine))

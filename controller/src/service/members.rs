@@ -3,9 +3,10 @@
 use super::Shared;
 use crate::convert::id16;
 use crate::errors::{invalid, propose_failed, refused, store_failed, unexpected};
-use crate::raft::MembershipError;
+use crate::raft::{MembershipError, TooOld};
 use crate::state::command::CommandBody;
 use crate::state::controllers;
+use crate::state::features;
 use crate::state::names::shown;
 use crate::state::reply::Reply;
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub(super) async fn allocate(
     wire: v1::AllocateControllerRequest,
 ) -> Result<v1::AllocateControllerResponse, Status> {
     let disk = id16("disk id", &wire.disk_id)?;
+    refuse_too_old(shared, wire.reads_level)?;
     let highest = || shared.raft.members().last().map_or(0, |member| member.id);
     let body = CommandBody::AllocateController { disk, above: highest() };
     let proposed = shared.raft.propose_local(None, body).await;
@@ -71,7 +73,9 @@ pub(super) async fn add(
     require_leader(shared)?;
     let (id, disk) = if wire.id == 0 && wire.disk_id.is_empty() {
         let found = shared.raft.identify_at(&wire.address).await;
-        found.map_err(|error| membership_failed(shared, &error))?
+        let (id, disk, reads) = found.map_err(|error| membership_failed(shared, &error))?;
+        refuse_too_old(shared, reads)?;
+        (id, disk)
     } else {
         (wire.id, id16("disk id", &wire.disk_id)?)
     };
@@ -149,6 +153,19 @@ pub(super) async fn transfer(
             let message = "nobody took over the leadership in time".to_owned();
             Err(to_status(ErrorInfo::new(ErrorCode::Conflict, message)))
         }
+    }
+}
+
+/// Refuses a controller whose release does not read what the cluster uses.
+fn refuse_too_old(shared: &Shared, reads: u32) -> Result<(), Status> {
+    // A release that says nothing of levels reads the oldest.
+    let (reads, level) = (reads.max(features::OLDEST), shared.raft.feature_levels().0);
+    match level > reads {
+        true => {
+            let message = TooOld { level, reads }.to_string();
+            Err(to_status(ErrorInfo::new(ErrorCode::Conflict, message)))
+        }
+        false => Ok(()),
     }
 }
 

@@ -34,6 +34,7 @@ impl Metadata for MetadataService {
             leader_id: status.leader.unwrap_or(0),
             applied: view.applied(),
             topics: topics.len() as u64,
+            feature_level: self.0.raft.feature_levels().0,
         }))
     }
 
@@ -48,6 +49,7 @@ impl Metadata for MetadataService {
         let sizes = tokio::task::spawn_blocking(move || raft.sizes()).await;
         let sizes = sizes.map_err(|error| Status::internal(error.to_string()))?;
         let age = sizes.snapshot_age.unwrap_or_default();
+        let levels = self.0.raft.feature_levels();
         Ok(Response::new(v1::GetControllerResponse {
             id: status.id,
             address: self.0.raft.advertised().to_owned(),
@@ -64,6 +66,8 @@ impl Metadata for MetadataService {
             snapshot_age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
             state_bytes: sizes.state_bytes,
             log_syncs: status.log_syncs,
+            feature_level: levels.0,
+            reads_level: levels.1,
         }))
     }
 

@@ -4,7 +4,7 @@ use super::command::GenerationKey;
 use super::keys::{Key, tag};
 use super::kv::{KvError, KvRead, Transaction};
 use super::reply::{Effect, Refusal, Reply};
-use super::typed;
+use super::{features, typed};
 use bincode::{Decode, Encode};
 
 /// Who this cluster is.
@@ -16,15 +16,12 @@ pub struct Cluster {
     pub generation: GenerationKey,
     /// Where the data lies: what the first agent named.
     pub store_url: Option<String>,
-    /// Encodings and commands this cluster may use; raised once every
-    /// controller knows them.
+    /// Encodings and commands this cluster may use: see
+    /// [`features`](super::features).
     pub feature_level: u32,
 }
 
-/// Encodings of this release.
-pub const FEATURE_LEVEL: u32 = 1;
-
-fn cluster_key() -> Vec<u8> {
+pub(super) fn cluster_key() -> Vec<u8> {
     Key::new(tag::CLUSTER).done()
 }
 
@@ -65,8 +62,8 @@ pub(super) fn init(
     if cluster(tx)?.is_some() {
         return Ok((Reply::Done, Vec::new()));
     }
-    let cluster =
-        Cluster { cluster: id, generation, store_url: None, feature_level: FEATURE_LEVEL };
+    let feature_level = features::OLDEST;
+    let cluster = Cluster { cluster: id, generation, store_url: None, feature_level };
     typed::put(tx, cluster_key(), &cluster);
     Ok((Reply::Done, vec![Effect::Cluster]))
 }

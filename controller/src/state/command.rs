@@ -4,6 +4,7 @@
 //! are only ever appended. Time and random values travel inside (PURE, CLOCK).
 
 use super::controllers::DiskMark;
+use super::features;
 use bincode::{Decode, Encode};
 
 /// A topic's UUID.
@@ -151,6 +152,43 @@ pub enum CommandBody {
         /// How many parts the backup has.
         parts: u64,
     },
+    /// From here on the cluster uses what this feature level adds: every
+    /// controller reads it.
+    RaiseFeatureLevel {
+        /// See [`crate::state::features`].
+        level: u32,
+    },
+}
+
+impl CommandBody {
+    /// The feature level from which on the cluster may write this command:
+    /// one that was added since the first release names the level that came
+    /// with it.
+    pub fn min_level(&self) -> u32 {
+        match self {
+            Self::InitCluster { .. }
+            | Self::CreateTopic { .. }
+            | Self::DeleteTopic { .. }
+            | Self::RegisterSession(_)
+            | Self::EndSession { .. }
+            | Self::DrainSession { .. }
+            | Self::ReleaseLeases { .. }
+            | Self::CommitObjects { .. }
+            | Self::CommitOffsets { .. }
+            | Self::Continue
+            | Self::MarkDisks(_)
+            | Self::AllocateController { .. }
+            | Self::ReserveControllers { .. }
+            | Self::RestorePairs { .. }
+            | Self::RestoreSlices { .. }
+            | Self::EndRestore { .. } => features::OLDEST,
+            // The pairs that follow are as old as the backup.
+            Self::BeginRestore(start) => start.feature_level.max(features::OLDEST),
+            // Proposed by the leader alone, and only once everyone reads the
+            // level that it raises to, which is above the oldest.
+            Self::RaiseFeatureLevel { .. } => features::OLDEST,
+        }
+    }
 }
 
 /// What is restored, and into which generation.

@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod command;
 pub mod controllers;
+pub mod features;
 pub mod keys;
 pub mod kv;
 pub mod leases;
@@ -97,5 +98,6 @@ fn execute(
         }
         CommandBody::RestoreSlices { restore, objects } => restore::slices(tx, *restore, objects),
         CommandBody::EndRestore { restore, parts } => restore::end(tx, *restore, *parts),
+        CommandBody::RaiseFeatureLevel { level } => features::raise(tx, *level),
     }
 }

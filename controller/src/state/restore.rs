@@ -18,7 +18,7 @@
 //! 07  u64, sessions up to this one are of an earlier generation
 //! ```
 
-use super::cluster::{self, Cluster, FEATURE_LEVEL};
+use super::cluster::{self, Cluster};
 use super::command::{CommandBody, GenerationKey, PartitionKey, RestoreStart, RestoredObject};
 use super::keys::{Key, tag, trailing_id, trailing_partition};
 use super::kv::{KvError, KvRead, Transaction};
@@ -188,6 +188,7 @@ pub(super) fn holds_up(kv: &dyn KvRead, body: &CommandBody) -> Result<bool, KvEr
         | CommandBody::MarkDisks(_)
         | CommandBody::AllocateController { .. }
         | CommandBody::ReserveControllers { .. }
+        | CommandBody::RaiseFeatureLevel { .. }
         | CommandBody::BeginRestore(_)
         | CommandBody::RestorePairs { .. }
         | CommandBody::RestoreSlices { .. }
@@ -245,10 +246,12 @@ pub(super) fn begin(tx: &mut Transaction<'_>, start: &RestoreStart) -> Outcome {
     if own.generation.counter > 1 {
         return not_restorable("this cluster was restored already");
     }
-    if start.feature_level > FEATURE_LEVEL {
+    // PURE: whatever the release of this controller reads.
+    if start.feature_level > own.feature_level {
         return not_restorable(format!(
-            "the backup is of a cluster of feature level {}, this release knows {FEATURE_LEVEL}",
-            start.feature_level
+            "the backup is of a cluster of feature level {}, this one is at {}: it rises once all \
+             controllers run a release that reads it",
+            start.feature_level, own.feature_level
         ));
     }
     if start.generation.counter <= start.backup_generation.counter {
@@ -373,6 +376,9 @@ pub(super) fn end(tx: &mut Transaction<'_>, generation: GenerationKey, parts: u6
         return refuse(Refusal::OutOfOrder { expected: restoring.next_part });
     }
     let RestoreStart { cluster, store_url, feature_level, .. } = restoring.start;
+    // It never falls: what the log holds already is of this cluster's level.
+    let reached = cluster::cluster(tx)?.map_or(feature_level, |own| own.feature_level);
+    let feature_level = feature_level.max(reached);
     cluster::become_restored(tx, &Cluster { cluster, generation, store_url, feature_level });
     typed::put(tx, sessions_before_key(), &restoring.highest_session);
     tx.delete(restoring_key());

@@ -88,6 +88,7 @@ pub struct Cluster {
     pub addresses: BTreeMap<u64, String>,
     pub running: BTreeMap<u64, Running>,
     pub tune: fn(&mut RaftOptions),
+    pub clock: fn() -> Arc<dyn CommandClock>,
 }
 
 impl Drop for Cluster {
@@ -120,6 +121,15 @@ pub fn free_address() -> String {
 
 impl Cluster {
     pub async fn start(nodes: u64, tune: fn(&mut RaftOptions)) -> Self {
+        Self::start_at(nodes, tune, clock).await
+    }
+
+    /// One whose commands have the times of `clock`.
+    pub async fn start_at(
+        nodes: u64,
+        tune: fn(&mut RaftOptions),
+        clock: fn() -> Arc<dyn CommandClock>,
+    ) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
@@ -129,6 +139,7 @@ impl Cluster {
             addresses: (1..=nodes).map(|id| (id, free_address())).collect(),
             running: BTreeMap::new(),
             tune,
+            clock,
         };
         for id in 1..=nodes {
             cluster.launch(id).await;
@@ -138,7 +149,8 @@ impl Cluster {
 
     /// Starts node `id` on its disk.
     pub async fn launch(&mut self, id: u64) {
-        let running = run(id, &self.addresses, self.dirs[&id].path(), self.tune).await;
+        let options = options(id, &self.addresses, self.dirs[&id].path(), self.tune);
+        let running = start_at(options, (self.clock)()).await;
         self.running.insert(id, running);
     }
 
@@ -168,6 +180,23 @@ impl Cluster {
         poll("a leader", agreed).await
     }
 
+    /// Lets `to` lead.
+    pub async fn move_leader(&self, to: u64) {
+        let moving = async {
+            loop {
+                let leader = self.leader().await;
+                if leader == to {
+                    return;
+                }
+                // One that is a little behind, or busy, may not win at once.
+                let _ = self.node(leader).transfer_leadership(Some(to)).await;
+                let mut leadership = self.node(leader).leadership();
+                let _ = leadership.wait_for(|now| now.leader != Some(leader)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, moving).await.expect("the leadership moves in time");
+    }
+
     /// Waits until all running nodes have applied `index` and agree.
     pub async fn settle(&self, index: u64) -> u128 {
         let mut hashes = BTreeMap::new();
@@ -191,19 +220,33 @@ pub async fn run(
     data: &Path,
     tune: fn(&mut RaftOptions),
 ) -> Running {
+    start(options(id, addresses, data, tune)).await
+}
+
+/// What node `id` is started with.
+pub fn options(
+    id: u64,
+    addresses: &BTreeMap<u64, String>,
+    data: &Path,
+    tune: fn(&mut RaftOptions),
+) -> RaftOptions {
     let mut options = RaftOptions::new(id, addresses[&id].clone(), addresses.clone(), data);
     // The tests count entries and compare states: no marks unless asked for.
     options.mark_every = Duration::from_secs(3_600);
     tune(&mut options);
-    start(options).await
+    options
 }
 
 /// Starts a node as `options` say and serves it.
 pub async fn start(options: RaftOptions) -> Running {
+    start_at(options, clock()).await
+}
+
+async fn start_at(options: RaftOptions, clock: Arc<dyn CommandClock>) -> Running {
     let (id, address) = (options.node_id, options.advertise.clone());
     let observer = Arc::new(Observer::default());
     let (node, service) = loop {
-        match RaftNode::start(options.clone(), observer.clone(), clock()).await {
+        match RaftNode::start(options.clone(), observer.clone(), clock.clone()).await {
             Ok(started) => break started,
             Err(StartError::Open(OpenError::InUse(_))) => {
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -2,10 +2,11 @@
 //! or sends to one of another release, is among these. `golden.txt` holds them, a line each; lines are only ever
 //! added. A line that changes is a change of the format, and needs a version of the codec.
 
+use crate::machine::Machine;
 use bincode::{Decode, Encode};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use streamhouse_controller::backup::file::Header;
+use streamhouse_controller::backup::file::{Encoder, Header};
 use streamhouse_controller::codec;
 use streamhouse_controller::state::cluster::Cluster;
 use streamhouse_controller::state::command::{
@@ -32,6 +33,15 @@ struct Golden {
 }
 
 impl Golden {
+    fn check_bytes(&mut self, name: &str, bytes: &[u8]) {
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        match self.lines.get(name) {
+            Some(line) if **line == hex => self.seen += 1,
+            Some(_) => self.wrong.push(format!("changed: {name} {hex}")),
+            None => self.wrong.push(format!("{name} {hex}")),
+        }
+    }
+
     fn check<T: Encode + Decode<()> + PartialEq + Debug>(&mut self, name: &str, value: &T) {
         let hex: String = codec::encode(value).iter().map(|b| format!("{b:02x}")).collect();
         match self.lines.get(name) {
@@ -160,6 +170,7 @@ fn bodies() -> Vec<(&'static str, CommandBody)> {
             },
         ),
         ("end-restore", CommandBody::EndRestore { restore: generation(), parts: 301 }),
+        ("raise-feature-level", CommandBody::RaiseFeatureLevel { level: 2 }),
     ]
 }
 
@@ -287,6 +298,39 @@ fn values(golden: &mut Golden) {
         feature_level: 1,
     };
     golden.check("backup header", &header);
+    golden.check("value result-processed", &ObjectReply::Processed(vec![slice_reply()]));
+    golden.check("value result-refused", &ObjectReply::Refused(Refusal::Stale));
+    golden.check("value topic-id", &[1u8; 16]);
+    golden.check("value number", &1_700_000_000_000u64);
+}
+
+/// A small backup as a whole: its pieces and their checksums.
+fn backup(golden: &mut Golden) {
+    let mut machine = Machine::new();
+    machine.kv.pairs.insert(b"\x10orders".to_vec(), codec::encode(&[1u8; 16]));
+    let mut encoder = Encoder::new(machine.kv, 9).unwrap();
+    let mut bytes = Vec::new();
+    while let Some(piece) = encoder.next_piece().unwrap() {
+        bytes.extend_from_slice(&piece);
+    }
+    golden.check_bytes("backup file", &bytes);
+}
+
+/// How many variants an encoding has: numbers beyond are none's.
+fn variants<T: Decode<()>>() -> usize {
+    let unknown = |number: &u8| match codec::decode::<T>(&[codec::VERSION, *number]) {
+        Err(error) => error.to_string().contains("UnexpectedVariant"),
+        Ok(_) => false,
+    };
+    usize::from((0..u8::MAX).find(unknown).unwrap())
+}
+
+/// Whoever appends a variant appends its bytes, too.
+#[test]
+fn no_command_reply_or_refusal_is_missing() {
+    assert_eq!(bodies().len(), variants::<CommandBody>());
+    assert_eq!(replies().len(), variants::<Reply>());
+    assert_eq!(refusals().len(), variants::<Refusal>());
 }
 
 #[test]
@@ -308,6 +352,7 @@ fn every_persisted_byte_is_as_it_was_released() {
         golden.check(&format!("reply {name}"), &reply);
     }
     values(&mut golden);
+    backup(&mut golden);
     assert!(golden.wrong.is_empty(), "not in golden.txt:\n{}", golden.wrong.join("\n"));
     assert_eq!(
         golden.seen,

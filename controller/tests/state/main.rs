@@ -11,3 +11,4 @@ mod purity;
 mod requests;
 mod restore;
 mod topics;
+mod zz_generate;

@@ -15,6 +15,8 @@ struct Status {
     leader: Option<u64>,
     /// The last index that the leader knows to be committed.
     committed: Option<u64>,
+    /// Which encodings the cluster may use: the highest level that any controller has applied; null if none tells.
+    feature_level: Option<u32>,
     controllers: Vec<Controller>,
 }
 
@@ -39,6 +41,8 @@ struct Controller {
     state_bytes: Option<u64>,
     /// Synced writes of its log since it started.
     log_syncs: Option<u64>,
+    /// The highest feature level that its release reads; the cluster's rises to the lowest of all.
+    reads_level: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -67,6 +71,11 @@ impl Status {
             generation: cluster.generation.to_string(),
             leader,
             committed,
+            feature_level: controllers
+                .iter()
+                .map(|c| c.feature_level)
+                .max()
+                .filter(|level| *level > 0),
             controllers: controllers.into_iter().map(|c| Controller::of(c, committed)).collect(),
         }
     }
@@ -89,6 +98,7 @@ impl Controller {
             disk: answered.then_some(status.disk),
             state_bytes: told(status.state_bytes),
             log_syncs: told(status.log_syncs),
+            reads_level: answered.then_some(status.reads_level.max(1)),
             problem: status.problem,
         }
     }
@@ -107,6 +117,7 @@ fn human(status: &Status) -> String {
         "age",
         "state",
         "log syncs",
+        "reads level",
         "disk",
     ];
     let mut controllers = output::table(heads);
@@ -124,6 +135,7 @@ fn human(status: &Status) -> String {
             output::or_dash(age),
             output::or_dash(c.state_bytes.map(output::bytes)),
             output::or_dash(c.log_syncs),
+            output::or_dash(c.reads_level),
             output::or_dash(c.disk.clone()),
         ]);
     }
@@ -131,8 +143,9 @@ fn human(status: &Status) -> String {
         Some(leader) => format!("controller {leader} leads"),
         None => "nobody leads".to_owned(),
     };
+    let level = output::or_dash(status.feature_level);
     let mut text = format!(
-        "cluster {} · generation {} · {leader}\n{controllers}",
+        "cluster {} · generation {} · feature level {level} · {leader}\n{controllers}",
         status.cluster, status.generation
     );
     for c in &status.controllers {
@@ -168,6 +181,8 @@ mod tests {
             snapshot_age: Some(Duration::from_secs(4)),
             state_bytes: 2_048,
             log_syncs: 9,
+            feature_level: 2,
+            reads_level: 2,
             problem: None,
         }
     }
