@@ -151,6 +151,26 @@ pub enum CommandBody {
         /// How many parts the backup has.
         parts: u64,
     },
+    /// Gives a producer its id and epoch.
+    InitProducer(ProducerRequest),
+}
+
+/// Who asks for an id and epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ProducerRequest {
+    /// What it is called, if it is to take over from whoever was called so.
+    pub name: Option<String>,
+    /// What it has: it asks for its next epoch.
+    pub producer: Option<ProducerEpoch>,
+}
+
+/// A producer in one of its epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct ProducerEpoch {
+    /// Its id; below 2^62.
+    pub id: u64,
+    /// At most `i16::MAX`.
+    pub epoch: u16,
 }
 
 /// What is restored, and into which generation.
@@ -255,4 +275,19 @@ pub struct SliceCommit {
     pub max_timestamp_ms: i64,
     /// Bits of the segment format.
     pub flags: u32,
+    /// One per batch of an idempotent producer, in order.
+    pub producers: Vec<ProducerBatch>,
+}
+
+/// A batch of an idempotent producer inside a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct ProducerBatch {
+    /// Whose.
+    pub producer: ProducerEpoch,
+    /// Of its first record, below 2^31.
+    pub base_sequence: u32,
+    /// Records in it.
+    pub records: u32,
+    /// Its base offset less the slice's.
+    pub offset_delta: u64,
 }
