@@ -261,7 +261,9 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::NotLeaseHolder
         | ErrorCode::SessionEnded
         | ErrorCode::OutcomeUnknown
-        | ErrorCode::WrongCluster => true,
+        | ErrorCode::WrongCluster
+        | ErrorCode::ProducerFenced
+        | ErrorCode::UnknownProducer => true,
         ErrorCode::Unspecified
         | ErrorCode::TopicNotReady
         | ErrorCode::StaleCommit
@@ -274,6 +276,7 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::Upgrading
         | ErrorCode::TimedOut
         | ErrorCode::ConnectionLost
-        | ErrorCode::Internal => false,
+        | ErrorCode::Internal
+        | ErrorCode::OutOfOrderSequence => false,
     }
 }

@@ -9,9 +9,9 @@ use crate::engine::{Built, UploadOrder};
 use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use streamhouse_proto::v1::{SliceCommit, TopicPartition};
+use streamhouse_proto::v1::{ProducerBatch, SliceCommit, TopicPartition};
 use streamhouse_segment::{
-    EncodedObject, ObjectBuilder, ObjectError, SliceMeta, TRAILER_BYTES, Trailer,
+    EncodedObject, ObjectBuilder, ObjectError, ProducerState, SliceMeta, TRAILER_BYTES, Trailer,
 };
 use streamhouse_store::{Created, GetError, PutError, Store, StoreKind};
 
@@ -175,5 +175,17 @@ fn commit_of(slice: &SliceMeta) -> SliceCommit {
         min_timestamp_ms: slice.min_timestamp_ms,
         max_timestamp_ms: slice.max_timestamp_ms,
         flags: slice.flags.bits().into(),
+        producers: slice.producers.iter().map(|state| producer_batch(slice, state)).collect(),
+    }
+}
+
+fn producer_batch(slice: &SliceMeta, state: &ProducerState) -> ProducerBatch {
+    let records = state.last_offset.saturating_sub(state.base_offset).saturating_add(1);
+    ProducerBatch {
+        producer_id: state.producer_id.unsigned_abs(),
+        producer_epoch: state.producer_epoch.unsigned_abs().into(),
+        base_sequence: state.base_sequence.unsigned_abs(),
+        records: u32::try_from(records).unwrap_or(u32::MAX),
+        offset_delta: state.base_offset.saturating_sub(slice.base_offset),
     }
 }

@@ -45,7 +45,7 @@ impl Ticket {
     /// ACK: called only with the answer to the commit in hand.
     pub(crate) fn acknowledge(mut self, base_offset: u64, applied: u64) {
         let correlation = self.correlation;
-        self.send(ProduceResult { correlation, error: None, base_offset, applied });
+        self.send(ProduceResult { correlation, base_offset, applied, ..Default::default() });
     }
 
     pub(crate) fn refuse(mut self, error: ErrorInfo) {

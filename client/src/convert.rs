@@ -49,6 +49,9 @@ pub(crate) fn code(code: v1::ErrorCode) -> Code {
         v1::ErrorCode::TimedOut => Code::TimedOut,
         v1::ErrorCode::ConnectionLost => Code::ConnectionLost,
         v1::ErrorCode::WrongCluster => Code::WrongCluster,
+        v1::ErrorCode::ProducerFenced => Code::ProducerFenced,
+        v1::ErrorCode::UnknownProducer => Code::UnknownProducer,
+        v1::ErrorCode::OutOfOrderSequence => Code::OutOfOrderSequence,
         v1::ErrorCode::Internal | v1::ErrorCode::Unspecified => Code::Internal,
     }
 }
@@ -82,6 +85,9 @@ pub(crate) fn advice(code: Code) -> Advice {
         Code::ConnectionLost => v1::ErrorCode::ConnectionLost,
         Code::Internal => v1::ErrorCode::Internal,
         Code::WrongCluster => v1::ErrorCode::WrongCluster,
+        Code::ProducerFenced => v1::ErrorCode::ProducerFenced,
+        Code::UnknownProducer => v1::ErrorCode::UnknownProducer,
+        Code::OutOfOrderSequence => v1::ErrorCode::OutOfOrderSequence,
     })
 }
 

@@ -64,6 +64,12 @@ pub enum Code {
     Internal,
     /// The peer belongs to another cluster.
     WrongCluster,
+    /// The idempotent producer's epoch is over: another one took its place.
+    ProducerFenced,
+    /// The idempotent producer is not known, or no more.
+    UnknownProducer,
+    /// Not the idempotent producer's next batch of the partition.
+    OutOfOrderSequence,
 }
 
 impl Code {

@@ -1,12 +1,14 @@
 //! Wire types to state types and back.
 
-use crate::errors::{invalid, refusal_info};
+use crate::errors::{fault_info, invalid, refusal_info};
 use crate::state::command::{
-    GenerationKey, ObjectCommit, ObjectContents, PartitionKey, RequestKey, SliceCommit, TopicKey,
+    GenerationKey, ObjectCommit, ObjectContents, PartitionKey, ProducerBatch, ProducerEpoch,
+    RequestKey, SliceCommit, TopicKey,
 };
 use crate::state::partitions::Partition;
-use crate::state::reply::{ObjectReply, SliceReply};
+use crate::state::reply::{BatchFault, BatchRefusal, ObjectReply, Refusal, SliceReply};
 use crate::state::segments::{IndexEntry, Source};
+use crate::state::sequences::Committed;
 use crate::state::topics::Topic;
 use streamhouse_proto::v1;
 use tonic::Status;
@@ -108,7 +110,41 @@ pub(crate) fn slice_commit(wire: &v1::SliceCommit) -> Result<SliceCommit, Status
         min_timestamp_ms: wire.min_timestamp_ms,
         max_timestamp_ms: wire.max_timestamp_ms,
         flags: wire.flags,
+        producers: wire.producers.iter().map(producer_batch).collect::<Result<_, _>>()?,
     })
+}
+
+fn producer_batch(wire: &v1::ProducerBatch) -> Result<ProducerBatch, Status> {
+    let epoch = u16::try_from(wire.producer_epoch).map_err(|_| {
+        invalid(format!("{} is no epoch of producer {}", wire.producer_epoch, wire.producer_id))
+    })?;
+    Ok(ProducerBatch {
+        producer: ProducerEpoch { id: wire.producer_id, epoch },
+        base_sequence: wire.base_sequence,
+        records: wire.records,
+        offset_delta: wire.offset_delta,
+    })
+}
+
+pub(crate) fn committed_wire(committed: &Committed) -> v1::CommittedSequences {
+    let runs = committed.runs.iter().map(|run| v1::SequenceRun {
+        first: run.first,
+        records: run.records,
+        base_offset: run.base_offset,
+    });
+    v1::CommittedSequences {
+        epoch: committed.epoch.into(),
+        records: committed.records,
+        runs: runs.collect(),
+    }
+}
+
+fn batch_refusal(refusal: &BatchRefusal) -> v1::BatchRefusal {
+    let (error, base_offset) = match refusal.fault {
+        BatchFault::Committed(base_offset) => (None, base_offset),
+        fault => (Some(fault_info(fault)), None),
+    };
+    v1::BatchRefusal { index: refusal.index, error, base_offset }
 }
 
 pub(crate) fn object_commit(wire: &v1::ObjectCommit) -> Result<ObjectCommit, Status> {
@@ -129,6 +165,10 @@ fn slice_result(reply: &SliceReply) -> v1::SliceResult {
         lease_epoch: reply.lease_epoch,
         next_offset: reply.next_offset,
         still_holder: reply.still_holder,
+        refused_batches: match &reply.refusal {
+            Some(Refusal::Batches(refused)) => refused.iter().map(batch_refusal).collect(),
+            _ => Vec::new(),
+        },
     }
 }
 

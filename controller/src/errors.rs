@@ -4,7 +4,8 @@
 use crate::raft::{ProposeError, ReadError};
 use crate::state::command::PartitionKey;
 use crate::state::kv::KvError;
-use crate::state::reply::Refusal;
+use crate::state::reply::{BatchFault, Refusal};
+use crate::state::sequences::MAX_PARTITION_PRODUCERS;
 use streamhouse_proto::to_status;
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
 use tonic::Status;
@@ -56,6 +57,52 @@ pub(crate) fn refusal_info(refusal: &Refusal) -> ErrorInfo {
         Refusal::Superseded => (
             ErrorCode::InvalidArgument,
             "a later commit of the same consumer was applied before".to_owned(),
+        ),
+        Refusal::ProducerFenced { producer, current } => (
+            ErrorCode::ProducerFenced,
+            format!(
+                "epoch {} of producer {} is over, its epoch is {current}",
+                producer.epoch, producer.id
+            ),
+        ),
+        Refusal::UnknownProducer(id) => (
+            ErrorCode::UnknownProducer,
+            format!("producer {id} is not known; one of which nothing is heard is forgotten"),
+        ),
+        Refusal::Batches(refused) => {
+            let first = refused.first().map(|first| fault_info(first.fault).message);
+            let message = format!(
+                "{} of its batches cannot be written; the first: {}",
+                refused.len(),
+                first.unwrap_or_default()
+            );
+            (ErrorCode::StaleCommit, message)
+        }
+    };
+    ErrorInfo::new(code, message)
+}
+
+/// What is wrong with a batch of an idempotent producer.
+pub(crate) fn fault_info(fault: BatchFault) -> ErrorInfo {
+    let (code, message) = match fault {
+        // Success to its producer: told only in a log.
+        BatchFault::Committed(_) => {
+            (ErrorCode::OutOfOrderSequence, "it was committed before".to_owned())
+        }
+        BatchFault::Fenced { current } => (
+            ErrorCode::ProducerFenced,
+            format!("its producer's epoch is over, that is {current} now"),
+        ),
+        BatchFault::Unknown => {
+            (ErrorCode::UnknownProducer, "its producer is not known, or no more".to_owned())
+        }
+        BatchFault::OutOfOrder { expected } => (
+            ErrorCode::OutOfOrderSequence,
+            format!("its producer's next sequence number is {expected}"),
+        ),
+        BatchFault::TooMany => (
+            ErrorCode::Overloaded,
+            format!("the partition remembers {MAX_PARTITION_PRODUCERS} producers already"),
         ),
     };
     ErrorInfo::new(code, message)

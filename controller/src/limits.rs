@@ -11,7 +11,7 @@ use crate::state::command::{CommandBody, ObjectContents, RequestKey};
 use crate::state::kv::{KvError, KvRead};
 use crate::state::names::shown;
 use crate::state::topics::{MAX_ALL_PARTITIONS, MAX_PARTITIONS, MAX_TOPICS};
-use crate::state::{requests, sessions, topics};
+use crate::state::{producers, requests, sessions, topics};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
@@ -41,12 +41,14 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Bytes of commands that are proposed at one controller and not applied.
     pub in_flight_bytes: usize,
+    /// Idempotent producers that are remembered.
+    pub producers: usize,
 }
 
 impl Default for Limits {
     /// 4 MiB an entry, 4,096 in a batch, 10,000 topics of up to 10,000
-    /// partitions, 100,000 partitions in all, 4,000 sessions; per controller
-    /// 10,000 watch streams, 4,000 connections, 8,192 calls, 20 MiB a message,
+    /// partitions, 100,000 partitions in all, 4,000 sessions, 1,000,000
+    /// idempotent producers; per controller 10,000 watch streams, 4,000 connections, 8,192 calls, 20 MiB a message,
     /// 64 MiB in flight.
     fn default() -> Self {
         Self {
@@ -61,13 +63,14 @@ impl Default for Limits {
             calls: 8_192,
             message_bytes: MAX_MESSAGE_BYTES,
             in_flight_bytes: 64 << 20,
+            producers: 1_000_000,
         }
     }
 }
 
 impl Limits {
     /// Flag, value and the highest value of each.
-    fn all(&self) -> [(&'static str, usize, usize); 11] {
+    fn all(&self) -> [(&'static str, usize, usize); 12] {
         const MANY: usize = 1_000_000;
         [
             ("--max-entry-bytes", self.entry_bytes, MAX_COMMAND_BYTES),
@@ -81,6 +84,7 @@ impl Limits {
             ("--max-calls", self.calls, MANY),
             ("--max-message-bytes", self.message_bytes, MAX_MESSAGE_BYTES),
             ("--max-in-flight-bytes", self.in_flight_bytes, 1 << 30),
+            ("--max-producers", self.producers, producers::MAX_PRODUCERS as usize),
         ]
     }
 
@@ -107,6 +111,7 @@ struct Coming {
     topics: u64,
     partitions: u64,
     sessions: u64,
+    producers: u64,
 }
 
 /// Asks, at the leader, whether a command keeps the limits.
@@ -138,6 +143,7 @@ impl Drop for Room {
         coming.topics -= self.taken.topics;
         coming.partitions -= self.taken.partitions;
         coming.sessions -= self.taken.sessions;
+        coming.producers -= self.taken.producers;
     }
 }
 
@@ -153,7 +159,12 @@ impl Gate {
     /// Whether [`Gate::admit`] has to be asked: only a leader whose state is
     /// current can answer.
     pub(crate) fn counts(body: &CommandBody) -> bool {
-        matches!(body, CommandBody::CreateTopic { .. } | CommandBody::RegisterSession(_))
+        matches!(
+            body,
+            CommandBody::CreateTopic { .. }
+                | CommandBody::RegisterSession(_)
+                | CommandBody::InitProducer(_)
+        )
     }
 
     /// Refuses a batch that is too large, whatever the state.
@@ -208,11 +219,20 @@ impl Gate {
                         shown(name)
                     ))));
                 } else {
-                    Coming { topics: 1, partitions: u64::from(*partitions), sessions: 0 }
+                    Coming {
+                        topics: 1,
+                        partitions: u64::from(*partitions),
+                        ..Coming::default()
+                    }
                 }
             }
             CommandBody::RegisterSession(new) if sessions::adds_one(kv, new)? => {
                 Coming { sessions: 1, ..Coming::default() }
+            }
+            CommandBody::InitProducer(asked)
+                if !answered && producers::adds_one(kv, asked)? =>
+            {
+                Coming { producers: 1, ..Coming::default() }
             }
             _ => Coming::default(),
         };
@@ -222,6 +242,7 @@ impl Gate {
         coming.topics += taken.topics;
         coming.partitions += taken.partitions;
         coming.sessions += taken.sessions;
+        coming.producers += taken.producers;
         Ok(Ok(Room { gate: Arc::clone(self), taken }))
     }
 
@@ -249,6 +270,13 @@ impl Gate {
             let (there, more) = (sessions::live_count(kv)?, (coming.sessions, taken.sessions));
             let limit = self.limits.sessions;
             if let Err(shut) = within("agent sessions", "--max-sessions", limit, there, more) {
+                return Ok(Err(shut));
+            }
+        }
+        if taken.producers > 0 {
+            let (there, more) = (producers::count(kv)?, (coming.producers, taken.producers));
+            let limit = self.limits.producers;
+            if let Err(shut) = within("producers", "--max-producers", limit, there, more) {
                 return Ok(Err(shut));
             }
         }

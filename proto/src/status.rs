@@ -32,7 +32,9 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::UnknownController
         | ErrorCode::Conflict
         | ErrorCode::WrongCluster
-        | ErrorCode::SessionEnded => (false, false),
+        | ErrorCode::SessionEnded
+        | ErrorCode::ProducerFenced
+        | ErrorCode::UnknownProducer => (false, false),
         ErrorCode::NotLeaseHolder
         | ErrorCode::TopicNotReady
         | ErrorCode::StaleCommit
@@ -42,7 +44,8 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::Behind
         | ErrorCode::StoreUnavailable
         | ErrorCode::Restoring
-        | ErrorCode::Upgrading => (true, false),
+        | ErrorCode::Upgrading
+        | ErrorCode::OutOfOrderSequence => (true, false),
         ErrorCode::TimedOut | ErrorCode::ConnectionLost => (true, true),
         ErrorCode::OutcomeUnknown | ErrorCode::Internal | ErrorCode::Unspecified => (false, true),
     };
@@ -54,17 +57,19 @@ fn grpc_code(code: ErrorCode) -> Code {
         ErrorCode::InvalidArgument | ErrorCode::RecordTooLarge | ErrorCode::CorruptBatch => {
             Code::InvalidArgument
         }
-        ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownController => {
-            Code::NotFound
-        }
+        ErrorCode::UnknownTopic
+        | ErrorCode::UnknownPartition
+        | ErrorCode::UnknownController
+        | ErrorCode::UnknownProducer => Code::NotFound,
         ErrorCode::TopicExists => Code::AlreadyExists,
         ErrorCode::OffsetOutOfRange => Code::OutOfRange,
         ErrorCode::StoreMismatch
         | ErrorCode::Conflict
         | ErrorCode::NotLeaseHolder
         | ErrorCode::TopicNotReady
-        | ErrorCode::SessionEnded => Code::FailedPrecondition,
-        ErrorCode::StaleCommit => Code::Aborted,
+        | ErrorCode::SessionEnded
+        | ErrorCode::ProducerFenced => Code::FailedPrecondition,
+        ErrorCode::StaleCommit | ErrorCode::OutOfOrderSequence => Code::Aborted,
         ErrorCode::NoLeader
         | ErrorCode::ShuttingDown
         | ErrorCode::Behind

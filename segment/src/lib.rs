@@ -3,6 +3,7 @@
 //! * [`ids`], [`keys`]: what names a cluster, a topic, a session and an object, and where an object is stored
 //! * [`batch`]: Kafka's v2 record batch, which producers make, agents stamp and consumers read
 //! * [`object`]: the immutable, self-describing file of many partitions' batches that an agent PUTs
+//! * [`sequences`]: which batches of an idempotent producer a partition has
 //!
 //! Nothing here trusts its input: whatever the bytes, the answer is a value or an error, never a panic, and nothing is
 //! allocated that a limit does not allow.
@@ -14,6 +15,7 @@ pub mod batch;
 pub mod ids;
 pub mod keys;
 pub mod object;
+pub mod sequences;
 
 pub use batch::{
     BatchBuilder, BatchError, BatchHeader, Compression, DecodedBatch, Headers, Limits, NO_HEADERS,

@@ -133,7 +133,7 @@ fn accepted() -> SliceResult {
 
 fn refused(lease_epoch: u32, next_offset: u64, still_holder: bool) -> SliceResult {
     let error = Some(ErrorInfo::new(ErrorCode::StaleCommit, "stale"));
-    SliceResult { accepted: false, error, lease_epoch, next_offset, still_holder }
+    SliceResult { error, lease_epoch, next_offset, still_holder, ..Default::default() }
 }
 
 fn shape(order: &UploadOrder) -> Vec<(u32, u32, u64, Vec<usize>)> {

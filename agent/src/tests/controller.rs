@@ -190,6 +190,7 @@ fn result_of(partition: &Partition, accepted: bool) -> SliceResult {
         lease_epoch: partition.epoch,
         next_offset: partition.next_offset,
         still_holder: true,
+        refused_batches: Vec::new(),
     }
 }
 

@@ -77,7 +77,8 @@ pub(super) fn judge(outcome: Outcome) -> Verdict {
         | Code::Upgrading
         | Code::OutcomeUnknown
         | Code::TimedOut
-        | Code::ConnectionLost => Verdict::Retry(failure()),
+        | Code::ConnectionLost
+        | Code::OutOfOrderSequence => Verdict::Retry(failure()),
         Code::UnknownTopic | Code::UnknownPartition => Verdict::Doubt(failure()),
         Code::InvalidArgument
         | Code::TopicExists
@@ -88,7 +89,9 @@ pub(super) fn judge(outcome: Outcome) -> Verdict {
         | Code::UnknownController
         | Code::Conflict
         | Code::Internal
-        | Code::WrongCluster => Verdict::Fail(refusal),
+        | Code::WrongCluster
+        | Code::ProducerFenced
+        | Code::UnknownProducer => Verdict::Fail(refusal),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::state::command::{GenerationKey, PartitionKey};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use streamhouse_proto::v1;
 use streamhouse_segment::{
-    ClusterId, Generation, ObjectId, Outcome, SessionId, SliceMeta, TopicId,
+    ClusterId, Generation, ObjectId, Outcome, ProducerState, SessionId, SliceMeta, TopicId,
 };
 
 /// A slice that was found.
@@ -55,7 +55,6 @@ impl Footers {
         for (number, mut slice) in (0..).zip(footer.slices) {
             // Not needed here, and the largest part.
             slice.sparse_index = Vec::new();
-            slice.producers = Vec::new();
             let key = PartitionKey { topic: slice.topic.to_bytes(), partition: slice.partition };
             self.slices.entry(key).or_default().push(Candidate { id, size, number, slice });
         }
@@ -220,6 +219,18 @@ pub(crate) fn commit_of(slice: &SliceMeta) -> v1::SliceCommit {
         min_timestamp_ms: slice.min_timestamp_ms,
         max_timestamp_ms: slice.max_timestamp_ms,
         flags: slice.flags.bits().into(),
+        producers: slice.producers.iter().map(|state| producer_batch(slice, state)).collect(),
+    }
+}
+
+fn producer_batch(slice: &SliceMeta, state: &ProducerState) -> v1::ProducerBatch {
+    let records = state.last_offset.saturating_sub(state.base_offset).saturating_add(1);
+    v1::ProducerBatch {
+        producer_id: state.producer_id.unsigned_abs(),
+        producer_epoch: state.producer_epoch.unsigned_abs().into(),
+        base_sequence: state.base_sequence.unsigned_abs(),
+        records: u32::try_from(records).unwrap_or(u32::MAX),
+        offset_delta: state.base_offset.saturating_sub(slice.base_offset),
     }
 }
 

@@ -31,6 +31,8 @@ use streamhouse_store::{Store, StoreOptions};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Slices put into the index by one step.
 const SLICES: usize = 2_000;
+/// About as many batches of idempotent producers, so that it fits an entry.
+const PRODUCERS: usize = 40_000;
 
 /// Restores the backup at `from` (a whole name, or a folder with backups, of
 /// which the newest is taken) into the empty cluster of these controllers,
@@ -162,7 +164,7 @@ impl Cluster {
         let Plan { placed, mut not_placed } = plan;
         let mut done = RolledForward::default();
         let mut objects = BTreeSet::new();
-        for batch in placed.chunks(SLICES) {
+        for batch in steps(&placed) {
             let step = v1::RestoreSlices { restore: Some(restore), objects: by_object(batch) };
             let answer = self.step("rolling the index forward", Step::Slices(step)).await?;
             if answer.results.len() != batch.len() {
@@ -187,6 +189,22 @@ impl Cluster {
         not_placed.sort_by(|a, b| (&a.slice, &a.object).cmp(&(&b.slice, &b.object)));
         Ok((done, not_placed))
     }
+}
+
+/// As many slices at once as a step may have, with all that they say of
+/// producers.
+fn steps(mut placed: &[Placed]) -> impl Iterator<Item = &[Placed]> {
+    std::iter::from_fn(move || {
+        let mut room = PRODUCERS;
+        let fitting = placed.iter().take(SLICES).take_while(|next| {
+            let before = room;
+            room = room.saturating_sub(next.slice.producers.len());
+            before > 0
+        });
+        let (step, rest) = placed.split_at(fitting.count());
+        placed = rest;
+        (!step.is_empty()).then_some(step)
+    })
 }
 
 /// Neighbours of one object under one name, in the order of the slices.

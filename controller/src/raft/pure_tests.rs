@@ -12,13 +12,14 @@ use super::view::StateView;
 use crate::codec;
 use crate::state::command::{
     Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
-    RequestKey, RestoreStart, RestoredObject, SliceCommit,
+    ProducerBatch, ProducerEpoch, ProducerRequest, RequestKey, RestoreStart, RestoredObject,
+    SliceCommit,
 };
 use crate::state::controllers::{DiskMark, Mark};
 use crate::state::features;
 use crate::state::kv::KvRead;
 use crate::state::reply::{ObjectReply, Reply, SliceReply};
-use crate::state::{partitions, sessions};
+use crate::state::{partitions, producers, sequences, sessions};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -84,11 +85,31 @@ impl Disk {
 const TOPICS: u8 = 3;
 const PARTITIONS: u32 = 3;
 const AGENTS: u8 = 3;
+const PRODUCERS: u64 = 4;
 /// The key of the cluster's time, by its tag.
 const CLUSTER_TIME: u8 = 2;
 
 fn id(n: u8) -> [u8; 16] {
     [n / 2 + 1; 16]
+}
+
+/// Batches of two producers, if there are such: mostly their next ones.
+fn batches(
+    state: &MemoryState,
+    partition: &PartitionKey,
+    skew: u64,
+    count: u64,
+) -> Vec<ProducerBatch> {
+    let mut batches = Vec::new();
+    for (offset_delta, id) in (0..count.min(2)).map(|delta| (delta, (count + delta) % PRODUCERS)) {
+        let Some(known) = producers::producer(&state.kv, id).unwrap() else { continue };
+        let have = sequences::committed(&state.kv, partition, id).unwrap();
+        let have = have.filter(|have| have.epoch == known.epoch).map_or(0, |have| have.records);
+        let base_sequence = if count.is_multiple_of(7) { 0 } else { (have + skew) as u32 };
+        let producer = ProducerEpoch { id, epoch: known.epoch };
+        batches.push(ProducerBatch { producer, base_sequence, records: 1, offset_delta });
+    }
+    batches
 }
 
 fn slice(state: &MemoryState, partition: PartitionKey, skew: u64, count: u64) -> SliceCommit {
@@ -107,6 +128,7 @@ fn slice(state: &MemoryState, partition: PartitionKey, skew: u64, count: u64) ->
         min_timestamp_ms: 7,
         max_timestamp_ms: 8,
         flags: 0,
+        producers: batches(state, &partition, skew, count),
     }
 }
 
@@ -204,11 +226,20 @@ fn body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
             CommandBody::RestoreSlices { restore, objects: vec![object] }
         }
         25 => CommandBody::EndRestore { restore, parts: u64::from(b % 3) },
-        _ => CommandBody::RaiseFeatureLevel { level: 1 + u32::from(b % 2) },
+        26 => CommandBody::RaiseFeatureLevel { level: 1 + u32::from(b % 2) },
+        _ => {
+            let id = u64::from(a) % PRODUCERS;
+            let known = producers::producer(&state.kv, id).unwrap();
+            let epoch = known.map_or(0, |known| known.epoch);
+            CommandBody::InitProducer(ProducerRequest {
+                name: (b % 4 == 0).then(|| format!("producer-{}", a % 2)),
+                producer: (b % 4 == 1).then_some(ProducerEpoch { id, epoch }),
+            })
+        }
     }
 }
 
-const KINDS: u8 = 27;
+const KINDS: u8 = 29;
 
 /// Fails to compile when there is a command that [`body`] does not make.
 fn known(body: &CommandBody) {
@@ -230,7 +261,8 @@ fn known(body: &CommandBody) {
         | CommandBody::RestorePairs { .. }
         | CommandBody::RestoreSlices { .. }
         | CommandBody::EndRestore { .. }
-        | CommandBody::RaiseFeatureLevel { .. } => {}
+        | CommandBody::RaiseFeatureLevel { .. }
+        | CommandBody::InitProducer(_) => {}
     }
 }
 

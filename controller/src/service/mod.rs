@@ -6,12 +6,14 @@ mod lookup;
 mod members;
 mod metadata;
 mod offsets;
+mod producers;
 mod sessions;
 mod topics;
 mod watch;
 
 pub(crate) use backups::BackupsService;
 pub(crate) use metadata::MetadataService;
+pub(crate) use producers::ProducersService;
 pub(crate) use sessions::SessionsService;
 
 use crate::clock::ClusterClock;

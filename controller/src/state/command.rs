@@ -158,6 +158,8 @@ pub enum CommandBody {
         /// See [`crate::state::features`].
         level: u32,
     },
+    /// Gives a producer its id and epoch.
+    InitProducer(ProducerRequest),
 }
 
 impl CommandBody {
@@ -187,8 +189,27 @@ impl CommandBody {
             // Proposed by the leader alone, and only once everyone reads the
             // level that it raises to, which is above the oldest.
             Self::RaiseFeatureLevel { .. } => features::OLDEST,
+            Self::InitProducer(_) => 2,
         }
     }
+}
+
+/// Who asks for an id and epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ProducerRequest {
+    /// What it is called, if it is to take over from whoever was called so.
+    pub name: Option<String>,
+    /// What it has: it asks for its next epoch.
+    pub producer: Option<ProducerEpoch>,
+}
+
+/// A producer in one of its epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct ProducerEpoch {
+    /// Its id; below 2^62.
+    pub id: u64,
+    /// At most `i16::MAX`.
+    pub epoch: u16,
 }
 
 /// What is restored, and into which generation.
@@ -293,4 +314,19 @@ pub struct SliceCommit {
     pub max_timestamp_ms: i64,
     /// Bits of the segment format.
     pub flags: u32,
+    /// One per batch of an idempotent producer, in order.
+    pub producers: Vec<ProducerBatch>,
+}
+
+/// A batch of an idempotent producer inside a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct ProducerBatch {
+    /// Whose.
+    pub producer: ProducerEpoch,
+    /// Of its first record, below 2^31.
+    pub base_sequence: u32,
+    /// Records in it.
+    pub records: u32,
+    /// Its base offset less the slice's.
+    pub offset_delta: u64,
 }

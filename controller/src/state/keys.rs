@@ -33,6 +33,13 @@
 //! | `50` | consumer group | [`Group`](super::offsets::Group) |
 //! | `51` | consumer group, `00`, topic id, partition | [`CommittedOffset`](super::offsets::CommittedOffset) |
 //! | `52` | topic id, consumer group | `()`: groups with offsets in a topic |
+//! | `60` | | [`ProducerIds`](super::producers::ProducerIds) |
+//! | `61` | producer id | [`Producer`](super::producers::Producer) |
+//! | `62` | producer name | producer id, `u64` |
+//! | `63` | when it is forgotten, producer id | `()` |
+//! | `64` | | how many producers there are, `u64` |
+//! | `65` | topic id, partition, producer id | [`Committed`](super::sequences::Committed) |
+//! | `66` | when it is forgotten, topic id, partition, producer id | `()` |
 
 use super::command::{PartitionKey, TopicKey};
 use super::kv::prefix_end;
@@ -69,6 +76,13 @@ pub(super) mod tag {
     pub(crate) const GROUP: u8 = 0x50;
     pub(crate) const OFFSET: u8 = 0x51;
     pub(crate) const OFFSET_TOPIC: u8 = 0x52;
+    pub(crate) const PRODUCER_IDS: u8 = 0x60;
+    pub(crate) const PRODUCER: u8 = 0x61;
+    pub(crate) const PRODUCER_NAME: u8 = 0x62;
+    pub(crate) const PRODUCER_DUE: u8 = 0x63;
+    pub(crate) const PRODUCER_COUNT: u8 = 0x64;
+    pub(crate) const SEQUENCES: u8 = 0x65;
+    pub(crate) const SEQUENCES_DUE: u8 = 0x66;
 }
 
 /// Whether apply will hardly read what it writes at this key: entries of the

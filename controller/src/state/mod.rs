@@ -8,16 +8,19 @@ pub mod cluster;
 pub mod command;
 pub mod controllers;
 pub mod features;
+mod dedup;
 pub mod keys;
 pub mod kv;
 pub mod leases;
 pub mod names;
 pub mod offsets;
 pub mod partitions;
+pub mod producers;
 pub mod reply;
 pub mod requests;
 pub mod restore;
 pub mod segments;
+pub mod sequences;
 pub mod sessions;
 pub mod topics;
 mod typed;
@@ -81,7 +84,7 @@ fn execute(
             leases::release(tx, *session, leases)
         }
         CommandBody::CommitObjects { session, objects, instance } => {
-            segments::commit(tx, *session, instance, objects)
+            segments::commit(tx, now_ms, *session, instance, objects)
         }
         CommandBody::CommitOffsets { group, offsets } => {
             let reply = offsets::commit(tx, now_ms, command.request, group, offsets)?;
@@ -99,5 +102,6 @@ fn execute(
         CommandBody::RestoreSlices { restore, objects } => restore::slices(tx, *restore, objects),
         CommandBody::EndRestore { restore, parts } => restore::end(tx, *restore, *parts),
         CommandBody::RaiseFeatureLevel { level } => features::raise(tx, *level),
+        CommandBody::InitProducer(request) => producers::init(tx, now_ms, request),
     }
 }

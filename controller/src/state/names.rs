@@ -4,7 +4,7 @@ use super::reply::Refusal;
 
 /// Longest topic, agent group or zone name, in bytes; Kafka's limit.
 pub const MAX_NAME_BYTES: usize = 249;
-/// Longest consumer group name, in bytes.
+/// Longest consumer group or producer name, in bytes.
 pub const MAX_GROUP_BYTES: usize = 255;
 
 /// Shortens a name for a message.
@@ -38,6 +38,15 @@ pub fn check_name(kind: &str, name: &str) -> Result<(), Refusal> {
 
 /// Consumer groups may be called anything without control characters.
 pub fn check_group(name: &str) -> Result<(), Refusal> {
+    check_free("group", name)
+}
+
+/// So may producers.
+pub fn check_producer(name: &str) -> Result<(), Refusal> {
+    check_free("producer", name)
+}
+
+fn check_free(kind: &str, name: &str) -> Result<(), Refusal> {
     let reason = if name.is_empty() {
         "is empty".to_owned()
     } else if name.len() > MAX_GROUP_BYTES {
@@ -47,5 +56,5 @@ pub fn check_group(name: &str) -> Result<(), Refusal> {
     } else {
         return Ok(());
     };
-    Err(Refusal::Invalid(format!("group name '{}' {reason}", shown(name))))
+    Err(Refusal::Invalid(format!("{kind} name '{}' {reason}", shown(name))))
 }

@@ -27,6 +27,8 @@ pub struct Partition {
     pub segments: u64,
     /// Bytes of those entries.
     pub bytes: u64,
+    /// Idempotent producers of which it remembers something.
+    pub producers: u32,
 }
 
 impl Partition {

@@ -2,7 +2,7 @@
 //!
 //! Replies are stored for RETRY, so they follow the rules of [`crate::codec`].
 
-use super::command::{GenerationKey, PartitionKey, TopicKey};
+use super::command::{GenerationKey, PartitionKey, ProducerEpoch, TopicKey};
 use bincode::{Decode, Encode};
 
 /// The answer to a command.
@@ -36,6 +36,8 @@ pub enum Reply {
     },
     /// One per slice of a `RestoreSlices`.
     Restored(Vec<Option<Refusal>>),
+    /// A producer's id and epoch.
+    Producer(ProducerEpoch),
 }
 
 /// Why a command, or a part of it, was refused.
@@ -76,6 +78,48 @@ pub enum Refusal {
     Restoring,
     /// A backup is restored into an empty cluster only, and by one restore.
     NotRestorable(String),
+    /// The producer's epoch is over.
+    ProducerFenced {
+        /// Who asked.
+        producer: ProducerEpoch,
+        /// The id's epoch now.
+        current: u16,
+    },
+    /// No producer has this id or epoch, or none has any more.
+    UnknownProducer(u64),
+    /// Batches of idempotent producers that keep their slice from being
+    /// accepted, in order.
+    Batches(Vec<BatchRefusal>),
+}
+
+/// A batch for which its slice was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct BatchRefusal {
+    /// Its place among the slice's batches of idempotent producers.
+    pub index: u32,
+    /// What is wrong with it.
+    pub fault: BatchFault,
+}
+
+/// Why a batch of an idempotent producer cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum BatchFault {
+    /// It was committed before; its base offset, while that is kept.
+    Committed(Option<u64>),
+    /// Its epoch is over.
+    Fenced {
+        /// The producer's epoch now.
+        current: u16,
+    },
+    /// No producer has this id or epoch, or none has any more.
+    Unknown,
+    /// Not the producer's next one.
+    OutOfOrder {
+        /// The sequence number that comes next.
+        expected: u32,
+    },
+    /// The partition remembers as many producers as it may.
+    TooMany,
 }
 
 /// What became of one object of a commit.

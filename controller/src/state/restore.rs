@@ -6,8 +6,8 @@
 //! (RETRY), and an interrupted restore is resumed by beginning it again with
 //! the same backup.
 //!
-//! Topics, index, group offsets and what is remembered of requests come from
-//! the backup. Sessions do not: none of them is served any more, and a commit
+//! Topics, index, group offsets and what is remembered of requests and of
+//! producers come from the backup; slices found since roll producers forward. Sessions do not: none of them is served any more, and a commit
 //! of one is answered *outcome unknown*, because the slices that the restore
 //! found may be its. The controllers' own keys (numbers, disk marks) stay
 //! those of this cluster, and so does the id by which its controllers know
@@ -24,12 +24,14 @@ use super::keys::{Key, tag, trailing_id, trailing_partition};
 use super::kv::{KvError, KvRead, Transaction};
 use super::offsets::{CommittedOffset, Group};
 use super::partitions::{self, Partition};
+use super::producers::{Producer, ProducerIds};
 use super::reply::{Effect, Refusal, Reply};
 use super::requests::Requester;
 use super::segments::{IndexEntry, ObjectRecord};
+use super::sequences::Committed;
 use super::sessions::Session;
 use super::topics::{self, Topic};
-use super::{MAX_BATCH, leases, segments, typed, work};
+use super::{MAX_BATCH, leases, producers, segments, typed, work};
 use crate::codec;
 use bincode::{Decode, Encode};
 
@@ -66,7 +68,7 @@ pub fn sessions_before(kv: &dyn KvRead) -> Result<u64, KvError> {
 }
 
 /// The ranges of keys that a backup holds, in order.
-pub fn backed_up() -> [(Vec<u8>, Vec<u8>); 5] {
+pub fn backed_up() -> [(Vec<u8>, Vec<u8>); 6] {
     let from = |first: u8, last: u8| (vec![first], vec![last + 1]);
     [
         from(tag::TOPIC_NAME, tag::OBJECT),
@@ -74,6 +76,7 @@ pub fn backed_up() -> [(Vec<u8>, Vec<u8>); 5] {
         from(tag::REQUEST, tag::REQUESTER_TIME),
         from(tag::WORK, tag::WORK),
         from(tag::GROUP, tag::OFFSET_TOPIC),
+        from(tag::PRODUCER_IDS, tag::SEQUENCES_DUE),
     ]
 }
 
@@ -160,6 +163,35 @@ pub fn parse(key: &[u8], value: &[u8]) -> Result<BackupPair, String> {
             shape(key.len() > 17)?;
             empty().map(|()| BackupPair::Other)
         }
+        tag::PRODUCER_IDS => {
+            shape(key.len() == 1)?;
+            producers::check_ids(&decode::<ProducerIds>(key, value)?)?;
+            Ok(BackupPair::Other)
+        }
+        tag::PRODUCER => {
+            shape(key.len() == 9)?;
+            decode::<Producer>(key, value).map(|_| BackupPair::Other)
+        }
+        tag::PRODUCER_NAME => {
+            shape(key.len() > 1)?;
+            decode::<u64>(key, value).map(|_| BackupPair::Other)
+        }
+        tag::PRODUCER_DUE => {
+            shape(key.len() == 17)?;
+            empty().map(|()| BackupPair::Other)
+        }
+        tag::PRODUCER_COUNT => {
+            shape(key.len() == 1)?;
+            decode::<u64>(key, value).map(|_| BackupPair::Other)
+        }
+        tag::SEQUENCES => {
+            shape(key.len() == 29)?;
+            decode::<Committed>(key, value).map(|_| BackupPair::Other)
+        }
+        tag::SEQUENCES_DUE => {
+            shape(key.len() == 37)?;
+            empty().map(|()| BackupPair::Other)
+        }
         other => Err(format!("a backup holds no keys of kind {other:#04x}")),
     }
 }
@@ -174,6 +206,7 @@ pub(super) fn holds_up(kv: &dyn KvRead, body: &CommandBody) -> Result<bool, KvEr
         CommandBody::CreateTopic { .. }
         | CommandBody::DeleteTopic { .. }
         | CommandBody::RegisterSession(_)
+        | CommandBody::InitProducer(_)
         | CommandBody::CommitOffsets { .. } => Ok(restoring(kv)?.is_some()),
         // Without sessions these have nothing to change; commits are answered
         // *outcome unknown*, so the way of every commit is spared the look.
@@ -212,6 +245,7 @@ fn occupied_by(kv: &dyn KvRead) -> Result<Option<&'static str>, KvError> {
         ("topics", tag::TOPIC_COUNT, tag::OBJECT),
         ("agents, or had some", tag::SESSION, tag::RESULT),
         ("consumer groups", tag::GROUP, tag::OFFSET_TOPIC),
+        ("producers, or had some", tag::PRODUCER_IDS, tag::SEQUENCES_DUE),
     ] {
         if !kv.scan(&[first], &[last + 1], 1)?.is_empty() {
             return Ok(Some(what));
@@ -381,6 +415,7 @@ pub(super) fn end(tx: &mut Transaction<'_>, generation: GenerationKey, parts: u6
     let feature_level = feature_level.max(reached);
     cluster::become_restored(tx, &Cluster { cluster, generation, store_url, feature_level });
     typed::put(tx, sessions_before_key(), &restoring.highest_session);
+    producers::end_restore(tx)?;
     tx.delete(restoring_key());
     Ok((Reply::Done, vec![Effect::Cluster, Effect::WorkPending]))
 }

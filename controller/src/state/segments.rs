@@ -8,13 +8,14 @@ use super::command::{
     GenerationKey, ObjectCommit, ObjectContents, PartitionKey, RestoredObject, SliceCommit,
     TopicKey,
 };
+use super::dedup::Ledger;
 use super::keys::{Key, tag, trailing_u64};
 use super::kv::{KvError, KvRead, Transaction};
 use super::partitions::{self, Partition};
 use super::reply::{Effect, LeaseChange, ObjectReply, Refusal, Reply, SliceReply};
 use super::sessions::{self, Session};
 use super::topics::{self, TopicStage};
-use super::{MAX_BATCH, cluster, typed};
+use super::{MAX_BATCH, cluster, dedup, typed};
 use bincode::{Decode, Encode};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -121,6 +122,7 @@ pub fn object(
 
 pub(super) fn commit(
     tx: &mut Transaction<'_>,
+    now_ms: u64,
     id: u64,
     instance: &[u8; 16],
     objects: &[ObjectCommit],
@@ -137,7 +139,7 @@ pub(super) fn commit(
     let before = session.last_sequence;
     let mut replies = Vec::with_capacity(objects.len());
     for object in objects {
-        replies.push(commit_object(tx, id, &mut session, object, &mut effects)?);
+        replies.push(commit_object(tx, now_ms, (id, &mut session), object, &mut effects)?);
     }
     if session.last_sequence != before {
         sessions::put(tx, id, &session);
@@ -187,8 +189,8 @@ fn tell_refused(
 
 fn commit_object(
     tx: &mut Transaction<'_>,
-    id: u64,
-    session: &mut Session,
+    now_ms: u64,
+    (id, session): (u64, &mut Session),
     object: &ObjectCommit,
     effects: &mut Vec<Effect>,
 ) -> Result<ObjectReply, KvError> {
@@ -214,7 +216,7 @@ fn commit_object(
                     format!("an object has 1 to {MAX_BATCH} slices, this one {}", slices.len());
                 return Ok(refuse(id, object, Refusal::Invalid(message), effects));
             }
-            commit_slices(tx, id, object, slices, effects)?
+            commit_slices(tx, now_ms, id, object, slices, effects)?
         }
         ObjectContents::Abandoned(partitions) => {
             if partitions.len() > MAX_BATCH {
@@ -244,6 +246,7 @@ struct Touched {
 
 fn commit_slices(
     tx: &mut Transaction<'_>,
+    now_ms: u64,
     id: u64,
     object: &ObjectCommit,
     slices: &[SliceCommit],
@@ -253,7 +256,7 @@ fn commit_slices(
         .map(|cluster| cluster.generation)
         .ok_or_else(|| KvError("a session exists in a cluster without identity".into()))?;
     let source = Source::L0 { generation, session: id, sequence: object.sequence };
-    let mut touched = Touched::default();
+    let (mut touched, mut ledger) = (Touched::default(), Ledger::default());
     let mut replies = Vec::with_capacity(slices.len());
     let mut live = 0;
     for slice in slices {
@@ -265,7 +268,10 @@ fn commit_slices(
                 continue;
             }
         };
-        let refusal = check_slice(id, object.size, slice, partition);
+        let mut refusal = check_slice(id, object.size, slice, partition);
+        if refusal.is_none() && !slice.producers.is_empty() {
+            refusal = ledger.take(tx, slice, partition)?;
+        }
         match refusal {
             None => {
                 live += 1;
@@ -274,7 +280,7 @@ fn commit_slices(
             }
             // Whatever was written behind a refused slice of the current
             // epoch falls with it: its offsets no longer fit.
-            Some(Refusal::Stale | Refusal::Invalid(_))
+            Some(Refusal::Stale | Refusal::Invalid(_) | Refusal::Batches(_))
                 if slice.lease_epoch == partition.lease_epoch =>
             {
                 partition.raise_epoch();
@@ -286,6 +292,7 @@ fn commit_slices(
         replies.push(reply_of(id, refusal, partition));
     }
     tell_refused(id, object.sequence, slices, &replies, effects);
+    ledger.write(tx, now_ms);
     for (key, partition) in &touched.partitions {
         partitions::put(tx, key, partition);
     }
@@ -319,6 +326,7 @@ pub(super) fn restore(
     effects: &mut Vec<Effect>,
 ) -> Result<Vec<Option<Refusal>>, KvError> {
     let RestoredObject { generation, session, sequence, size, .. } = *object;
+    let now_ms = cluster::time_ms(tx)?;
     let source = Source::L0 { generation, session, sequence };
     let mut touched = Touched::default();
     let mut refusals = Vec::with_capacity(object.slices.len());
@@ -348,6 +356,7 @@ pub(super) fn restore(
             append(tx, partition, slice, source.clone());
             // FENCE: epochs granted from now on are higher than any restored.
             partition.lease_epoch = partition.lease_epoch.max(slice.lease_epoch);
+            dedup::restore(tx, now_ms, slice, partition)?;
             record.live += 1;
             effects.push(Effect::Appended(slice.partition, partition.next_offset));
         }
@@ -419,7 +428,7 @@ fn check_shape(size: u64, slice: &SliceCommit) -> Option<Refusal> {
             slice.length, slice.position
         )));
     }
-    None
+    dedup::check_shape(slice)
 }
 
 fn entry_of(slice: &SliceCommit, source: Source) -> IndexEntry {

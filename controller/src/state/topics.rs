@@ -8,7 +8,7 @@ use super::kv::{KvError, KvRead, Transaction};
 use super::names::{check_name, shown};
 use super::partitions::{self, Partition};
 use super::reply::{Effect, LeaseChange, Refusal, Reply};
-use super::{leases, offsets, segments, typed, work};
+use super::{leases, offsets, segments, sequences, typed, work};
 use bincode::{Decode, Encode};
 
 /// Most partitions of one topic.
@@ -261,6 +261,7 @@ pub(super) fn continue_deletion(
     for (key, partition) in some {
         let removed = segments::delete_some(tx, &key, budget)?;
         budget -= removed;
+        budget -= sequences::delete_some(tx, &key, budget)?;
         if budget == 0 {
             return Ok(());
         }

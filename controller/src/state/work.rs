@@ -4,7 +4,7 @@
 use super::keys::{Key, tag, trailing_id, trailing_u64};
 use super::kv::{KvError, KvRead, Transaction};
 use super::reply::{Effect, Reply};
-use super::{leases, requests, restore, sessions, topics, typed};
+use super::{leases, producers, requests, restore, sequences, sessions, topics, typed};
 
 /// Kinds of unfinished work, by the byte that stands in the key. The lowest
 /// goes first: partitions without a writer before topics that come and go.
@@ -39,7 +39,7 @@ impl Kind {
     }
 }
 
-/// Requesters and ended sessions expired by one entry.
+/// Requesters, ended sessions and producers expired by one entry.
 const EXPIRED_AT_ONCE: usize = 100;
 
 fn work_key(kind: Kind, subject: &[u8]) -> Vec<u8> {
@@ -82,7 +82,9 @@ pub fn is_due(kv: &dyn KvRead, now_ms: u64) -> Result<bool, KvError> {
     Ok(next(kv)?.is_some()
         || leases::revocation_is_due(kv, now_ms)?
         || sessions::expiry_is_due(kv, now_ms)?
-        || requests::expiry_is_due(kv, now_ms)?)
+        || requests::expiry_is_due(kv, now_ms)?
+        || sequences::expiry_is_due(kv, now_ms)?
+        || producers::expiry_is_due(kv, now_ms)?)
 }
 
 /// One chunk of work.
@@ -110,6 +112,8 @@ pub(super) fn proceed(
     leases::take_overdue(tx, now_ms, &mut effects)?;
     sessions::expire(tx, now_ms, EXPIRED_AT_ONCE)?;
     requests::expire(tx, now_ms, EXPIRED_AT_ONCE)?;
+    sequences::expire(tx, now_ms, EXPIRED_AT_ONCE)?;
+    producers::expire(tx, now_ms, EXPIRED_AT_ONCE)?;
     let more = is_due(tx, now_ms)?;
     Ok((Reply::Continued { more }, effects))
 }

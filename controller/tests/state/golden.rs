@@ -10,16 +10,21 @@ use streamhouse_controller::backup::file::{Encoder, Header};
 use streamhouse_controller::codec;
 use streamhouse_controller::state::cluster::Cluster;
 use streamhouse_controller::state::command::{
-    Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
-    RequestKey, RestoreStart, RestoredObject, SliceCommit,
+    Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, ProducerBatch,
+    ProducerEpoch, ProducerRequest, Registration, RequestKey, RestoreStart, RestoredObject,
+    SliceCommit,
 };
 use streamhouse_controller::state::controllers::{DiskMark, Mark};
 use streamhouse_controller::state::offsets::{CommittedOffset, Group};
 use streamhouse_controller::state::partitions::Partition;
-use streamhouse_controller::state::reply::{ObjectReply, Refusal, Reply, SliceReply};
+use streamhouse_controller::state::producers::{Producer, ProducerIds};
+use streamhouse_controller::state::reply::{
+    BatchFault, BatchRefusal, ObjectReply, Refusal, Reply, SliceReply,
+};
 use streamhouse_controller::state::requests::Requester;
 use streamhouse_controller::state::restore::Restoring;
 use streamhouse_controller::state::segments::{IndexEntry, ObjectRecord, Source};
+use streamhouse_controller::state::sequences::{Committed, Run};
 use streamhouse_controller::state::sessions::Session;
 use streamhouse_controller::state::topics::{Topic, TopicStage};
 
@@ -82,7 +87,17 @@ fn slice() -> SliceCommit {
         min_timestamp_ms: -1,
         max_timestamp_ms: 5,
         flags: 1,
+        producers: vec![ProducerBatch {
+            producer: producer(),
+            base_sequence: 70_000,
+            records: 1_000,
+            offset_delta: 0,
+        }],
     }
+}
+
+fn producer() -> ProducerEpoch {
+    ProducerEpoch { id: 70_000, epoch: 3 }
 }
 
 fn mark() -> Mark {
@@ -171,6 +186,13 @@ fn bodies() -> Vec<(&'static str, CommandBody)> {
         ),
         ("end-restore", CommandBody::EndRestore { restore: generation(), parts: 301 }),
         ("raise-feature-level", CommandBody::RaiseFeatureLevel { level: 2 }),
+        (
+            "init-producer",
+            CommandBody::InitProducer(ProducerRequest {
+                name: Some("orders-loader".into()),
+                producer: Some(producer()),
+            }),
+        ),
     ]
 }
 
@@ -190,7 +212,21 @@ fn refusals() -> Vec<(&'static str, Refusal)> {
         ("limit", Refusal::Limit("full".into())),
         ("restoring", Refusal::Restoring),
         ("not-restorable", Refusal::NotRestorable("not empty".into())),
+        ("producer-fenced", Refusal::ProducerFenced { producer: producer(), current: 4 }),
+        ("unknown-producer", Refusal::UnknownProducer(70_000)),
+        ("batches", Refusal::Batches(faults())),
     ]
+}
+
+fn faults() -> Vec<BatchRefusal> {
+    let faults = [
+        BatchFault::Committed(Some(70_000)),
+        BatchFault::Fenced { current: 4 },
+        BatchFault::Unknown,
+        BatchFault::OutOfOrder { expected: 70_000 },
+        BatchFault::TooMany,
+    ];
+    (0..).zip(faults).map(|(index, fault)| BatchRefusal { index, fault }).collect()
 }
 
 fn slice_reply() -> SliceReply {
@@ -213,6 +249,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("controller", Reply::Controller(4)),
         ("restoring", Reply::Restoring { generation: generation(), next_part: 300 }),
         ("restored", Reply::Restored(vec![None, Some(Refusal::Stale)])),
+        ("producer", Reply::Producer(producer())),
     ]
 }
 
@@ -250,6 +287,7 @@ fn values(golden: &mut Golden) {
         revoke_deadline_ms: 0,
         segments: 2,
         bytes: 140_000,
+        producers: 5,
     };
     golden.check("value partition", &record);
     let entry = IndexEntry {
@@ -285,6 +323,22 @@ fn values(golden: &mut Golden) {
     golden.check("value group", &Group { created_ms: 1, committed_ms: 2 });
     let offset = CommittedOffset { offset: 500, metadata: "mine".into(), committed_ms: 2 };
     golden.check("value committed-offset", &offset);
+    let ids = ProducerIds { next: 70_001, restored: 5 };
+    golden.check("value producer-ids", &ids);
+    let record = Producer {
+        epoch: 3,
+        retired: false,
+        name: Some("orders-loader".into()),
+        used_ms: 1_700_000_000_000,
+    };
+    golden.check("value producer", &record);
+    let committed = Committed {
+        epoch: 3,
+        records: 71_000,
+        runs: vec![Run { first: 70_000, records: 1_000, base_offset: 1_000 }],
+        used_ms: 1_700_000_000_000,
+    };
+    golden.check("value committed-sequences", &committed);
     golden.check("value mark", &mark());
     let restoring = Restoring { start: restore_start(), next_part: 300, highest_session: 70_001 };
     golden.check("value restoring", &restoring);

@@ -159,6 +159,7 @@ pub(crate) fn slice_at(key: PartitionKey, epoch: u32, base: u64, count: u64) -> 
         min_timestamp_ms: 0,
         max_timestamp_ms: 0,
         flags: 0,
+        producers: Vec::new(),
     }
 }
 

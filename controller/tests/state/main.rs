@@ -7,6 +7,7 @@ mod golden;
 mod machine;
 mod model;
 mod placement;
+mod producers;
 mod purity;
 mod requests;
 mod restore;

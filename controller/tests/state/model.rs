@@ -4,10 +4,14 @@
 use crate::machine::{Machine, key, slice_at};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use streamhouse_controller::state::command::{CommandBody, ObjectCommit, ObjectContents};
+use streamhouse_controller::state::command::{
+    CommandBody, ObjectCommit, ObjectContents, PartitionKey, ProducerBatch, ProducerEpoch,
+    ProducerRequest,
+};
 use streamhouse_controller::state::leases::held_by;
-use streamhouse_controller::state::reply::{ObjectReply, Reply};
+use streamhouse_controller::state::reply::{BatchFault, ObjectReply, Refusal, Reply};
 use streamhouse_controller::state::segments::segments_from;
+use streamhouse_controller::state::sequences;
 use streamhouse_controller::state::sessions::live;
 use streamhouse_controller::state::topics::{topic_count, topics};
 
@@ -34,6 +38,18 @@ enum Step {
         topic: u8,
         partition: u8,
     },
+    /// Producer, by name.
+    Init(u8),
+    /// The holder commits a batch: producer, topic, partition, error of the
+    /// epoch and of the sequence number, records.
+    Produce {
+        producer: u8,
+        topic: u8,
+        partition: u8,
+        epoch: i8,
+        skew: i8,
+        count: u8,
+    },
     Wait(u32),
 }
 
@@ -48,8 +64,23 @@ fn step() -> impl Strategy<Value = Step> {
         8 => commit(),
         1 => (0..6u8, 0..3u8, 0..4u8)
             .prop_map(|(by, topic, partition)| Step::Abandon { by, topic, partition }),
+        1 => (0..3u8).prop_map(Step::Init),
+        8 => produce(),
         1 => (1..20_000u32).prop_map(Step::Wait),
     ]
+}
+
+fn produce() -> impl Strategy<Value = Step> {
+    (0..3u8, 0..3u8, 0..2u8, -1..1i8, -2..3i8, 1..4u8).prop_map(
+        |(producer, topic, partition, epoch, skew, count)| Step::Produce {
+            producer,
+            topic,
+            partition,
+            epoch,
+            skew,
+            count,
+        },
+    )
 }
 
 fn commit() -> impl Strategy<Value = Step> {
@@ -74,6 +105,10 @@ struct History {
     sequences: BTreeMap<u64, u64>,
     topics: BTreeMap<u8, [u8; 16]>,
     epochs: BTreeMap<([u8; 16], u32), u32>,
+    producers: BTreeMap<u8, ProducerEpoch>,
+    /// DEDUP: epoch and records of each producer in each partition, as they
+    /// were accepted.
+    written: BTreeMap<(PartitionKey, u64), (u16, u64)>,
 }
 
 impl History {
@@ -131,6 +166,17 @@ impl History {
                     self.sequences.insert(session, sequence);
                 }
             }
+            Step::Init(n) => {
+                let name = Some(format!("producer-{n}"));
+                let asked = ProducerRequest { name, producer: None };
+                if let Reply::Producer(given) = self.machine.run(CommandBody::InitProducer(asked)) {
+                    let before = self.producers.insert(*n, given);
+                    assert!(before.is_none_or(|before| before < given), "epochs only rise");
+                }
+            }
+            Step::Produce { producer, topic, partition, epoch, skew, count } => {
+                self.produce(*producer, (*topic, *partition), (*epoch, *skew), *count);
+            }
             Step::Wait(ms) => {
                 self.machine.time_ms += u64::from(*ms);
                 self.machine.finish_work();
@@ -165,7 +211,51 @@ impl History {
         }
     }
 
+    fn produce(&mut self, n: u8, (topic, p): (u8, u8), error: (i8, i8), count: u8) {
+        let (Some(current), Some(topic)) = (self.producers.get(&n), self.topics.get(&topic)) else {
+            return;
+        };
+        let (current, at) = (*current, key(*topic, p.into()));
+        let session = self.machine.partition(at).holder;
+        if session == 0 {
+            return;
+        }
+        let epoch = current.epoch.saturating_add_signed(error.0.into());
+        let (known, records) = self.written.get(&(at, current.id)).copied().unwrap_or_default();
+        let records = if known == epoch { records } else { 0 };
+        let base = records.saturating_add_signed(error.1.into());
+        let mut slice = self.machine.slice(at, count.into());
+        slice.producers = vec![ProducerBatch {
+            producer: ProducerEpoch { id: current.id, epoch },
+            base_sequence: base as u32,
+            records: count.into(),
+            offset_delta: 0,
+        }];
+        let sequence = self.sequences.get(&session).copied().unwrap_or(0) + 1;
+        let reply = self.machine.commit(session, sequence, vec![slice]);
+        self.sequences.insert(session, sequence);
+        let ObjectReply::Processed(slices) = &reply else { panic!("{reply:?}") };
+        // DEDUP: accepted if and only if the epoch is current and it is next.
+        let next = epoch == current.epoch && base == records;
+        assert_eq!(slices[0].refusal.is_none(), next, "{slices:?}");
+        if next {
+            self.written.insert((at, current.id), (epoch, records + u64::from(count)));
+        } else if epoch == current.epoch && base + u64::from(count) <= records {
+            let faults = slices[0].refusal.as_ref().map(|refusal| match refusal {
+                Refusal::Batches(faults) => faults[0].fault,
+                other => panic!("{other:?}"),
+            });
+            assert!(matches!(faults, Some(BatchFault::Committed(_))), "{faults:?}");
+        }
+    }
+
     fn check(&mut self) {
+        for ((at, id), written) in &self.written {
+            if self.topics.values().any(|topic| *topic == at.topic) {
+                let found = sequences::committed(&self.machine.kv, at, *id).unwrap().unwrap();
+                assert_eq!((found.epoch, found.records), *written);
+            }
+        }
         let records = self.machine.kv.pairs.keys().filter(|key| key[0] == 0x11).count();
         assert_eq!(topic_count(&self.machine.kv).unwrap(), records as u64);
         let sessions: BTreeMap<_, _> = live(&self.machine.kv).unwrap().into_iter().collect();

@@ -42,6 +42,10 @@ pub(super) struct LimitFlags {
     /// Watch streams open at this controller. Default: 10000.
     #[arg(long, value_name = "N")]
     max_watchers: Option<usize>,
+    /// Idempotent producers that are remembered; each is for a day after its last record. Default: 1000000, most:
+    /// 10000000.
+    #[arg(long, value_name = "N")]
+    max_producers: Option<usize>,
 }
 
 impl LimitFlags {
@@ -60,6 +64,7 @@ impl LimitFlags {
             calls: self.max_calls.unwrap_or(default.calls),
             message_bytes: self.max_message_bytes.unwrap_or(default.message_bytes),
             in_flight_bytes: self.max_in_flight_bytes.unwrap_or(default.in_flight_bytes),
+            producers: self.max_producers.unwrap_or(default.producers),
         };
         limits.check().map_err(Failure::usage)?;
         Ok(limits)
