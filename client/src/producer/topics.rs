@@ -31,21 +31,24 @@ impl OpenTopic {
     #[inline]
     pub(super) fn choose(
         &self,
-        partitioner: Partitioner,
+        partitioner: &Partitioner,
         record: &Record<'_>,
     ) -> Result<u32, ProduceError> {
         let partitions = self.route.partitions;
-        match record.partition {
-            None => {
-                let key = record.key.as_ref().map(AsRef::as_ref);
-                Ok(partitioner.choose(&self.turn, key, partitions))
-            }
-            Some(partition) if partition < partitions => Ok(partition),
-            Some(partition) => Err(ProduceError::UnknownPartition {
-                topic: self.route.name.clone(),
-                partition,
-                partitions,
-            }),
+        let chosen = record.partition.unwrap_or_else(|| {
+            let key = record.key.as_ref().map(AsRef::as_ref);
+            let value = record.value.as_ref().map(AsRef::as_ref);
+            partitioner.choose(&self.turn, &self.route.name, (key, value), partitions)
+        });
+        if chosen < partitions { Ok(chosen) } else { Err(self.no_partition(chosen)) }
+    }
+
+    #[cold]
+    fn no_partition(&self, partition: u32) -> ProduceError {
+        ProduceError::UnknownPartition {
+            topic: self.route.name.clone(),
+            partition,
+            partitions: self.route.partitions,
         }
     }
 
@@ -74,6 +77,17 @@ impl Topics {
     #[inline]
     pub(super) fn get(&self, name: &str) -> Option<Arc<OpenTopic>> {
         self.open.read().get(name).cloned()
+    }
+
+    /// What `f` makes of the topic, if it is open. Nothing is counted up or down meanwhile, but topics cannot be opened
+    /// or forgotten: `f` must do neither.
+    #[inline]
+    pub(super) fn with<T>(&self, name: &str, f: impl FnOnce(&Arc<OpenTopic>) -> T) -> Option<T> {
+        self.open.read().get(name).map(f)
+    }
+
+    pub(super) fn is_open(&self, name: &str) -> bool {
+        self.open.read().contains_key(name)
     }
 
     pub(super) fn insert(&self, topic: Arc<OpenTopic>) {
