@@ -220,7 +220,6 @@ async fn an_agent_that_keeps_failing_is_left_alone_and_others_are_not() {
     assert_eq!(other.await.unwrap().offset, 0);
     world.move_partition("broken", 0, &agent);
     assert_eq!(delivery.await.unwrap().offset, 0);
-    assert_eq!(producer.metrics().ambiguous_retries, 0, "nothing was ever sent to it");
 }
 
 #[tokio::test]

@@ -35,7 +35,8 @@ options! {
     batch_size: u32,
     /// A batch is sent once its records take this many bytes, before compression. Default: 1 MiB; at most 8 MiB.
     batch_bytes: usize,
-    /// How long a batch waits for more records before it is sent. Default: 5 ms.
+    /// How long a batch waits for more records before it is sent, unless it is full. At high rates it hardly matters: the
+    /// window of batches in flight fills them. Default: 2 ms.
     linger: Duration,
     /// How batches are compressed. Default: LZ4.
     compression: Compression,
@@ -46,7 +47,9 @@ options! {
     delivery_timeout: Duration,
     /// How long one try may stay unanswered. Default: 30 s.
     request_timeout: Duration,
-    /// The wait before a batch is sent again; it doubles with each failure, with jitter. Default: 100 ms; at most 1 h.
+    /// The wait before a batch is sent again, with jitter. It stays that while a lease may be on its way to another
+    /// agent, for the first 3 s of a partition's failures; from then on it doubles with each. Default: 100 ms; at most
+    /// 1 h.
     retry_backoff: Duration,
     /// The longest such wait. Default: 1 s; at most 1 h.
     retry_backoff_max: Duration,

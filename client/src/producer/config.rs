@@ -37,7 +37,7 @@ impl Default for Config {
             pool: PoolConfig::default(),
             batch_size: 10_000,
             batch_bytes: 1 << 20,
-            linger: Duration::from_millis(5),
+            linger: Duration::from_millis(2),
             compression: Compression::Lz4,
             partitioner: Partitioner::default(),
             delivery_timeout: Duration::from_secs(120),

@@ -31,6 +31,7 @@ mod histogram;
 mod metrics;
 mod murmur2;
 mod outcome;
+mod pace;
 mod partition_task;
 mod partitioner;
 mod prometheus;

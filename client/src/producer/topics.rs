@@ -63,10 +63,35 @@ impl OpenTopic {
     }
 }
 
+#[derive(Debug, Default)]
+struct Open {
+    by_name: HashMap<Arc<str>, Arc<OpenTopic>>,
+    /// The one opened last. Most producers have one topic, and its name need not be hashed for each record.
+    newest: Option<Arc<OpenTopic>>,
+}
+
+impl Open {
+    #[inline]
+    fn get(&self, name: &str) -> Option<&Arc<OpenTopic>> {
+        let newest = self.newest.as_ref().filter(|topic| *topic.route.name == *name);
+        newest.or_else(|| self.by_name.get(name))
+    }
+
+    fn insert(&mut self, topic: Arc<OpenTopic>) {
+        self.newest = Some(topic.clone());
+        self.by_name.insert(topic.route.name.clone(), topic);
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Arc<OpenTopic>> {
+        self.newest = None;
+        self.by_name.remove(name)
+    }
+}
+
 /// All open topics, by name.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
-    open: RwLock<HashMap<Arc<str>, Arc<OpenTopic>>>,
+    open: RwLock<Open>,
     /// Forgotten topics with records whose fate is not known yet: a flush waits for them, too.
     ending: Mutex<Vec<Arc<OpenTopic>>>,
     /// Held while a topic is looked up, so that it is opened once.
@@ -87,11 +112,11 @@ impl Topics {
     }
 
     pub(super) fn is_open(&self, name: &str) -> bool {
-        self.open.read().contains_key(name)
+        self.open.read().get(name).is_some()
     }
 
     pub(super) fn insert(&self, topic: Arc<OpenTopic>) {
-        self.open.write().insert(topic.route.name.clone(), topic);
+        self.open.write().insert(topic);
     }
 
     /// Forgets this topic, unless another of its name has taken its place.
@@ -112,6 +137,6 @@ impl Topics {
         let open = self.open.read();
         let mut ending = self.ending.lock();
         ending.retain(|topic| !topic.is_over());
-        open.values().chain(&*ending).cloned().collect()
+        open.by_name.values().chain(&*ending).cloned().collect()
     }
 }
