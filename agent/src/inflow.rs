@@ -41,6 +41,20 @@ pub(crate) type Pool = Arc<Semaphore>;
 pub(crate) struct Share(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
 
 impl Share {
+    /// The length of the message, of which it has not been given back yet.
+    pub(crate) fn bytes(&self) -> usize {
+        let permit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn of_message(bytes: usize) -> Self {
+        let share = Self::default();
+        let pool = Arc::new(Semaphore::new(bytes));
+        share.set(Some(pool.acquire_many_owned(bytes as u32).await.expect("it is open")));
+        share
+    }
+
     /// The message has been taken over.
     pub(crate) fn give_back(&self) {
         self.set(None);

@@ -4,8 +4,9 @@
 //! together) and while not too many of its batches are unanswered. Whoever must wait is paused, never refused. What
 //! producers can make an agent hold in memory is at the most
 //!
-//! * `buffer_bytes` of admitted batches, each a copy of its own, so that none keeps the message alive that it came in,
-//!   and, while they are copied into objects, `max_uploads` objects;
+//! * `buffer_bytes` of admitted batches and, while they are copied into objects, `max_uploads` objects. A batch keeps the
+//!   message alive that it came in, so a message counts whole until the last of its batches is answered; batches of small
+//!   messages, or that are a small part of theirs, are copied, and count alone;
 //! * [`POOL_BYTES`](crate::inflow::POOL_BYTES) of messages that are coming or wait for that budget, and about three
 //!   times as much for their batches' decoded fields: a message has no more batches than its length allows, and
 //!   [`MAX_MESSAGE_BATCHES`](streamhouse_proto::MAX_MESSAGE_BATCHES) at the most;
@@ -15,7 +16,7 @@ use crate::clock;
 use crate::inflow::Share;
 use crate::partition::PartitionId;
 use crate::run::Runs;
-use crate::ticket::{Arrival, Pending, Results, Ticket};
+use crate::ticket::{Arrival, Pending, Results, Room, Ticket};
 use bytes::Bytes;
 use futures::Stream;
 use std::pin::Pin;
@@ -37,6 +38,8 @@ use tonic::{Request, Response, Status, Streaming};
 const MAX_RESULTS: usize = 1_024;
 /// What a batch costs besides its bytes.
 const BATCH_OVERHEAD: usize = 256;
+/// Smaller messages may lie in one piece of memory with others, which a slice would keep alive, too.
+const SHARED_FROM: usize = 128 << 10;
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
@@ -219,13 +222,31 @@ impl Reader {
 
     async fn take(&mut self, request: ProduceRequest) -> Result<(), Stop> {
         let now = clock::now();
+        let room = self.room_for_all(&request.batches).await?;
         for batch in request.batches {
-            self.take_batch(batch, now).await?;
+            self.take_batch(batch, now, room.as_ref()).await?;
         }
         self.hand_over().await
     }
 
-    async fn take_batch(&mut self, batch: ProduceBatch, now: Instant) -> Result<(), Stop> {
+    /// Room for the whole message, if its batches are to stay where they are.
+    async fn room_for_all(&mut self, batches: &[ProduceBatch]) -> Result<Option<Room>, Stop> {
+        let message = self.share.bytes();
+        let used: usize = batches.iter().map(|batch| batch.batch.len()).sum();
+        if message < SHARED_FROM || used < message / 2 {
+            return Ok(None);
+        }
+        let overhead = batches.len().saturating_mul(BATCH_OVERHEAD);
+        let permit = self.take_room(message.saturating_add(overhead)).await?;
+        Ok(Some(Arc::new(permit)))
+    }
+
+    async fn take_batch(
+        &mut self,
+        batch: ProduceBatch,
+        now: Instant,
+        message: Option<&Room>,
+    ) -> Result<(), Stop> {
         self.take_place().await?;
         let (results, correlation) = (self.results.clone(), batch.correlation);
         let ticket = |room| Ticket::new(results.clone(), correlation, room);
@@ -241,10 +262,14 @@ impl Reader {
             ticket(None).refuse(ErrorInfo::new(ErrorCode::Overloaded, message));
             return Err(Stop);
         };
-        let room = self.take_room(batch.batch.len()).await?;
+        let (room, batch) = match message {
+            Some(room) => (room.clone(), batch.batch),
+            None => {
+                let room = self.take_room(batch.batch.len().saturating_add(BATCH_OVERHEAD)).await?;
+                (Arc::new(room), Bytes::copy_from_slice(&batch.batch))
+            }
+        };
         let ticket = ticket(Some(room)).in_run(run);
-        // A slice would keep the whole message alive, and whatever else came into the same piece of memory.
-        let batch = Bytes::copy_from_slice(&batch.batch);
         let pending = Pending { batch, records, arrived: now, ticket };
         self.admitted.push(Arrival { partition, pending });
         Ok(())
@@ -275,7 +300,7 @@ impl Reader {
     }
 
     async fn take_room(&mut self, bytes: usize) -> Result<OwnedSemaphorePermit, Stop> {
-        let cost = bytes.saturating_add(BATCH_OVERHEAD).min(self.shared.room_bytes);
+        let cost = bytes.min(self.shared.room_bytes);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.shared.room);
         if let Ok(permit) = Arc::clone(&room).try_acquire_many_owned(cost) {
@@ -329,8 +354,12 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     fn batch(correlation: u64) -> ProduceBatch {
+        batch_of(correlation, 1_000)
+    }
+
+    fn batch_of(correlation: u64, bytes: usize) -> ProduceBatch {
         let mut builder = BatchBuilder::new(Compression::None, Limits::default());
-        builder.push(1, None, Some(&[7; 1_000]), NO_HEADERS).unwrap();
+        builder.push(1, None, Some(&vec![7; bytes]), NO_HEADERS).unwrap();
         let partition = Some(TopicPartition { topic_id: vec![1; 16], partition: 0 });
         let batch = builder.finish(ProducerInfo::NONE).unwrap();
         ProduceBatch { correlation, partition, batch, restart: false }
@@ -344,9 +373,13 @@ mod tests {
 
     /// A service for one stream and with room for one batch and a half.
     fn rig() -> Rig {
+        rig_with(2_000)
+    }
+
+    fn rig_with(buffer_bytes: usize) -> Rig {
         let bounds = Bounds {
             limits: Limits::default(),
-            buffer_bytes: 2_000,
+            buffer_bytes,
             max_streams: 1,
             max_stream_batches: 64,
         };
@@ -361,10 +394,19 @@ mod tests {
 
     impl Rig {
         async fn open(&self) -> (mpsc::UnboundedSender<Bytes>, Result<Answers, Status>) {
+            self.open_for(Share::default()).await
+        }
+
+        async fn open_for(
+            &self,
+            share: Share,
+        ) -> (mpsc::UnboundedSender<Bytes>, Result<Answers, Status>) {
             let (sender, body) = channel_body();
             let decoder = BoundedDecoder::<ProduceRequest>::default();
             let requests = Streaming::new_request(decoder, body, None, None);
-            let answers = self.service.stream(Request::new(requests)).await;
+            let mut request = Request::new(requests);
+            request.extensions_mut().insert(share);
+            let answers = self.service.stream(request).await;
             (sender, answers.map(Response::into_inner))
         }
     }
@@ -408,7 +450,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_admitted_batch_does_not_keep_its_message_alive() {
+    async fn a_large_message_is_not_copied_and_counts_whole_until_its_last_batch_is_answered() {
+        const ROOM: usize = 1 << 20;
+        let mut rig = rig_with(ROOM);
+        let message = message(vec![batch_of(1, 100_000), batch_of(2, 100_000)]);
+        let (sender, _answers) = rig.open_for(Share::of_message(message.len()).await).await;
+        sender.send(message.clone()).unwrap();
+        let mut arrivals = patiently(rig.inbox.recv()).await.unwrap();
+        // Both are slices of the one message.
+        assert!(arrivals.iter().all(|arrival| !arrival.pending.batch.is_unique()));
+        assert_eq!(arrivals[1].pending.batch, batch_of(2, 100_000).batch);
+        let room = Arc::clone(&rig.service.shared.room);
+        assert!(room.available_permits() <= ROOM - message.len());
+        arrivals.pop().unwrap().pending.ticket.acknowledge(0, 1);
+        assert!(room.available_permits() <= ROOM - message.len(), "the other keeps it alive");
+        arrivals.pop().unwrap().pending.ticket.acknowledge(0, 1);
+        assert_eq!(room.available_permits(), ROOM);
+    }
+
+    #[tokio::test]
+    async fn a_batch_of_a_small_message_does_not_keep_it_alive() {
         let mut rig = rig();
         let (sender, _answers) = rig.open().await;
         sender.send(message(vec![batch(1)])).unwrap();

@@ -3,6 +3,7 @@
 use crate::partition::PartitionId;
 use crate::run::Run;
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Instant;
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo, ProduceResult};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -10,6 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 /// Where a stream's answers go. Unbounded, but never longer than the stream's unanswered batches, which are (BOUND:
 /// [`crate::service`] takes a place for each before it admits it, and gives it back as the answer leaves).
 pub(crate) type Results = mpsc::UnboundedSender<ProduceResult>;
+
+/// A share of the buffer budget: one batch's own, or its message's, which is given back with the last of its batches.
+pub(crate) type Room = Arc<OwnedSemaphorePermit>;
 
 /// The right to answer one batch, exactly once. Dropped unanswered it says that the outcome is unknown: nothing in
 /// here may leave a producer without an answer.
@@ -20,15 +24,11 @@ pub(crate) struct Ticket {
     /// What the batch's refusal breaks. None for a batch that is wrong in itself: those behind it go on.
     run: Option<Run>,
     /// The batch's share of the buffer budget, given back with the answer.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Room>,
 }
 
 impl Ticket {
-    pub(crate) fn new(
-        results: Results,
-        correlation: u64,
-        room: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    pub(crate) fn new(results: Results, correlation: u64, room: Option<Room>) -> Self {
         Self { results: Some(results), correlation, run: None, _room: room }
     }
 

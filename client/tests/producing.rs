@@ -215,7 +215,7 @@ async fn a_full_buffer_makes_send_wait_until_there_is_room() {
     let first = producer.send(record()).await.unwrap();
     let second = producer.send(record()).await.unwrap();
     let refused = producer.try_send(record()).unwrap_err();
-    assert_eq!(refused, ProduceError::BufferFull { limit: 10_000 });
+    assert_eq!(refused, ProduceError::BufferFull { limit: 10_000, waited: Duration::ZERO });
     let mut third = Box::pin(producer.send(record()));
     assert!(third.as_mut().now_or_never().is_none());
     // An acknowledgement makes room.

@@ -1,10 +1,17 @@
 //! `streamhouse bench`: figures of a running cluster, and how they were measured.
 
+mod acks;
+mod audit;
 mod failover;
 mod figures;
+mod latency;
 mod link;
 mod metadata;
+mod objects;
+mod processes;
+mod produce;
 mod sessions;
+mod workload;
 
 use clap::Subcommand;
 
@@ -20,13 +27,19 @@ pub(crate) struct Args {
 enum Action {
     /// The controllers: commits of objects, group offsets, heartbeats, look-ups.
     Metadata(metadata::Args),
-    /// Kill the leading controller of a local cluster again and again; how long writers wait.
+    /// Kill the leading controller or the agents of a local cluster again and again; how long writers wait.
     Failover(failover::Args),
+    /// One producer as fast as it may: records, bytes, latencies, CPU time.
+    Produce(produce::Args),
+    /// A steady rate: from send to acknowledgement, and from send to poll.
+    Latency(latency::Args),
 }
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     match args.action {
         Action::Metadata(args) => metadata::run(args, format).await,
         Action::Failover(args) => failover::run(args, format).await,
+        Action::Produce(args) => produce::run(args, format).await,
+        Action::Latency(args) => latency::run(args, format).await,
     }
 }

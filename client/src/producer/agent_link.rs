@@ -2,7 +2,7 @@
 //!
 //! A link is a task with a bounded inbox. It lives as long as its stream: when that ends, every batch without an answer
 //! is [`Outcome::Lost`], and the next batch for the agent makes a new link. Waiting between tries is the partitions'
-//! business, so a link never waits.
+//! business, so a link never waits; to an agent whose circuit is open it does not even connect.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::outcome::Outcome;
-use crate::convert;
-use crate::routing::agent_channel;
+use crate::routing::{BreakerRule, Breakers, agent_channel};
+use crate::{clock, convert};
 
 /// BOUND: batches that wait for a link; their bytes are bounded by the producer's room.
 const INBOX: usize = 256;
@@ -43,11 +43,18 @@ pub(super) struct Links {
     open: Mutex<HashMap<Arc<str>, mpsc::Sender<Submission>>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    breakers: Arc<Breakers>,
 }
 
 impl Links {
-    pub(super) fn new(tasks: TaskTracker, cancel: CancellationToken) -> Self {
-        Self { open: Mutex::default(), tasks, cancel }
+    pub(super) fn new(tasks: TaskTracker, cancel: CancellationToken, rule: BreakerRule) -> Self {
+        let breakers = Arc::new(Breakers::new(rule));
+        Self { open: Mutex::default(), tasks, cancel, breakers }
+    }
+
+    /// How many agents are left alone just now.
+    pub(super) fn failing(&self) -> usize {
+        self.breakers.open()
     }
 
     /// The inbox of the link to that agent; a new one if there is none or its stream has ended.
@@ -61,7 +68,13 @@ impl Links {
         open.retain(|_, link| !link.is_closed());
         let (link, inbox) = mpsc::channel(INBOX);
         open.insert(address.clone(), link.clone());
-        let task = LinkTask { address: address.clone(), inbox, pending: HashMap::new() };
+        let task = LinkTask {
+            address: address.clone(),
+            inbox,
+            pending: HashMap::new(),
+            breakers: Arc::clone(&self.breakers),
+            answered: false,
+        };
         self.tasks.spawn(task.run(self.cancel.clone()));
         link
     }
@@ -72,13 +85,16 @@ struct LinkTask {
     inbox: mpsc::Receiver<Submission>,
     /// Sent and not answered, by correlation.
     pending: HashMap<u64, oneshot::Sender<Outcome>>,
+    breakers: Arc<Breakers>,
+    /// The agent was heard of on this stream.
+    answered: bool,
 }
 
 impl LinkTask {
     async fn run(mut self, cancel: CancellationToken) {
         let ended: Arc<str> = tokio::select! {
             () = cancel.cancelled() => "the producer is closed".into(),
-            reason = self.serve() => format!("{}: {reason}", self.address).into(),
+            reason = self.connect_and_serve() => format!("{}: {reason}", self.address).into(),
         };
         tracing::debug!(agent = %self.address, reason = %ended, "produce stream ended");
         self.inbox.close();
@@ -88,6 +104,17 @@ impl LinkTask {
         while let Some(submission) = self.inbox.recv().await {
             let _gone = submission.reply.send(Outcome::NotSent(ended.clone()));
         }
+    }
+
+    async fn connect_and_serve(&mut self) -> String {
+        if let Some(refusal) = self.breakers.refusal(&self.address, clock::now()) {
+            return refusal;
+        }
+        let reason = self.serve().await;
+        if !self.answered {
+            self.breakers.failed(&self.address, clock::now());
+        }
+        reason
     }
 
     /// Carries batches up and answers down until the stream ends, and says why it did.
@@ -155,6 +182,9 @@ impl LinkTask {
     }
 
     fn answer(&mut self, response: v1::ProduceResponse) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.breakers.succeeded(&self.address);
+        }
         for result in response.results {
             let Some(reply) = self.pending.remove(&result.correlation) else {
                 tracing::warn!(agent = %self.address, "answer to a batch that was not sent");

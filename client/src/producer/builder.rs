@@ -8,6 +8,7 @@ use super::config::Config;
 use super::error::ProduceError;
 use super::handle::Producer;
 use super::partitioner::Partitioner;
+use crate::routing::BreakerRule;
 
 /// Options of a [`Producer`]; each says its default.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +35,8 @@ options! {
     batch_size: u32,
     /// A batch is sent once its records take this many bytes, before compression. Default: 1 MiB; at most 8 MiB.
     batch_bytes: usize,
-    /// How long a batch waits for more records before it is sent. Default: 5 ms.
+    /// How long a batch waits for more records before it is sent, unless it is full. At high rates it hardly matters: the
+    /// window of batches in flight fills them. Default: 2 ms.
     linger: Duration,
     /// How batches are compressed. Default: LZ4.
     compression: Compression,
@@ -45,7 +47,9 @@ options! {
     delivery_timeout: Duration,
     /// How long one try may stay unanswered. Default: 30 s.
     request_timeout: Duration,
-    /// The wait before a batch is sent again; it doubles with each failure, with jitter. Default: 100 ms; at most 1 h.
+    /// The wait before a batch is sent again, with jitter. It stays that while a lease may be on its way to another
+    /// agent, for the first 3 s of a partition's failures; from then on it doubles with each. Default: 100 ms; at most
+    /// 1 h.
     retry_backoff: Duration,
     /// The longest such wait. Default: 1 s; at most 1 h.
     retry_backoff_max: Duration,
@@ -56,12 +60,25 @@ options! {
     max_in_flight: usize,
     /// The largest record, encoded. Default: 1 MiB, which is also the agents' limit; at most 8 MiB.
     max_record_bytes: usize,
+    /// How long `send` may wait for room in the buffer and for a topic's partitions, together; then it fails with
+    /// [`BufferFull`](ProduceError::BufferFull) or [`TopicNotLoaded`](ProduceError::TopicNotLoaded). `Duration::ZERO`
+    /// means never to wait, `Duration::MAX` for ever. Default: 120 s, as long as the delivery timeout: by then what took
+    /// the room has been acknowledged or has failed.
+    max_block: Duration,
 }
 
 impl ProducerBuilder {
     /// Addresses of some controllers, `host:port`; the others are learned. Required.
     pub fn controllers<S: Into<String>>(mut self, all: impl IntoIterator<Item = S>) -> Self {
         self.config.pool.set_controllers(all);
+        self
+    }
+
+    /// An agent that failed `failures` times in a row, unreachable or without an answer, is left alone for `pause`:
+    /// batches for it fail their try at once, and their partitions' routes are looked up again. `0` failures switches
+    /// this off. Default: 5, 500 ms; at most 1 h.
+    pub fn circuit_breaker(mut self, failures: u32, pause: Duration) -> Self {
+        self.config.breaker = BreakerRule { failures, pause };
         self
     }
 
@@ -104,6 +121,7 @@ mod tests {
             (Producer::builder().request_timeout(Duration::ZERO), "request_timeout"),
             (Producer::builder().retry_backoff(Duration::MAX), "retry_backoff"),
             (Producer::builder().retry_backoff_max(Duration::MAX), "retry_backoff_max"),
+            (Producer::builder().circuit_breaker(5, Duration::MAX), "circuit_breaker"),
         ] {
             assert_eq!(builder.config.validate().unwrap_err().option, option);
         }

@@ -7,7 +7,7 @@ use streamhouse_segment::batch::{Compression, Limits};
 use super::partitioner::Partitioner;
 use super::room::BATCH_OVERHEAD;
 use crate::errors::ConfigError;
-use crate::routing::PoolConfig;
+use crate::routing::{BreakerRule, PoolConfig};
 
 /// Whoever waits longer than this between two tries has written something else than was meant.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
@@ -27,6 +27,8 @@ pub(super) struct Config {
     pub(super) buffer_memory: usize,
     pub(super) max_in_flight: usize,
     pub(super) max_record_bytes: usize,
+    pub(super) max_block: Duration,
+    pub(super) breaker: BreakerRule,
 }
 
 impl Default for Config {
@@ -35,7 +37,7 @@ impl Default for Config {
             pool: PoolConfig::default(),
             batch_size: 10_000,
             batch_bytes: 1 << 20,
-            linger: Duration::from_millis(5),
+            linger: Duration::from_millis(2),
             compression: Compression::Lz4,
             partitioner: Partitioner::default(),
             delivery_timeout: Duration::from_secs(120),
@@ -45,6 +47,8 @@ impl Default for Config {
             buffer_memory: 64 << 20,
             max_in_flight: 5,
             max_record_bytes: Limits::default().max_record_bytes,
+            max_block: Duration::from_secs(120),
+            breaker: BreakerRule::default(),
         }
     }
 }
@@ -71,6 +75,9 @@ impl Config {
             if wait > LONGEST_BACKOFF {
                 return Err(ConfigError::new(option, "must not be longer than an hour"));
             }
+        }
+        if self.breaker.pause > LONGEST_BACKOFF {
+            return Err(ConfigError::new("circuit_breaker", "must not pause longer than an hour"));
         }
         if self.delivery_timeout < self.linger {
             return Err(ConfigError::new("delivery_timeout", "must not be shorter than linger"));

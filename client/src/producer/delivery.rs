@@ -3,6 +3,8 @@
 //! Nothing is allocated per record: a [`Delivery`] is an index into its batch, whose one [`Completion`] wakes all who
 //! wait.
 
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -46,6 +48,15 @@ impl Delivery {
         self.batch.partition
     }
 
+    /// Calls `callback` with the result, once it is known. Callbacks of a batch are called in the order of its records.
+    ///
+    /// It runs on the producer's own tasks (or at once, if the result is known): it must not block. One that panics is
+    /// reported to the log and harms nothing else.
+    pub fn on_result(self, callback: impl FnOnce(Result<Placed, ProduceError>) + Send + 'static) {
+        let batch = Arc::clone(&self.batch);
+        batch.call_back(Callback { delivery: self, call: Box::new(callback) });
+    }
+
     /// The result, if it is known already.
     pub fn try_result(&self) -> Option<Result<Placed, ProduceError>> {
         let outcome = self.batch.outcome.get()?;
@@ -79,6 +90,30 @@ impl Future for Delivery {
     }
 }
 
+/// A function that waits for a delivery.
+struct Callback {
+    delivery: Delivery,
+    call: Box<dyn FnOnce(Result<Placed, ProduceError>) + Send>,
+}
+
+impl Callback {
+    fn run(self) {
+        let Some(result) = self.delivery.try_result() else { return };
+        let Callback { delivery, call } = self;
+        if catch_unwind(AssertUnwindSafe(|| call(result))).is_err() {
+            let Completion { topic, partition, .. } = &*delivery.batch;
+            tracing::error!(%topic, partition, "the callback of a delivery panicked");
+        }
+    }
+}
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not its batch, which it is a part of.
+        f.debug_struct("Callback").field("index", &self.delivery.index).finish_non_exhaustive()
+    }
+}
+
 /// One batch's outcome, shared by the deliveries of all its records.
 #[derive(Debug)]
 pub(super) struct Completion {
@@ -88,6 +123,8 @@ pub(super) struct Completion {
     outcome: OnceLock<Result<u64, ProduceError>>,
     /// At most one per record of the batch.
     wakers: Mutex<Vec<Waker>>,
+    /// At most one per record of the batch. Emptied when the batch is complete, and with it what they hold of it.
+    callbacks: Mutex<Vec<Callback>>,
 }
 
 impl Completion {
@@ -97,6 +134,7 @@ impl Completion {
             partition,
             outcome: OnceLock::new(),
             wakers: Mutex::new(Vec::new()),
+            callbacks: Mutex::new(Vec::new()),
         })
     }
 
@@ -105,7 +143,23 @@ impl Completion {
         if self.outcome.set(outcome).is_ok() {
             let wakers = std::mem::take(&mut *self.wakers.lock());
             wakers.into_iter().for_each(Waker::wake);
+            self.run_callbacks();
         }
+    }
+
+    fn call_back(&self, callback: Callback) {
+        self.callbacks.lock().push(callback);
+        // SUBTLE: as with wakers, completion sets the outcome first and takes the callbacks second; whoever of the two
+        // comes later finds this one.
+        if self.is_complete() {
+            self.run_callbacks();
+        }
+    }
+
+    fn run_callbacks(&self) {
+        let mut callbacks = std::mem::take(&mut *self.callbacks.lock());
+        callbacks.sort_by_key(|callback| callback.delivery.index);
+        callbacks.into_iter().for_each(Callback::run);
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -145,6 +199,30 @@ mod tests {
         let found: Vec<_> =
             placed.into_iter().map(|placed| placed.map(|p| (p.offset, p.timestamp))).collect();
         assert_eq!(found, [Ok((40, 100)), Ok((41, 101)), Ok((42, 102))]);
+    }
+
+    #[test]
+    fn callbacks_run_in_the_order_of_records_and_a_panic_harms_none() {
+        let batch = Completion::new("orders".into(), 3);
+        let (results, called) = std::sync::mpsc::channel();
+        for index in [2, 0, 1] {
+            let results = results.clone();
+            Delivery::new(batch.clone(), index, 0).on_result(move |result| {
+                let offset = result.unwrap().offset;
+                assert_ne!(offset, 41, "this one panics");
+                results.send(offset).unwrap();
+            });
+        }
+        assert!(called.try_recv().is_err(), "nothing is known yet");
+        batch.complete(Ok(40));
+        assert_eq!(called.try_iter().collect::<Vec<_>>(), [40, 42]);
+        // One that comes late is called at once.
+        Delivery::new(batch.clone(), 3, 0).on_result(move |result| {
+            results.send(result.unwrap().offset).unwrap();
+        });
+        assert_eq!(called.try_recv(), Ok(43));
+        // The batch holds nothing of itself any more.
+        assert_eq!(Arc::strong_count(&batch), 1);
     }
 
     #[tokio::test]

@@ -39,13 +39,16 @@ pub enum ProduceError {
         /// The limit.
         limit: u64,
     },
-    /// `try_send` only: no room for the record just now.
-    #[error("the buffer of {limit} bytes is full")]
+    /// No room for the record: just now (`try_send`), or for as long as `max_block` allows (`send`).
+    #[error("the buffer of {limit} bytes is full{}", waiting(*waited))]
     BufferFull {
         /// `buffer_memory`.
         limit: usize,
+        /// How long the record waited for room: `max_block`, or nothing.
+        waited: Duration,
     },
-    /// `try_send` only: nothing was sent to that topic yet, so its partitions are not known.
+    /// The topic's partitions are not known: nothing was sent to it yet (`try_send`), or the controllers did not tell
+    /// within `max_block` (`send`).
     #[error("the partitions of topic {topic} are not known yet")]
     TopicNotLoaded {
         /// The topic's name.
@@ -95,6 +98,10 @@ pub enum ProduceError {
         /// The record was on its way.
         may_have_taken_effect: bool,
     },
+}
+
+fn waiting(waited: Duration) -> String {
+    if waited.is_zero() { String::new() } else { format!(" and was for {waited:?}") }
 }
 
 impl ProduceError {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -11,12 +12,13 @@ use super::agent_link::Links;
 use super::buffer::{AppendError, BatchRules, Buffer};
 use super::builder::ProducerBuilder;
 use super::config::Config;
-use super::delivery::Delivery;
+use super::delivery::{Delivery, Placed};
 use super::error::{FlushError, ProduceError};
-use super::metrics::{Counters, ProducerMetrics};
+use super::metrics::{Counters, ProducerMetrics, Queue};
 use super::partition_task::PartitionTask;
 use super::record::Record;
 use super::room::{BATCH_OVERHEAD, BatchRoom, Room};
+use super::sending::Sending;
 use super::topics::{OpenTopic, Topics};
 use crate::clock;
 use crate::errors::Code;
@@ -33,12 +35,14 @@ pub struct Producer {
 }
 
 /// What became of a record that was to be put into a batch.
-enum Placing {
+pub(super) enum Placing {
     Done(Delivery),
     /// It would open a batch for which there is no room.
     NoRoom,
     /// The topic was deleted meanwhile.
     Gone,
+    /// The topic's partitions are not known yet.
+    NotOpen,
 }
 
 /// What the producer's tasks share.
@@ -73,26 +77,51 @@ impl Producer {
     }
 
     /// Takes a record into its partition's batch. Waits only for room in the buffer, and the first time for the
-    /// topic's partitions; the [`Delivery`] tells when the record is acknowledged.
+    /// topic's partitions, together for [`max_block`](ProducerBuilder::max_block) at the most; the [`Delivery`] tells
+    /// when the record is acknowledged.
     ///
-    /// An error concerns this record alone.
-    pub async fn send(&self, record: Record<'_>) -> Result<Delivery, ProduceError> {
+    /// Nothing is done before the future is awaited. An error concerns this record alone.
+    #[inline]
+    pub fn send<'a>(&'a self, record: Record<'a>) -> Sending<'a> {
+        Sending::new(self, record)
+    }
+
+    /// [`send`](Self::send) where something has to be waited for.
+    #[cold]
+    pub(super) async fn send_patiently(
+        &self,
+        record: Record<'_>,
+    ) -> Result<Delivery, ProduceError> {
+        let limit = self.shared.config.max_block;
+        let deadline = clock::later(clock::now(), limit);
+        match tokio::time::timeout_at(deadline, self.send_when_possible(&record)).await {
+            Ok(sent) => sent,
+            Err(_) if self.shared.topics.is_open(&record.topic) => {
+                Err(ProduceError::BufferFull { limit: self.shared.room.limit(), waited: limit })
+            }
+            Err(_) => Err(ProduceError::TopicNotLoaded { topic: (&*record.topic).into() }),
+        }
+    }
+
+    async fn send_when_possible(&self, record: &Record<'_>) -> Result<Delivery, ProduceError> {
         let mut opens_batch = false;
         loop {
             let topic = match self.shared.topics.get(&record.topic) {
                 Some(topic) => topic,
                 None => self.open(&record.topic).await?,
             };
-            let weight = self.admit(&topic, &record)?;
+            let weight = self.admit(&topic, record)?;
             if opens_batch {
                 self.wait_for_room(weight + BATCH_OVERHEAD).await?;
             } else if !self.shared.room.try_take(weight) {
                 self.wait_for_room(weight).await?;
             }
-            match self.append(&topic, &record, weight, opens_batch)? {
+            let placed = self.append(&topic, record, weight, opens_batch)?;
+            self.forget_if_gone(&topic, &placed);
+            match placed {
                 Placing::Done(delivery) => return Ok(delivery),
                 Placing::NoRoom => opens_batch = true,
-                Placing::Gone => opens_batch = false,
+                Placing::Gone | Placing::NotOpen => opens_batch = false,
             }
         }
     }
@@ -101,17 +130,27 @@ impl Producer {
     /// [`TopicNotLoaded`](ProduceError::TopicNotLoaded) if the topic's partitions are not known yet (see
     /// [`partitions`](Self::partitions)).
     pub fn try_send(&self, record: Record<'_>) -> Result<Delivery, ProduceError> {
-        let unknown = || ProduceError::TopicNotLoaded { topic: (&*record.topic).into() };
-        let topic = self.shared.topics.get(&record.topic).ok_or_else(unknown)?;
-        let weight = self.admit(&topic, &record)?;
-        if !self.shared.room.try_take(weight) {
-            return Err(ProduceError::BufferFull { limit: self.shared.room.limit() });
-        }
-        match self.append(&topic, &record, weight, false)? {
+        match self.place(&record)? {
             Placing::Done(delivery) => Ok(delivery),
-            Placing::NoRoom => Err(ProduceError::BufferFull { limit: self.shared.room.limit() }),
-            Placing::Gone => Err(unknown()),
+            Placing::NoRoom => Err(ProduceError::BufferFull {
+                limit: self.shared.room.limit(),
+                waited: Duration::ZERO,
+            }),
+            Placing::Gone | Placing::NotOpen => {
+                Err(ProduceError::TopicNotLoaded { topic: (&*record.topic).into() })
+            }
         }
+    }
+
+    /// Like [`send`](Self::send), with a function that is called with the result in place of a future: see
+    /// [`Delivery::on_result`].
+    pub async fn send_with(
+        &self,
+        record: Record<'_>,
+        callback: impl FnOnce(Result<Placed, ProduceError>) + Send + 'static,
+    ) -> Result<(), ProduceError> {
+        self.send(record).await?.on_result(callback);
+        Ok(())
     }
 
     /// How many partitions a topic has; it is open for [`try_send`](Self::try_send) from then on.
@@ -140,20 +179,69 @@ impl Producer {
     pub async fn close(&self) -> Result<(), FlushError> {
         self.shared.closed.store(true, Ordering::SeqCst);
         let flushed = self.flush().await;
-        self.shared.room.close();
-        self.shared.cancel.cancel();
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        self.end().await;
         // A record that was taken during the flush may have failed behind it.
         flushed.and(self.shared.counters.take_failures())
     }
 
-    /// The counters since the producer was built.
+    /// Ends everything: what is left fails.
+    async fn end(&self) {
+        self.shared.room.close();
+        self.shared.cancel.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    /// [`close`](Self::close), for `timeout` at the most: whatever is not acknowledged by then fails as
+    /// [`Closed`](ProduceError::Closed), which says whether it may be in the log all the same.
+    pub async fn close_within(&self, timeout: Duration) -> Result<(), FlushError> {
+        let deadline = clock::later(clock::now(), timeout);
+        if let Ok(closed) = tokio::time::timeout_at(deadline, self.close()).await {
+            return closed;
+        }
+        self.end().await;
+        self.shared.counters.take_failures()
+    }
+
+    /// What the producer counted and measured since it was built.
     pub fn metrics(&self) -> ProducerMetrics {
-        self.shared.counters.snapshot()
+        let shared = &self.shared;
+        shared.counters.snapshot(Queue {
+            used: shared.room.used(),
+            limit: shared.room.limit(),
+            failing_agents: shared.links.failing(),
+        })
+    }
+
+    /// Puts a record into its batch, if that can be done now.
+    #[inline]
+    pub(super) fn place(&self, record: &Record<'_>) -> Result<Placing, ProduceError> {
+        let mut gone = None;
+        let placed = self.shared.topics.with(&record.topic, |topic| {
+            let weight = self.admit(topic, record)?;
+            if !self.shared.room.try_take(weight) {
+                return Ok(Placing::NoRoom);
+            }
+            let placed = self.append(topic, record, weight, false);
+            if matches!(placed, Ok(Placing::Gone)) {
+                gone = Some(Arc::clone(topic));
+            }
+            placed
+        });
+        if let Some(topic) = gone {
+            self.shared.topics.forget(&topic);
+        }
+        placed.unwrap_or(Ok(Placing::NotOpen))
+    }
+
+    fn forget_if_gone(&self, topic: &OpenTopic, placed: &Placing) {
+        if matches!(placed, Placing::Gone) {
+            self.shared.topics.forget(topic);
+        }
     }
 
     /// The record's weight, if it may be sent at all.
+    #[inline]
     fn admit(&self, topic: &OpenTopic, record: &Record<'_>) -> Result<usize, ProduceError> {
         if self.shared.closed.load(Ordering::Relaxed) {
             return Err(closed());
@@ -181,7 +269,7 @@ impl Producer {
     ) -> Result<Placing, ProduceError> {
         let batch_room = BatchRoom::new(&self.shared.room, opens_batch);
         let timestamp = record.timestamp.unwrap_or_else(clock::wall_ms);
-        let placed = topic.choose(self.shared.config.partitioner, record).and_then(|partition| {
+        let placed = topic.choose(&self.shared.config.partitioner, record).and_then(|partition| {
             let buffer = &topic.buffers[partition as usize];
             match buffer.append(record, timestamp, weight, batch_room) {
                 Ok((delivery, sealed)) => {
@@ -198,13 +286,11 @@ impl Producer {
         if !matches!(placed, Ok(Placing::Done(_))) {
             self.shared.room.give_back(weight);
         }
-        if matches!(placed, Ok(Placing::Gone)) {
-            self.shared.topics.forget(topic);
-        }
         placed
     }
 
     async fn wait_for_room(&self, weight: usize) -> Result<(), ProduceError> {
+        self.shared.counters.waited_for_room();
         // What lingers would only keep the room from being freed.
         for topic in self.shared.topics.all() {
             topic.buffers.iter().for_each(|buffer| buffer.seal());
@@ -254,7 +340,7 @@ impl Shared {
             room: Room::new(config.buffer_memory),
             counters: Counters::default(),
             routes: Routes::new(metadata),
-            links: Links::new(tasks.clone(), cancel.clone()),
+            links: Links::new(tasks.clone(), cancel.clone(), config.breaker),
             topics: Topics::default(),
             tasks,
             cancel,

@@ -22,11 +22,11 @@ use super::delivery::Completion;
 use super::error::ProduceError;
 use super::handle::Shared;
 use super::outcome::{Failure, Outcome};
+use super::pace::Pace;
 use super::room::BATCH_OVERHEAD;
 use super::topics::OpenTopic;
 use super::window::Window;
 use crate::errors::{CallError, Code};
-use crate::retry::Backoff;
 use crate::{clock, convert};
 
 /// An agent that says nothing for so long may have lost its lease without knowing (it was stopped, say): the
@@ -90,7 +90,7 @@ pub(super) struct PartitionTask {
     proven: bool,
     /// The routes' version of which no more use can be made.
     seen: u64,
-    backoff: Backoff,
+    backoff: Pace,
     /// Nothing is sent before.
     hold_until: Option<Instant>,
     /// The open batch is taken then.
@@ -105,7 +105,7 @@ impl PartitionTask {
         let config = &shared.config;
         Self {
             window: Window::new(config.max_in_flight),
-            backoff: Backoff::new(config.retry_backoff, config.retry_backoff_max),
+            backoff: Pace::new(config.retry_backoff, config.retry_backoff_max),
             buffer: topic.buffers[partition as usize].clone(),
             shared,
             topic,

@@ -130,6 +130,12 @@ impl<'a> Record<'a> {
         self
     }
 
+    /// One more header, without a value.
+    pub fn null_header(mut self, name: impl Into<Cow<'a, str>>) -> Self {
+        self.headers.push((name.into(), None));
+        self
+    }
+
     /// About how much memory the record takes in a batch: its bytes and the most that framing adds.
     pub(super) fn weight(&self) -> usize {
         const FRAMING: usize = 32;

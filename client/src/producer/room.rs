@@ -22,6 +22,11 @@ impl Room {
         self.limit
     }
 
+    /// How many bytes are taken.
+    pub(super) fn used(&self) -> usize {
+        self.limit.saturating_sub(self.free.available_permits())
+    }
+
     /// Takes `weight` bytes if they are free.
     #[inline]
     pub(super) fn try_take(&self, weight: usize) -> bool {

@@ -31,21 +31,24 @@ impl OpenTopic {
     #[inline]
     pub(super) fn choose(
         &self,
-        partitioner: Partitioner,
+        partitioner: &Partitioner,
         record: &Record<'_>,
     ) -> Result<u32, ProduceError> {
         let partitions = self.route.partitions;
-        match record.partition {
-            None => {
-                let key = record.key.as_ref().map(AsRef::as_ref);
-                Ok(partitioner.choose(&self.turn, key, partitions))
-            }
-            Some(partition) if partition < partitions => Ok(partition),
-            Some(partition) => Err(ProduceError::UnknownPartition {
-                topic: self.route.name.clone(),
-                partition,
-                partitions,
-            }),
+        let chosen = record.partition.unwrap_or_else(|| {
+            let key = record.key.as_ref().map(AsRef::as_ref);
+            let value = record.value.as_ref().map(AsRef::as_ref);
+            partitioner.choose(&self.turn, &self.route.name, (key, value), partitions)
+        });
+        if chosen < partitions { Ok(chosen) } else { Err(self.no_partition(chosen)) }
+    }
+
+    #[cold]
+    fn no_partition(&self, partition: u32) -> ProduceError {
+        ProduceError::UnknownPartition {
+            topic: self.route.name.clone(),
+            partition,
+            partitions: self.route.partitions,
         }
     }
 
@@ -60,10 +63,35 @@ impl OpenTopic {
     }
 }
 
+#[derive(Debug, Default)]
+struct Open {
+    by_name: HashMap<Arc<str>, Arc<OpenTopic>>,
+    /// The one opened last. Most producers have one topic, and its name need not be hashed for each record.
+    newest: Option<Arc<OpenTopic>>,
+}
+
+impl Open {
+    #[inline]
+    fn get(&self, name: &str) -> Option<&Arc<OpenTopic>> {
+        let newest = self.newest.as_ref().filter(|topic| *topic.route.name == *name);
+        newest.or_else(|| self.by_name.get(name))
+    }
+
+    fn insert(&mut self, topic: Arc<OpenTopic>) {
+        self.newest = Some(topic.clone());
+        self.by_name.insert(topic.route.name.clone(), topic);
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Arc<OpenTopic>> {
+        self.newest = None;
+        self.by_name.remove(name)
+    }
+}
+
 /// All open topics, by name.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
-    open: RwLock<HashMap<Arc<str>, Arc<OpenTopic>>>,
+    open: RwLock<Open>,
     /// Forgotten topics with records whose fate is not known yet: a flush waits for them, too.
     ending: Mutex<Vec<Arc<OpenTopic>>>,
     /// Held while a topic is looked up, so that it is opened once.
@@ -76,8 +104,19 @@ impl Topics {
         self.open.read().get(name).cloned()
     }
 
+    /// What `f` makes of the topic, if it is open. Nothing is counted up or down meanwhile, but topics cannot be opened
+    /// or forgotten: `f` must do neither.
+    #[inline]
+    pub(super) fn with<T>(&self, name: &str, f: impl FnOnce(&Arc<OpenTopic>) -> T) -> Option<T> {
+        self.open.read().get(name).map(f)
+    }
+
+    pub(super) fn is_open(&self, name: &str) -> bool {
+        self.open.read().get(name).is_some()
+    }
+
     pub(super) fn insert(&self, topic: Arc<OpenTopic>) {
-        self.open.write().insert(topic.route.name.clone(), topic);
+        self.open.write().insert(topic);
     }
 
     /// Forgets this topic, unless another of its name has taken its place.
@@ -98,6 +137,6 @@ impl Topics {
         let open = self.open.read();
         let mut ending = self.ending.lock();
         ending.retain(|topic| !topic.is_over());
-        open.values().chain(&*ending).cloned().collect()
+        open.by_name.values().chain(&*ending).cloned().collect()
     }
 }

@@ -60,19 +60,22 @@ impl BatchBuilder {
             + headers_len(headers);
         self.admit(size)?;
 
-        let buffer = &mut self.buffer;
-        buffer.reserve(varint::len(size as i64) + size);
-        varint::put(buffer, size as i64);
-        buffer.push(0); // attributes of a record: none are defined
-        varint::put(buffer, timestamp_delta);
-        varint::put(buffer, offset_delta.into());
-        put_field(buffer, key);
-        put_field(buffer, value);
-        varint::put(buffer, headers.len() as i64);
+        // Room is made once, so that every part goes to its place without another look at the buffer's capacity.
+        let start = self.buffer.len();
+        self.buffer.resize(start + varint::len(size as i64) + size, 0);
+        let mut writer = varint::Writer::new(&mut self.buffer[start..]);
+        writer.varint(size as i64);
+        writer.byte(0); // attributes of a record: none are defined
+        writer.varint(timestamp_delta);
+        writer.varint(offset_delta.into());
+        writer.field(key);
+        writer.field(value);
+        writer.varint(headers.len() as i64);
         for (name, value) in headers {
-            put_field(buffer, Some(name.as_ref().as_bytes()));
-            put_field(buffer, value.as_ref().map(AsRef::as_ref));
+            writer.field(Some(name.as_ref().as_bytes()));
+            writer.field(value.as_ref().map(AsRef::as_ref));
         }
+        debug_assert!(writer.is_full(), "a record is as long as was counted");
 
         if offset_delta == 0 {
             self.base_timestamp = timestamp_ms;
@@ -85,6 +88,7 @@ impl BatchBuilder {
 
     /// Whether a record of `size` bytes behind its length may still come in. Decided by the worst the batch can
     /// become, so that a batch that took its records can always be finished.
+    #[inline]
     fn admit(&self, size: usize) -> Result<(), BatchError> {
         let record_limit = self.limits.max_record_bytes.min(i32::MAX as usize);
         if size > record_limit {
@@ -160,6 +164,7 @@ impl BatchBuilder {
     }
 }
 
+#[inline]
 fn field_len(field: Option<&[u8]>) -> usize {
     match field {
         Some(bytes) => varint::len(bytes.len() as i64) + bytes.len(),
@@ -167,6 +172,7 @@ fn field_len(field: Option<&[u8]>) -> usize {
     }
 }
 
+#[inline]
 fn headers_len<K: AsRef<str>, V: AsRef<[u8]>>(headers: &[(K, Option<V>)]) -> usize {
     let fields: usize = headers
         .iter()
@@ -175,17 +181,6 @@ fn headers_len<K: AsRef<str>, V: AsRef<[u8]>>(headers: &[(K, Option<V>)]) -> usi
         })
         .sum();
     varint::len(headers.len() as i64) + fields
-}
-
-#[inline]
-fn put_field(buffer: &mut Vec<u8>, field: Option<&[u8]>) {
-    match field {
-        Some(bytes) => {
-            varint::put(buffer, bytes.len() as i64);
-            buffer.extend_from_slice(bytes);
-        }
-        None => varint::put(buffer, -1),
-    }
 }
 
 #[cfg(test)]

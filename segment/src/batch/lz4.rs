@@ -14,6 +14,8 @@
 //! consumers slice, and sizes are known from the block headers before that buffer is allocated (invariant BOUND). The
 //! frame's own xxHash checksums are not checked: every byte of it is under the batch's CRC-32C.
 
+use std::cell::RefCell;
+
 use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, decompress_into_with_dict,
     get_maximum_output_size,
@@ -39,44 +41,74 @@ pub(super) const fn worst_case_bytes(len: usize) -> usize {
     MAGIC.len() + DESCRIPTOR.len() + len.div_ceil(BLOCK_BYTES) * 4 + len + END_MARK.len()
 }
 
-/// One frame with all of `input`, behind `room` zero bytes.
-pub(super) fn compress(room: usize, input: &[u8]) -> Vec<u8> {
-    // A block needs room for its worst case, which is more than what is kept of it at the end.
-    let scratch = get_maximum_output_size(input.len().min(BLOCK_BYTES));
-    let mut output = Vec::with_capacity(room + worst_case_bytes(input.len()) + scratch);
-    output.resize(room, 0);
-    output.extend_from_slice(&MAGIC);
-    output.extend_from_slice(&DESCRIPTOR);
-    let mut table = if input.len() < usize::from(u16::MAX) {
-        CompressTable::small()
-    } else {
-        CompressTable::large()
-    };
-    for block in input.chunks(BLOCK_BYTES) {
-        compress_block(block, &mut output, &mut table);
-    }
-    output.extend_from_slice(&END_MARK);
-    output.shrink_to_fit();
-    output
+/// What compressing needs besides input and output, kept by each thread from one batch to the next: allocated anew, its
+/// pages would cost as much as what is written to them.
+struct Scratch {
+    table: CompressTable,
+    /// The frame while it is made; its worst case is more than what is kept of it.
+    frame: Vec<u8>,
 }
 
-fn compress_block(block: &[u8], output: &mut Vec<u8>, table: &mut CompressTable) {
-    let start = output.len();
-    let body = start + 4;
-    output.resize(body + get_maximum_output_size(block.len()), 0);
-    let size = match compress_into_with_table(block, &mut output[body..], table) {
-        Ok(compressed) if compressed < block.len() => {
-            output.truncate(body + compressed);
-            compressed as u32
+/// BOUND: a thread keeps no more than this, whatever it has compressed.
+const MAX_SCRATCH_BYTES: usize = 2 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { table: CompressTable::large(), frame: Vec::new() });
+}
+
+/// One frame with all of `input`, behind `room` zero bytes.
+pub(super) fn compress(room: usize, input: &[u8]) -> Vec<u8> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let size = scratch.fill(input);
+        let mut output = Vec::with_capacity(room + size);
+        output.resize(room, 0);
+        output.extend_from_slice(&scratch.frame[..size]);
+        scratch.trim();
+        output
+    })
+}
+
+impl Scratch {
+    /// Makes the frame and returns its length.
+    fn fill(&mut self, input: &[u8]) -> usize {
+        // A block needs room for its worst case, which is more than what is kept of it at the end.
+        let spare = get_maximum_output_size(input.len().min(BLOCK_BYTES));
+        let worst = worst_case_bytes(input.len()) + spare;
+        if self.frame.len() < worst {
+            self.frame.resize(worst, 0);
         }
-        // It does not shrink.
-        _ => {
-            output.truncate(body);
-            output.extend_from_slice(block);
-            block.len() as u32 | STORED
+        let mut at = self.put(0, &MAGIC);
+        at = self.put(at, &DESCRIPTOR);
+        for block in input.chunks(BLOCK_BYTES) {
+            at = self.block(at, block);
         }
-    };
-    output[start..body].copy_from_slice(&size.to_le_bytes());
+        self.put(at, &END_MARK)
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) -> usize {
+        let end = at + bytes.len();
+        self.frame[at..end].copy_from_slice(bytes);
+        end
+    }
+
+    fn block(&mut self, at: usize, block: &[u8]) -> usize {
+        let body = at + 4;
+        let room = &mut self.frame[body..body + get_maximum_output_size(block.len())];
+        let (size, end) = match compress_into_with_table(block, room, &mut self.table) {
+            Ok(compressed) if compressed < block.len() => (compressed as u32, body + compressed),
+            // It does not shrink.
+            _ => (block.len() as u32 | STORED, self.put(body, block)),
+        };
+        self.put(at, &size.to_le_bytes());
+        end
+    }
+
+    fn trim(&mut self) {
+        if self.frame.len() > MAX_SCRATCH_BYTES {
+            self.frame = Vec::new();
+        }
+    }
 }
 
 /// What a frame's descriptor says.

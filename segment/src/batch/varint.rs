@@ -1,40 +1,63 @@
-//! Zigzag varints, as Kafka's records use them for lengths, counts and deltas, and the cursor that reads them.
+//! Zigzag varints, as Kafka's records use them for lengths, counts and deltas, and the cursors that write and read them.
 //!
 //! Source: the Kafka protocol documentation, "VARINT" and "VARLONG" (Protocol Buffers' signed encoding).
 
 /// Why a record could not be read further; the caller adds which record it was.
 pub(super) type Problem = &'static str;
 
-/// The most bytes a 64-bit varint takes.
-const MAX_BYTES: usize = 10;
-
+#[inline(always)]
 fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
 
 /// How many bytes `value` takes.
+#[inline(always)]
 pub(super) fn len(value: i64) -> usize {
     let bits = 64 - (zigzag(value) | 1).leading_zeros() as usize;
     bits.div_ceil(7)
 }
 
-/// Appends `value`.
-#[inline]
-pub(super) fn put(buffer: &mut Vec<u8>, value: i64) {
-    let mut rest = zigzag(value);
-    if rest < 0x80 {
-        buffer.push(rest as u8);
-        return;
+/// Fills room that was made for what is written: a record's length is known before its first byte.
+pub(super) struct Writer<'a> {
+    room: &'a mut [u8],
+    position: usize,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(room: &'a mut [u8]) -> Self {
+        Self { room, position: 0 }
     }
-    let mut bytes = [0; MAX_BYTES];
-    let mut count = 0;
-    while rest >= 0x80 {
-        bytes[count] = rest as u8 | 0x80;
-        rest >>= 7;
-        count += 1;
+
+    /// Whether all room was used.
+    pub(super) fn is_full(&self) -> bool {
+        self.position == self.room.len()
     }
-    bytes[count] = rest as u8;
-    buffer.extend_from_slice(&bytes[..=count]);
+
+    #[inline(always)]
+    pub(super) fn byte(&mut self, byte: u8) {
+        self.room[self.position] = byte;
+        self.position += 1;
+    }
+
+    #[inline(always)]
+    pub(super) fn varint(&mut self, value: i64) {
+        let mut rest = zigzag(value);
+        while rest >= 0x80 {
+            self.byte(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.byte(rest as u8);
+    }
+
+    /// A field behind its length; -1 for null.
+    #[inline(always)]
+    pub(super) fn field(&mut self, field: Option<&[u8]>) {
+        let Some(bytes) = field else { return self.varint(-1) };
+        self.varint(bytes.len() as i64);
+        let end = self.position + bytes.len();
+        self.room[self.position..end].copy_from_slice(bytes);
+        self.position = end;
+    }
 }
 
 /// Reads on from `position`, never past the end of `bytes`.
@@ -156,6 +179,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn put(value: i64) -> Vec<u8> {
+        let mut buffer = vec![0; len(value)];
+        let mut writer = Writer::new(&mut buffer);
+        writer.varint(value);
+        assert!(writer.is_full(), "its length is known beforehand");
+        buffer
+    }
+
     #[test]
     fn varints_are_the_ones_of_the_protocol_documentation() {
         for (value, bytes) in [
@@ -168,9 +199,7 @@ mod tests {
             (300, &[0xd8, 0x04]),
             (i64::MIN, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]),
         ] {
-            let mut buffer = Vec::new();
-            put(&mut buffer, value);
-            assert_eq!(buffer, bytes, "{value}");
+            assert_eq!(put(value), bytes, "{value}");
         }
     }
 
@@ -185,17 +214,14 @@ mod tests {
 
     #[test]
     fn a_varint_over_32_bits_is_no_length() {
-        let mut buffer = Vec::new();
-        put(&mut buffer, i64::from(i32::MAX) + 1);
+        let buffer = put(i64::from(i32::MAX) + 1);
         assert!(Cursor::new(&buffer, 0).varint().is_err());
     }
 
     proptest! {
         #[test]
         fn a_varint_reads_back_and_its_length_is_known(value: i64) {
-            let mut buffer = Vec::new();
-            put(&mut buffer, value);
-            prop_assert_eq!(len(value), buffer.len());
+            let buffer = put(value);
             let mut cursor = Cursor::new(&buffer, 0);
             prop_assert_eq!(cursor.varlong(), Ok(value));
             prop_assert_eq!(cursor.remaining(), 0);

@@ -1,8 +1,11 @@
 //! `streamhouse bench failover`: `kill -9` of the leading controller of a local cluster, restart, and again; and how
-//! long no write succeeded.
+//! long no write succeeded. Or of an agent: see [`agents`].
 //!
 //! Writers commit group offsets without a pause, each until it is answered. A try that takes longer than `--try` goes
 //! to the next controller, so a write that hangs at a dead one costs that much of every gap.
+
+mod agents;
+mod load;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -44,16 +47,40 @@ pub(crate) struct Args {
     /// The data folder of a local cluster, started by `up --detach`.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA)]
     data: PathBuf,
-    /// How often the leader is killed.
+    /// Whom to kill: the controller that leads, or the agents in turn while a producer writes.
+    #[arg(long, value_enum, default_value_t)]
+    target: Target,
+    /// How often one is killed.
     #[arg(long, value_name = "N", default_value_t = 50)]
     kills: usize,
-    /// How many writers at once.
+    /// Controllers: how many writers at once.
     #[arg(long, value_name = "N", default_value_t = 4)]
     writers: usize,
-    /// How long a writer waits for an answer before it asks another controller.
+    /// Controllers: how long a writer waits for an answer before it asks another one.
     #[arg(long = "try", value_name = "TIME", default_value = "100ms")]
     #[arg(value_parser = humantime::parse_duration)]
     attempt: Duration,
+    /// Agents: how many records a second are written.
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    rate: u32,
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Target {
+    /// The controller that leads.
+    #[default]
+    Controller,
+    /// Each agent in turn.
+    Agent,
+}
+
+/// The local cluster, for as long as nobody else starts or stops its processes.
+struct Local {
+    folder: Folder,
+    lock: Lock,
+    record: Record,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,6 +103,13 @@ struct Gaps {
     max: f64,
 }
 
+impl Gaps {
+    fn of(sorted: &[Duration]) -> Self {
+        let at = |percent| percentile(sorted, percent);
+        Self { min: at(0.0), p50: at(50.0), p99: at(99.0), max: at(100.0) }
+    }
+}
+
 type Successes = Arc<Mutex<Vec<Instant>>>;
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
@@ -83,7 +117,16 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let none = || Failure::usage(format!("--data {}: no local cluster", args.data.display()));
     let folder = folder.ok_or_else(none)?;
     let lock = folder.lock().await?;
-    let mut record = Record::load(&folder)?.ok_or_else(none)?;
+    let record = Record::load(&folder)?.ok_or_else(none)?;
+    let local = Local { folder, lock, record };
+    match args.target {
+        Target::Controller => run_controllers(args, local, format).await,
+        Target::Agent => agents::run(args, local, format).await,
+    }
+}
+
+async fn run_controllers(args: Args, local: Local, format: Format) -> anyhow::Result<()> {
+    let Local { folder, lock, mut record } = local;
     let addresses = record.controller_addresses();
     let admin = Admin::builder().controllers(addresses.clone()).build()?;
     whole(&admin, &record).await?;
@@ -117,12 +160,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         writers: args.writers,
         try_ms: rounded(args.attempt.as_secs_f64() * 1e3),
         writes: successes.lock().len() - 1,
-        gap_ms: Gaps {
-            min: percentile(&gaps, 0.0),
-            p50: percentile(&gaps, 50.0),
-            p99: percentile(&gaps, 99.0),
-            max: percentile(&gaps, 100.0),
-        },
+        gap_ms: Gaps::of(&gaps),
     };
     format.print(&report, |r| {
         format!(

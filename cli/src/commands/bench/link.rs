@@ -54,7 +54,12 @@ pub(super) async fn sessions(address: &str) -> anyhow::Result<SessionsClient<Cha
 
 /// A name that nothing else has.
 pub(super) fn unique_name() -> String {
-    format!("bench-{}", random().simple())
+    format!("bench-{}", unique_id())
+}
+
+/// 32 hexadecimal digits that nothing else has.
+pub(super) fn unique_id() -> String {
+    random().simple().to_string()
 }
 
 /// 16 random bytes.

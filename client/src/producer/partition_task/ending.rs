@@ -37,6 +37,7 @@ impl PartitionTask {
 
     pub(super) fn placed(&self, batch: Batch, base_offset: u64) {
         self.shared.counters.acknowledged(batch.records, batch.bytes.len(), batch.uncompressed);
+        self.shared.counters.took(batch.opened);
         self.finish(&batch.completion, batch.weight, Ok(base_offset));
     }
 
