@@ -409,6 +409,17 @@ fn a_committed_offset_that_is_forgotten_is_reported() {
 }
 
 #[test]
+fn a_commit_without_membership_that_comes_late_is_no_regression() {
+    let late = Operation::CommitOffset { group: "g".into(), at: AT, offset: 5, epoch: None };
+    Writer::default()
+        .event(2, Outcome::Invoke, late.clone())
+        .event(2, Outcome::Info, late)
+        .commit(3, 9, None)
+        .fetch(3, Some(5))
+        .is_good();
+}
+
+#[test]
 fn a_commit_of_an_older_group_epoch_is_reported() {
     let joined = |epoch| Operation::Subscribe { group: "g".into(), epoch };
     Writer::default()

@@ -1,7 +1,7 @@
 //! Consumers' committed offsets (GROUP). Offsets that a history tells of here only ever grow; registers that are
 //! written back and forth are keys of the metadata (`meta.rs`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::anomaly::{AnomalyKind, Report};
 use crate::history::{Event, History, Operation, Outcome, Partition};
@@ -18,6 +18,8 @@ struct Offsets<'a> {
     epochs: HashMap<&'a str, (u64, usize)>,
     /// What that was when a process's commit began.
     committing: HashMap<(u32, Key<'a>), Option<(u64, usize)>>,
+    /// Commits without membership that were not answered, and so may come late: nothing fences them.
+    late: HashSet<(Key<'a>, u64)>,
 }
 
 pub(super) fn check(history: &History, report: &mut Report) {
@@ -36,12 +38,16 @@ impl<'a> Offsets<'a> {
                     *known = (*epoch, event);
                 }
             }
-            (Operation::CommitOffset { group, at, .. }, Outcome::Invoke) => {
+            (Operation::CommitOffset { group, at, offset, epoch }, Outcome::Invoke) => {
+                if epoch.is_none() {
+                    self.late.insert(((group, *at), *offset));
+                }
                 let newest = self.epochs.get(group.as_str()).copied();
                 self.committing.insert((line.process, (group, *at)), newest);
             }
             (Operation::CommitOffset { group, at, offset, epoch }, Outcome::Ok) => {
                 let newest = self.committing.remove(&(line.process, (group, *at))).flatten();
+                self.late.remove(&((group, *at), *offset));
                 check_member(report, group, *epoch, newest, event);
                 let known = self.committed.entry((group, *at)).or_insert((*offset, event));
                 if *offset > known.0 {
@@ -54,6 +60,9 @@ impl<'a> Offsets<'a> {
             }
             (Operation::FetchOffset { group, at, offset }, Outcome::Ok) => {
                 let before = self.fetching.remove(&(line.process, (group, *at))).flatten();
+                if offset.is_some_and(|offset| self.late.contains(&((group, *at), offset))) {
+                    return;
+                }
                 check_fetch(report, (group, *at), *offset, before, event);
             }
             _ => {}
