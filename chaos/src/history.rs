@@ -1,11 +1,45 @@
-//! Histories: what each process asked and what it was told, in the order of
-//! one clock.
+//! Histories: what each process asked and what it was told, in the order of one clock.
+//!
+//! JSON lines. Most operations are two events, `invoke` and then `ok`, `fail` (it certainly did not happen) or `info`
+//! (it may have happened; the process then takes a new number). What the harness finds out by looking is one `ok`.
+
+use std::fmt;
+use std::io::{BufRead, Write};
 
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, Write};
+
+/// A partition of a topic. Topics are numbered in the order in which they came about: one that was deleted and created
+/// again is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "(u32, u32)", into = "(u32, u32)")]
+pub struct Partition {
+    /// The topic's number.
+    pub topic: u32,
+    /// The partition's number in it.
+    pub partition: u32,
+}
+
+impl From<(u32, u32)> for Partition {
+    fn from((topic, partition): (u32, u32)) -> Self {
+        Self { topic, partition }
+    }
+}
+
+impl From<Partition> for (u32, u32) {
+    fn from(at: Partition) -> Self {
+        (at.topic, at.partition)
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
 
 /// What a record carries: who sent it, and as which of its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "(u32, u64)", into = "(u32, u64)")]
 pub struct Value {
     /// The sending process.
     pub process: u32,
@@ -13,42 +47,246 @@ pub struct Value {
     pub counter: u64,
 }
 
-/// One record that a consumer was handed.
+impl From<(u32, u64)> for Value {
+    fn from((process, counter): (u32, u64)) -> Self {
+        Self { process, counter }
+    }
+}
+
+impl From<Value> for (u32, u64) {
+    fn from(value: Value) -> Self {
+        (value.process, value.counter)
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {} of process {}", self.counter, self.process)
+    }
+}
+
+/// One record that a consumer was handed: topic, partition, offset, and what it carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(Partition, u64, Option<Value>)", into = "(Partition, u64, Option<Value>)")]
 pub struct Read {
     /// Where.
-    pub partition: u32,
+    pub at: Partition,
     /// At which offset.
     pub offset: u64,
     /// What it carried; `None` if its payload was not what any process sends.
     pub value: Option<Value>,
 }
 
-/// What was asked.
+impl From<(Partition, u64, Option<Value>)> for Read {
+    fn from((at, offset, value): (Partition, u64, Option<Value>)) -> Self {
+        Self { at, offset, value }
+    }
+}
+
+impl From<Read> for (Partition, u64, Option<Value>) {
+    fn from(read: Read) -> Self {
+        (read.at, read.offset, read.value)
+    }
+}
+
+/// What is asked of one key of the metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// What is it?
+    Read,
+    /// Let it be this, whatever it was.
+    Write(String),
+    /// Let it come about; the cluster chooses its value.
+    Create,
+    /// Let it be gone.
+    Delete,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It is, was made, or was until now, this.
+    Value(String),
+    /// It is not there.
+    Absent,
+    /// It was there already.
+    Exists,
+}
+
+/// What was asked, or seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Operation {
-    /// One record to one partition; the offset is known once it is `ok`.
+    /// A client begins as this process.
+    Start {
+        /// What kind of client.
+        client: String,
+        /// It may write a record twice when an answer was lost.
+        duplicates: bool,
+    },
+    /// The process ended without a word.
+    Crash,
+    /// One record to one partition.
     Send {
         /// Where to.
-        partition: u32,
+        at: Partition,
         /// What.
         value: Value,
-        /// The acknowledged offset.
+        /// The acknowledged offset, once it is `ok`.
+        #[serde(skip_serializing_if = "Option::is_none")]
         offset: Option<u64>,
+        /// It failed because its writer was told that it holds the lease no more.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        fenced: bool,
     },
     /// What a poll returned, in the order handed out.
     Poll {
         /// The records.
         reads: Vec<Read>,
     },
-    /// The consumer was given other partitions, or sought: its next poll may
-    /// begin anywhere.
+    /// The consumer was given other partitions, or sought: its next poll may begin anywhere.
     Assign,
-    /// A poll whose reads are the whole log of each partition, after healing.
+    /// A poll whose reads are the whole log of some partitions, after healing.
     Drain {
         /// The records.
         reads: Vec<Read>,
+    },
+    /// The consumer became a member of the group's epoch.
+    Subscribe {
+        /// The group.
+        group: String,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// A consumer's offset.
+    CommitOffset {
+        /// The group.
+        group: String,
+        /// Of which partition.
+        at: Partition,
+        /// The next offset to read.
+        offset: u64,
+        /// The group epoch of which the committer was a member; `None` without membership.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
+    },
+    /// What a group has committed.
+    FetchOffset {
+        /// The group.
+        group: String,
+        /// Of which partition.
+        at: Partition,
+        /// The next offset to read; `None` without a commit, and in an `invoke`.
+        offset: Option<u64>,
+    },
+    /// A read or a change of one key of the metadata.
+    Meta {
+        /// The key: what is linearizable by itself.
+        key: String,
+        /// What was asked.
+        ask: Ask,
+        /// What was answered, once it is `ok`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        answer: Option<Answer>,
+    },
+    /// A fresh write and read of a partition after healing.
+    Probe {
+        /// The partition.
+        at: Partition,
+        /// Why it did not succeed.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        problem: String,
+    },
+    /// A fault is installed: `ok` with what really was.
+    Fault {
+        /// Its name.
+        fault: String,
+        /// On what, and what of the cluster that was.
+        detail: String,
+    },
+    /// A fault is over.
+    Heal {
+        /// Its name.
+        fault: String,
+        /// What was done.
+        detail: String,
+    },
+    /// A controller's state at one applied index.
+    Replica {
+        /// The controller.
+        controller: u64,
+        /// The index.
+        applied: u64,
+        /// The hash.
+        hash: String,
+    },
+    /// A partition's lease, read linearizably: an `invoke` before, and this as `ok`.
+    Lease {
+        /// The partition.
+        at: Partition,
+        /// Its epoch; 0 in an `invoke`.
+        epoch: u32,
+        /// The holder's session; 0 if there is none.
+        session: u64,
+        /// One past the last committed offset.
+        high_watermark: u64,
+    },
+    /// An entry of the final index, in the index's order.
+    Entry {
+        /// The partition.
+        at: Partition,
+        /// First offset.
+        base: u64,
+        /// Last offset.
+        last: u64,
+        /// Lease epoch.
+        epoch: u32,
+        /// The session that wrote it.
+        session: u64,
+        /// The object's key.
+        object: String,
+    },
+    /// What the final index covers of a partition.
+    Extent {
+        /// The partition.
+        at: Partition,
+        /// The first offset that is kept.
+        log_start: u64,
+        /// One past the last.
+        high_watermark: u64,
+    },
+    /// The store has an object, from now on.
+    Stored {
+        /// Its key.
+        object: String,
+    },
+    /// The store has been asked to delete an object, and did.
+    Deleted {
+        /// Its key.
+        object: String,
+    },
+    /// An object that the final index names is not in the store.
+    Missing {
+        /// Its key.
+        object: String,
+    },
+    /// A slice in the store is not what the index says.
+    Damaged {
+        /// The object's key.
+        object: String,
+        /// The partition.
+        at: Partition,
+        /// The slice's first offset.
+        base: u64,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An object that nothing can ever refer to was still there after the grace.
+    Orphan {
+        /// Its key.
+        object: String,
     },
 }
 
@@ -71,7 +309,7 @@ pub enum Outcome {
 pub struct Event {
     /// Microseconds on the harness's clock.
     pub time_us: u64,
-    /// Which client process.
+    /// Which client process; the harness itself is 0.
     pub process: u32,
     /// How far it got.
     pub outcome: Outcome,

@@ -1,13 +1,37 @@
-//! What a trial saw, and what that proves: histories and the checker.
+//! Trials: a cluster of real processes under faults, clients that write down what they asked and were told, and what
+//! that proves.
 //!
-//! A history is JSON lines, two events per operation: `invoke`, then `ok`,
-//! `fail` (certainly did not happen) or `info` (may have happened). The
-//! checker reads one and names every anomaly with the operations that prove
-//! it. The names, and the idea of the log workload, are those of Jepsen's
-//! Kafka tests.
+//! | folder | what it holds |
+//! |---|---|
+//! | `cluster/` | the processes, the proxies that every link goes through, the bucket with its faults |
+//! | `faults/` | what can be done to a cluster, by name |
+//! | `workload/` | the clients |
+//! | `run/` | the course of a run, its report and its picture |
+//! | `checker/` | a history in, every anomaly out |
+//! | `audit/` | controllers against each other, the index against the bucket; also for operators |
+//!
+//! A harness error voids a run; it never passes it.
 
+mod audit;
 mod checker;
+mod clock;
+mod cluster;
+mod error;
+mod faults;
 mod history;
+mod random;
+mod recorder;
+mod run;
+mod workload;
 
+pub use audit::{
+    Audit, AuditError, AuditReport, Entry, NoWitness, Problem, Replica, Replicas, Witness,
+};
 pub use checker::{Anomaly, AnomalyKind, Report, check};
-pub use history::{Event, History, HistoryError, Operation, Outcome, Read, Value};
+pub use error::ChaosError;
+pub use faults::{FaultSpec, Needs, all as all_faults};
+pub use history::{
+    Answer, Ask, Event, History, HistoryError, Operation, Outcome, Partition, Read, Value,
+};
+pub use random::Random;
+pub use run::{Counts, FaultRun, Gaps, Options, Progress, RunReport, Verdict, run};

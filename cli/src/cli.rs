@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, cluster, consume, controller, down, produce, segment, status, topic, up,
+    agent, bench, chaos, cluster, consume, controller, down, produce, segment, status, topic, up,
 };
 use crate::exit;
 use crate::logs::LogFormat;
@@ -58,4 +58,6 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Look into an object of the store.
     Segment(segment::Args),
+    /// Try a cluster under faults: does it keep what it acknowledged?
+    Chaos(chaos::Args),
 }

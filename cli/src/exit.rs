@@ -12,7 +12,8 @@ use streamhouse_client::{AdminError, CallError, Code, Refusal};
 
 /// The end of `--help`.
 pub(crate) const HELP: &str = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 the thing named does not exist or exists \
-already, 4 the cluster could not be reached or gave no answer (a retry may help), 5 damaged data.";
+already, 4 the cluster could not be reached or gave no answer (a retry may help), 5 damaged data; of chaos run: 6 something is not as it must be, 7 the run proves \
+nothing, 8 the run could not be held.";
 
 /// An error longer than this is shortened in the middle: both ends say what matters.
 const MAX_MESSAGE_CHARS: usize = 600;
@@ -27,6 +28,12 @@ pub(crate) enum Kind {
     Damaged = 5,
     /// A controller's, with the code that it ends with while it runs, too.
     TooOld = 79,
+    /// A trial found something.
+    Found = 6,
+    /// A trial found nothing, and could have found nothing.
+    Invalid = 7,
+    /// A trial could not be held.
+    Harness = 8,
 }
 
 /// A failure whose kind is known where it is made.

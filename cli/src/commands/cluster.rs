@@ -2,6 +2,7 @@
 
 mod backup;
 mod status;
+mod verify;
 
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ enum Action {
         #[command(flatten)]
         controllers: Controllers,
     },
+    /// Compare the controllers with each other, and the segment index with the bucket. Changes nothing.
+    Verify(verify::Args),
     /// Copy all metadata, as of now, to an object store.
     Backup(backup::TakeArgs),
     /// Bring a backup back into a new, empty cluster, and what was written after it from the bucket.
@@ -133,6 +136,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
             let leader = admin(&controllers)?.transfer_leader(id).await?;
             format.print(&Led { leader }, |led| format!("controller {} leads", led.leader))
         }
+        Action::Verify(args) => verify::run(args, format).await,
         Action::Backup(args) => backup::take(args, format).await,
         Action::Restore(args) => backup::restore(args, format).await,
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod bench;
+pub(crate) mod chaos;
 pub(crate) mod cluster;
 pub(crate) mod consume;
 pub(crate) mod controller;
@@ -49,6 +50,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Consume(args) => consume::run(args, format).await,
             Command::Bench(args) => bench::run(args, format).await,
             Command::Segment(args) => segment::run(args, format).await,
+            Command::Chaos(args) => chaos::run(args, format).await,
         }
     });
     // A thread may still sit in a read of stdin that nobody can end; it must not hold up the exit.

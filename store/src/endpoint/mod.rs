@@ -5,12 +5,16 @@
 //! Whether two creators of one key can both win is decided by the store underneath, atomically for
 //! [`InMemory`](object_store::memory::InMemory) and for a folder. Signatures are checked.
 
+mod interfere;
 mod objects;
+
+pub use interfere::{Fate, Interference};
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use object_store::ObjectStore;
@@ -34,13 +38,21 @@ pub struct Endpoint {
 impl Endpoint {
     /// Serve `objects` on a free port of 127.0.0.1.
     pub async fn start(objects: Arc<dyn ObjectStore>) -> io::Result<Self> {
+        Self::start_with(objects, Arc::new(interfere::Nothing)).await
+    }
+
+    /// The same, where `interference` decides what becomes of each request.
+    pub async fn start_with(
+        objects: Arc<dyn ObjectStore>,
+        interference: Arc<dyn Interference>,
+    ) -> io::Result<Self> {
         let mut builder = S3ServiceBuilder::new(Objects::new(objects));
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = builder.build();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let mut server = JoinSet::new();
-        server.spawn(serve(listener, service));
+        server.spawn(serve(listener, service, interference));
         Ok(Self { address, _server: server })
     }
 
@@ -50,11 +62,23 @@ impl Endpoint {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The options with which [`Store::open_with`](crate::Store::open_with) reaches this endpoint.
     #[must_use]
     pub fn options(&self) -> Vec<(String, String)> {
+        Self::options_by(self.address)
+    }
+
+    /// The same by way of a proxy at `address`.
+    #[must_use]
+    pub fn options_by(address: SocketAddr) -> Vec<(String, String)> {
         [
-            ("AWS_ENDPOINT", self.url().as_str()),
+            ("AWS_ENDPOINT", format!("http://{address}").as_str()),
             ("AWS_ALLOW_HTTP", "true"),
             ("AWS_REGION", "us-east-1"),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
@@ -66,13 +90,14 @@ impl Endpoint {
 }
 
 /// Connections are tasks of the set, which ends them when it is dropped with this task.
-async fn serve(listener: TcpListener, service: S3Service) {
+async fn serve(listener: TcpListener, service: S3Service, interference: Arc<dyn Interference>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(serve_connection(stream, service.clone()));
+                    let (service, interference) = (service.clone(), Arc::clone(&interference));
+                    connections.spawn(serve_connection(stream, service, interference));
                 }
                 Err(error) => tracing::warn!(%error, "endpoint cannot accept"),
             },
@@ -81,13 +106,20 @@ async fn serve(listener: TcpListener, service: S3Service) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, service: S3Service) {
+async fn serve_connection(
+    stream: TcpStream,
+    service: S3Service,
+    interference: Arc<dyn Interference>,
+) {
     // Without this an answer waits up to 40 ms for the client's delayed acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "endpoint connection ended");
         return;
     }
     let server = auto::Builder::new(TokioExecutor::new());
+    let service = service_fn(|request| {
+        interfere::answer(service.clone(), Arc::clone(&interference), request)
+    });
     if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
         tracing::debug!(error, "endpoint connection ended");
     }

@@ -1,0 +1,157 @@
+//! What was sent and acknowledged against what was read.
+//!
+//! A record acknowledged and not in the final drain is `lost-write` if something behind it was read, `unseen` if not.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::anomaly::{AnomalyKind, Report};
+use crate::history::{Event, History, Operation, Outcome, Partition, Read, Value};
+
+type Place = (Partition, u64);
+
+/// An acknowledged send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Acked {
+    pub(super) event: usize,
+    pub(super) at: Partition,
+    pub(super) value: Value,
+    pub(super) offset: u64,
+}
+
+/// What the history says about sends and reads, gathered in one pass.
+#[derive(Default)]
+pub(super) struct Log {
+    invoked: HashSet<Value>,
+    /// By value: where it failed, and whether it was told that it was fenced.
+    failed: HashMap<Value, (usize, bool)>,
+    pub(super) acked: Vec<Acked>,
+    /// Every offset read: the first value seen there, and by which event.
+    pub(super) read: BTreeMap<Place, (Value, usize)>,
+    /// Processes whose records may be there twice.
+    repeating: HashSet<u32>,
+    drained: bool,
+}
+
+impl Log {
+    pub(super) fn gather(history: &History, report: &mut Report) -> Self {
+        let mut log = Self::default();
+        for (at, event) in history.events.iter().enumerate() {
+            log.take(at, event, report);
+        }
+        log
+    }
+
+    fn take(&mut self, event: usize, line: &Event, report: &mut Report) {
+        match (&line.operation, line.outcome) {
+            (Operation::Start { duplicates: true, .. }, _) => {
+                self.repeating.insert(line.process);
+            }
+            (Operation::Send { value, .. }, Outcome::Invoke) => {
+                self.invoked.insert(*value);
+            }
+            (Operation::Send { value, fenced, .. }, Outcome::Fail) => {
+                self.failed.insert(*value, (event, *fenced));
+            }
+            (Operation::Send { at, value, offset: Some(offset), .. }, Outcome::Ok) => {
+                report.acknowledged += 1;
+                self.acked.push(Acked { event, at: *at, value: *value, offset: *offset });
+            }
+            (Operation::Poll { reads }, Outcome::Ok) => self.take_reads(event, reads, report),
+            (Operation::Drain { reads }, Outcome::Ok) => {
+                self.drained = true;
+                self.take_reads(event, reads, report);
+            }
+            _ => {}
+        }
+    }
+
+    fn take_reads(&mut self, event: usize, reads: &[Read], report: &mut Report) {
+        for read in reads {
+            report.reads += 1;
+            let place = (read.at, read.offset);
+            let Some(value) = read.value else {
+                let detail = format!("{}@{} is no process's payload", place.0, place.1);
+                report.found(AnomalyKind::CorruptRead, detail, vec![event]);
+                continue;
+            };
+            let (first, seen) = *self.read.entry(place).or_insert((value, event));
+            if first != value {
+                let detail = two_values(place, first, value);
+                report.found(AnomalyKind::InconsistentOffsets, detail, vec![seen, event]);
+            }
+        }
+    }
+
+    pub(super) fn check(&self, report: &mut Report) {
+        self.check_acknowledged(report);
+        self.check_values(report);
+        self.check_send_order(report);
+    }
+
+    fn check_acknowledged(&self, report: &mut Report) {
+        let mut furthest: HashMap<Partition, u64> = HashMap::new();
+        for (at, offset) in self.read.keys() {
+            furthest.insert(*at, *offset);
+        }
+        for Acked { event, at, value, offset } in &self.acked {
+            let detail = || format!("{value} was acknowledged at {at}@{offset}");
+            match self.read.get(&(*at, *offset)) {
+                Some((read, seen)) if read != value => {
+                    let detail = two_values((*at, *offset), *read, *value);
+                    report.found(AnomalyKind::InconsistentOffsets, detail, vec![*event, *seen]);
+                }
+                Some(_) => {}
+                None if furthest.get(at).is_some_and(|read| read > offset) => {
+                    report.found(AnomalyKind::LostWrite, detail(), vec![*event]);
+                }
+                None if self.drained => {
+                    report.found(AnomalyKind::Unseen, detail(), vec![*event]);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn check_values(&self, report: &mut Report) {
+        let mut places: HashMap<Value, (Place, usize)> = HashMap::with_capacity(self.read.len());
+        for (place, (value, event)) in &self.read {
+            let (at, offset) = place;
+            if let Some((failed, fenced)) = self.failed.get(value) {
+                let kind = if *fenced { AnomalyKind::FalseFenced } else { AnomalyKind::G1a };
+                let detail = format!("{value} failed, yet is at {at}@{offset}");
+                report.found(kind, detail, vec![*failed, *event]);
+            } else if !self.invoked.contains(value) {
+                let detail = format!("{value} at {at}@{offset} was never sent");
+                report.found(AnomalyKind::PhantomRead, detail, vec![*event]);
+            }
+            let Some(((first, low), seen)) = places.insert(*value, (*place, *event)) else {
+                continue;
+            };
+            if self.repeating.contains(&value.process) {
+                report.allowed_duplicates += 1;
+            } else {
+                let detail = format!("{value} is at {first}@{low} and {at}@{offset}");
+                report.found(AnomalyKind::Duplicate, detail, vec![seen, *event]);
+            }
+        }
+    }
+
+    fn check_send_order(&self, report: &mut Report) {
+        let mut sends = self.acked.clone();
+        sends.sort_by_key(|send| (send.at, send.value.process, send.value.counter));
+        for pair in sends.windows(2) {
+            let [a, b] = pair else { continue };
+            if a.at == b.at && a.value.process == b.value.process && a.offset >= b.offset {
+                let detail = format!(
+                    "{} is at {}@{}, {} at {}@{}",
+                    a.value, a.at, a.offset, b.value, b.at, b.offset
+                );
+                report.found(AnomalyKind::NonmonotonicSend, detail, vec![a.event, b.event]);
+            }
+        }
+    }
+}
+
+fn two_values((at, offset): Place, first: Value, second: Value) -> String {
+    format!("{at}@{offset} holds {first} and {second}")
+}

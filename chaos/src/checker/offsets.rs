@@ -1,0 +1,101 @@
+//! Consumers' committed offsets (GROUP). Offsets that a history tells of here only ever grow; registers that are
+//! written back and forth are keys of the metadata (`meta.rs`).
+
+use std::collections::{HashMap, HashSet};
+
+use super::anomaly::{AnomalyKind, Report};
+use crate::history::{Event, History, Operation, Outcome, Partition};
+
+type Key<'a> = (&'a str, Partition);
+
+#[derive(Default)]
+struct Offsets<'a> {
+    /// The highest offset whose commit was acknowledged, and by which event.
+    committed: HashMap<Key<'a>, (u64, usize)>,
+    /// What that was when a process's fetch began.
+    fetching: HashMap<(u32, Key<'a>), Option<(u64, usize)>>,
+    /// The group's highest epoch known, and by which event.
+    epochs: HashMap<&'a str, (u64, usize)>,
+    /// What that was when a process's commit began.
+    committing: HashMap<(u32, Key<'a>), Option<(u64, usize)>>,
+    /// Commits without membership that were not answered, and so may come late: nothing fences them.
+    late: HashSet<(Key<'a>, u64)>,
+}
+
+pub(super) fn check(history: &History, report: &mut Report) {
+    let mut offsets = Offsets::default();
+    for (at, event) in history.events.iter().enumerate() {
+        offsets.take(at, event, report);
+    }
+}
+
+impl<'a> Offsets<'a> {
+    fn take(&mut self, event: usize, line: &'a Event, report: &mut Report) {
+        match (&line.operation, line.outcome) {
+            (Operation::Subscribe { group, epoch }, Outcome::Ok) => {
+                let known = self.epochs.entry(group).or_insert((*epoch, event));
+                if *epoch > known.0 {
+                    *known = (*epoch, event);
+                }
+            }
+            (Operation::CommitOffset { group, at, offset, epoch }, Outcome::Invoke) => {
+                if epoch.is_none() {
+                    self.late.insert(((group, *at), *offset));
+                }
+                let newest = self.epochs.get(group.as_str()).copied();
+                self.committing.insert((line.process, (group, *at)), newest);
+            }
+            (Operation::CommitOffset { group, at, offset, epoch }, Outcome::Ok) => {
+                let newest = self.committing.remove(&(line.process, (group, *at))).flatten();
+                self.late.remove(&((group, *at), *offset));
+                check_member(report, group, *epoch, newest, event);
+                let known = self.committed.entry((group, *at)).or_insert((*offset, event));
+                if *offset > known.0 {
+                    *known = (*offset, event);
+                }
+            }
+            (Operation::FetchOffset { group, at, .. }, Outcome::Invoke) => {
+                let known = self.committed.get(&(group.as_str(), *at)).copied();
+                self.fetching.insert((line.process, (group, *at)), known);
+            }
+            (Operation::FetchOffset { group, at, offset }, Outcome::Ok) => {
+                let before = self.fetching.remove(&(line.process, (group, *at))).flatten();
+                if offset.is_some_and(|offset| self.late.contains(&((group, *at), offset))) {
+                    return;
+                }
+                check_fetch(report, (group, *at), *offset, before, event);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_member(
+    report: &mut Report,
+    group: &str,
+    epoch: Option<u64>,
+    newest: Option<(u64, usize)>,
+    event: usize,
+) {
+    if let (Some(epoch), Some((newest, joined))) = (epoch, newest)
+        && epoch < newest
+    {
+        let detail = format!("group {group} was at epoch {newest} and took a commit of {epoch}");
+        report.found(AnomalyKind::ZombieOffsetCommit, detail, vec![joined, event]);
+    }
+}
+
+fn check_fetch(
+    report: &mut Report,
+    (group, at): Key<'_>,
+    offset: Option<u64>,
+    before: Option<(u64, usize)>,
+    event: usize,
+) {
+    if let Some((committed, acknowledged)) = before
+        && offset.is_none_or(|offset| offset < committed)
+    {
+        let detail = format!("group {group} had {committed} for {at}, and then {offset:?}");
+        report.found(AnomalyKind::OffsetCommitRegression, detail, vec![acknowledged, event]);
+    }
+}

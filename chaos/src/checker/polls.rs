@@ -1,0 +1,55 @@
+//! The order in which each consumer was handed records (READ: in offset order, without skipping).
+
+use std::collections::HashMap;
+
+use super::anomaly::{AnomalyKind, Report};
+use super::log::Log;
+use crate::history::{History, Operation, Outcome, Partition, Read};
+
+/// Where a consumer stands in one partition: the last offset it was handed, and by which poll.
+type Standing = HashMap<(u32, Partition), (u64, usize)>;
+
+pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
+    let mut standing = Standing::new();
+    for (at, event) in history.events.iter().enumerate() {
+        match (&event.operation, event.outcome) {
+            (Operation::Assign | Operation::Subscribe { .. }, Outcome::Ok) => {
+                standing.retain(|(process, _), _| *process != event.process);
+            }
+            (Operation::Poll { reads } | Operation::Drain { reads }, Outcome::Ok) => {
+                for read in reads {
+                    step(log, report, &mut standing, at, event.process, read);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn step(
+    log: &Log,
+    report: &mut Report,
+    standing: &mut Standing,
+    at: usize,
+    process: u32,
+    read: &Read,
+) {
+    let Some((last, poll)) = standing.insert((process, read.at), (read.offset, at)) else { return };
+    let inside = poll == at;
+    let detail = || format!("{}@{} after {last}, by process {process}", read.at, read.offset);
+    if read.offset <= last {
+        let kind =
+            if inside { AnomalyKind::IntNonmonotonicPoll } else { AnomalyKind::NonmonotonicPoll };
+        report.found(kind, detail(), vec![poll, at]);
+        return;
+    }
+    if read.offset == last + 1 {
+        return;
+    }
+    // Offsets may be absent; only records somebody has read count as skipped.
+    let between = (read.at, last + 1)..(read.at, read.offset);
+    if log.read.range(between).next().is_some() {
+        let kind = if inside { AnomalyKind::IntPollSkip } else { AnomalyKind::PollSkip };
+        report.found(kind, detail(), vec![poll, at]);
+    }
+}

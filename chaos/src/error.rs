@@ -1,0 +1,42 @@
+//! What can go wrong with a trial itself. It voids the run; it never passes it.
+
+use std::io;
+
+/// A trial that could not be held.
+#[derive(Debug, thiserror::Error)]
+pub enum ChaosError {
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The machine did not do what the suite needs.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The cluster did not get to where a run can begin or go on.
+    #[error("{0}")]
+    Cluster(String),
+    /// A fault could not be installed or healed.
+    #[error("fault {fault}: {problem}")]
+    Fault {
+        /// Its name.
+        fault: &'static str,
+        /// Why not.
+        problem: String,
+    },
+    /// A client or a task of the suite failed in a way that says nothing about the cluster.
+    #[error("the harness: {0}")]
+    Harness(String),
+    /// Ctrl-C.
+    #[error("interrupted; every fault was healed and every process ended")]
+    Interrupted,
+}
+
+impl ChaosError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::Io { what: what.into(), error }
+    }
+}

@@ -1,0 +1,99 @@
+//! kill -9, and started again when it is over.
+
+use async_trait::async_trait;
+
+use super::{Fault, Healed};
+use crate::cluster::{Cluster, Node};
+use crate::error::ChaosError;
+use crate::random::Random;
+
+/// Who is to suffer.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whom {
+    Leader,
+    Follower,
+    Agent,
+    AllAgents,
+    AllControllers,
+    Everything,
+}
+
+impl Whom {
+    /// These nodes, with what they are just now.
+    pub(super) async fn pick(
+        self,
+        cluster: &Cluster,
+        random: &mut Random,
+    ) -> Result<Vec<(Node, &'static str)>, ChaosError> {
+        let plain = |nodes: Vec<Node>| nodes.into_iter().map(|node| (node, "")).collect();
+        Ok(match self {
+            Self::Leader => vec![(leader(cluster).await?, "the leader")],
+            Self::Follower => {
+                let leader = leader(cluster).await?;
+                let mut others = cluster.controllers();
+                others.retain(|node| *node != leader);
+                let chosen = random.choose(&others).copied();
+                chosen.map(|node| (node, "a follower")).into_iter().collect()
+            }
+            Self::Agent => vec![(busiest(cluster).await?, "the holder of most partitions")],
+            Self::AllAgents => plain(cluster.agents()),
+            Self::AllControllers => plain(cluster.controllers()),
+            Self::Everything => plain([cluster.controllers(), cluster.agents()].concat()),
+        })
+    }
+}
+
+pub(super) async fn leader(cluster: &Cluster) -> Result<Node, ChaosError> {
+    let leader = cluster.leader().await;
+    leader
+        .map(Node::Controller)
+        .ok_or_else(|| ChaosError::Cluster("no controller leads, so none can be chosen".into()))
+}
+
+pub(super) async fn busiest(cluster: &Cluster) -> Result<Node, ChaosError> {
+    let holders = cluster.holders().await?;
+    let busiest = holders.into_iter().max_by_key(|(_, _, leases)| *leases);
+    busiest
+        .map(|(node, _, _)| node)
+        .ok_or_else(|| ChaosError::Cluster("no agent has a session".into()))
+}
+
+pub(super) struct Kill {
+    whom: Whom,
+    victims: Vec<Node>,
+}
+
+impl Kill {
+    pub(super) fn new(whom: Whom) -> Self {
+        Self { whom, victims: Vec::new() }
+    }
+}
+
+#[async_trait]
+impl Fault for Kill {
+    async fn install(
+        &mut self,
+        cluster: &mut Cluster,
+        random: &mut Random,
+    ) -> Result<String, ChaosError> {
+        let mut told = Vec::new();
+        for (node, role) in self.whom.pick(cluster, random).await? {
+            let pid = cluster.kill(node)?;
+            self.victims.push(node);
+            told.push(describe(node, role, pid));
+        }
+        Ok(format!("killed {}", told.join(", ")))
+    }
+
+    async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError> {
+        for node in &self.victims {
+            cluster.start_process(*node)?;
+        }
+        Ok(Healed::done("started again"))
+    }
+}
+
+pub(super) fn describe(node: Node, role: &str, pid: u32) -> String {
+    let comma = if role.is_empty() { "" } else { ", " };
+    format!("{node} ({role}{comma}pid {pid})")
+}

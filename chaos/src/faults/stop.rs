@@ -1,0 +1,45 @@
+//! SIGSTOP, and SIGCONT when it is over: to itself, no time has passed.
+
+use async_trait::async_trait;
+use nix::sys::signal::Signal;
+
+use super::kill::{Whom, describe};
+use super::{Fault, Healed};
+use crate::cluster::{Cluster, Node};
+use crate::error::ChaosError;
+use crate::random::Random;
+
+pub(super) struct Stop {
+    whom: Whom,
+    stopped: Vec<Node>,
+}
+
+impl Stop {
+    pub(super) fn new(whom: Whom) -> Self {
+        Self { whom, stopped: Vec::new() }
+    }
+}
+
+#[async_trait]
+impl Fault for Stop {
+    async fn install(
+        &mut self,
+        cluster: &mut Cluster,
+        random: &mut Random,
+    ) -> Result<String, ChaosError> {
+        let mut told = Vec::new();
+        for (node, role) in self.whom.pick(cluster, random).await? {
+            let pid = cluster.signal(node, Signal::SIGSTOP)?;
+            self.stopped.push(node);
+            told.push(describe(node, role, pid));
+        }
+        Ok(format!("stopped {}", told.join(", ")))
+    }
+
+    async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError> {
+        for node in &self.stopped {
+            cluster.signal(*node, Signal::SIGCONT)?;
+        }
+        Ok(Healed::done("goes on"))
+    }
+}

@@ -1,0 +1,70 @@
+//! Writes the history as it happens: one clock, one order.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::error::ChaosError;
+use crate::history::{Event, History, Operation, Outcome};
+
+/// The harness itself, as a process of the history.
+pub(crate) const HARNESS: u32 = 0;
+
+/// Takes events from everywhere; each is stamped where it gets its place in the order.
+pub(crate) struct Recorder {
+    begun: Instant,
+    processes: AtomicU32,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    events: Vec<Event>,
+    file: BufWriter<File>,
+    failed: Option<std::io::Error>,
+}
+
+impl Recorder {
+    pub(crate) fn create(path: &Path) -> Result<Self, ChaosError> {
+        let file = File::create(path).map_err(ChaosError::io(path.display().to_string()))?;
+        let inner = Inner { events: Vec::new(), file: BufWriter::new(file), failed: None };
+        Ok(Self { begun: clock::now(), processes: AtomicU32::new(1), inner: Mutex::new(inner) })
+    }
+
+    /// A number that no process had.
+    pub(crate) fn process(&self) -> u32 {
+        self.processes.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        clock::now().saturating_duration_since(self.begun)
+    }
+
+    pub(crate) fn record(&self, process: u32, outcome: Outcome, operation: Operation) {
+        let mut inner = self.inner.lock();
+        let time_us = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let event = Event { time_us, process, outcome, operation };
+        let written = serde_json::to_vec(&event).map_err(std::io::Error::from).and_then(|line| {
+            inner.file.write_all(&line)?;
+            inner.file.write_all(b"\n")
+        });
+        if let Err(error) = written {
+            inner.failed.get_or_insert(error);
+        }
+        inner.events.push(event);
+    }
+
+    /// The whole history; it is in its file then.
+    pub(crate) fn finish(&self) -> Result<History, ChaosError> {
+        let mut inner = self.inner.lock();
+        let flushed = inner.file.flush();
+        if let Some(error) = inner.failed.take().or(flushed.err()) {
+            return Err(ChaosError::io("writing the history")(error));
+        }
+        Ok(History { events: std::mem::take(&mut inner.events) })
+    }
+}

@@ -1,0 +1,93 @@
+//! The audit at the end of a run, written into its history.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::audit::{Audit, AuditReport, Entry, Problem, Witness};
+use crate::error::ChaosError;
+use crate::history::{Operation, Outcome, Partition};
+use crate::recorder::{HARNESS, Recorder};
+use crate::workload::World;
+
+/// How long the controllers may take to be identical.
+const IDENTICAL: Duration = Duration::from_secs(60);
+
+pub(super) async fn audit(world: &World) -> Result<AuditReport, ChaosError> {
+    let audit = Audit {
+        controllers: world.access.direct.clone(),
+        store: world.access.direct_store.clone(),
+        deep: true,
+        patience: IDENTICAL,
+    };
+    let numbers = world.topics.iter().zip(0..).map(|(topic, n)| (topic.name.to_string(), n));
+    let mut scribe = Scribe { numbers: numbers.collect(), recorder: Arc::clone(&world.recorder) };
+    let report = audit.run(&mut scribe).await;
+    let report = report.map_err(|error| ChaosError::Cluster(format!("the audit: {error}")))?;
+    for replica in &report.replicas.controllers {
+        let (controller, applied) = (replica.controller, replica.applied);
+        let hash = replica.state_hash.clone();
+        scribe.note(Operation::Replica { controller, applied, hash });
+    }
+    report.problems.iter().for_each(|problem| scribe.problem(problem));
+    Ok(report)
+}
+
+/// Writes down what belongs to the log workload's topics.
+struct Scribe {
+    numbers: HashMap<String, u32>,
+    recorder: Arc<Recorder>,
+}
+
+impl Scribe {
+    fn note(&self, operation: Operation) {
+        self.recorder.record(HARNESS, Outcome::Ok, operation);
+    }
+
+    fn at(&self, topic: &str, partition: u32) -> Option<Partition> {
+        Some(Partition { topic: *self.numbers.get(topic)?, partition })
+    }
+
+    fn problem(&self, problem: &Problem) {
+        match problem {
+            Problem::ReplicaDivergence { applied, hashes } => {
+                for (controller, hash) in hashes {
+                    let (controller, applied, hash) = (*controller, *applied, hash.clone());
+                    self.note(Operation::Replica { controller, applied, hash });
+                }
+            }
+            Problem::DanglingIndex { object, .. } => {
+                self.note(Operation::Missing { object: object.clone() });
+            }
+            Problem::CorruptSlice { object, at, base, reason } => {
+                let parts = at.rsplit_once('/');
+                let at = parts.and_then(|(topic, n)| self.at(topic, n.parse().ok()?));
+                let at = at.unwrap_or(Partition { topic: u32::MAX, partition: 0 });
+                let (object, problem) = (object.clone(), reason.clone());
+                self.note(Operation::Damaged { object, at, base: *base, problem });
+            }
+            // The checker sees the first by itself; the second is the report's.
+            Problem::NotDense { .. } | Problem::NotCompared { .. } => {}
+        }
+    }
+}
+
+impl Witness for Scribe {
+    fn partition(&mut self, topic: &str, partition: u32, log_start: u64, high_watermark: u64) {
+        if let Some(at) = self.at(topic, partition) {
+            self.note(Operation::Extent { at, log_start, high_watermark });
+        }
+    }
+
+    fn entry(&mut self, topic: &str, partition: u32, entry: &Entry) {
+        let Some(at) = self.at(topic, partition) else { return };
+        self.note(Operation::Entry {
+            at,
+            base: entry.base,
+            last: entry.last,
+            epoch: entry.epoch,
+            session: entry.object.session.0,
+            object: entry.object.key(),
+        });
+    }
+}

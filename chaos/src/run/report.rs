@@ -1,0 +1,222 @@
+//! What a run came to: its verdict, and all that explains it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::measure::{self, Gaps};
+use super::{Options, timeline};
+use crate::audit::AuditReport;
+use crate::checker::Report;
+use crate::error::ChaosError;
+use crate::history::{History, Operation, Outcome};
+
+/// The verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing was found, and the run was such that something could have been.
+    Passed,
+    /// Something is not as it must be.
+    Failed,
+    /// Nothing was found, but the run proves nothing: see `invalid`.
+    Invalid,
+}
+
+/// One use of a fault.
+#[derive(Debug, Clone, Serialize)]
+pub struct FaultRun {
+    /// Its name.
+    pub name: &'static str,
+    /// What was really done, and to whom.
+    pub detail: String,
+    /// It was really there.
+    pub installed: bool,
+    /// When its installation began, microseconds into the run.
+    pub begun_us: u64,
+    /// When it was healed.
+    pub healed_us: u64,
+    /// When every process was at its work again.
+    pub whole_us: u64,
+    /// Why that did not come about.
+    pub problem: Option<String>,
+}
+
+/// How operations of one kind ended.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Counts {
+    /// They happened.
+    pub ok: u64,
+    /// They certainly did not.
+    pub fail: u64,
+    /// They may have.
+    pub info: u64,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunReport {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Decides everything that is the suite's to decide.
+    pub seed: u64,
+    /// What repeats it.
+    pub command: String,
+    /// Where history, logs, report and picture are.
+    pub folder: PathBuf,
+    /// How long it took.
+    pub seconds: f64,
+    /// Why the run proves nothing, if it does not.
+    pub invalid: Vec<String>,
+    /// What is not as it must be, beside anomalies of the history.
+    pub problems: Vec<String>,
+    /// What the checker found.
+    pub checked: Report,
+    /// Operations by kind.
+    pub operations: BTreeMap<&'static str, Counts>,
+    /// Every fault, in order.
+    pub faults: Vec<FaultRun>,
+    /// Times without service, by kind of operation.
+    pub gaps: Vec<Gaps>,
+    /// The longest that the cluster took after healing until every process was at its work.
+    pub slowest_recovery_ms: u64,
+    /// The audit.
+    pub audit: AuditReport,
+}
+
+/// How the phases of a run ended.
+pub(super) struct Ends {
+    pub(super) rotated: Vec<FaultRun>,
+    pub(super) rotated_until: Duration,
+    pub(super) problems: Vec<String>,
+    pub(super) audit: AuditReport,
+}
+
+/// Makes the report, and writes it and its picture into the run's folder.
+pub(super) fn write(
+    options: &Options,
+    seed: u64,
+    history: &History,
+    checked: Report,
+    ends: Ends,
+) -> Result<RunReport, ChaosError> {
+    let until_us = u64::try_from(ends.rotated_until.as_micros()).unwrap_or(u64::MAX);
+    let operations = count(history);
+    let mut problems = ends.problems;
+    problems.extend(ends.rotated.iter().filter_map(|fault| {
+        let problem = fault.problem.as_ref()?;
+        Some(format!("after {} at {:.1} s: {problem}", fault.name, fault.begun_us as f64 / 1e6))
+    }));
+    for problem in &ends.audit.problems {
+        let text = serde_json::to_string(problem);
+        problems.push(text.map_err(|error| ChaosError::Harness(error.to_string()))?);
+    }
+    let invalid = invalid(history, &operations, &ends.rotated, &checked, until_us);
+    let verdict = match (checked.counts.is_empty() && problems.is_empty(), invalid.is_empty()) {
+        (false, _) => Verdict::Failed,
+        (true, false) => Verdict::Invalid,
+        (true, true) => Verdict::Passed,
+    };
+    let recovery = ends.rotated.iter().map(|fault| fault.whole_us.saturating_sub(fault.healed_us));
+    let report = RunReport {
+        verdict,
+        seed,
+        command: command(options, seed),
+        folder: options.folder.clone(),
+        seconds: history.events.last().map_or(0.0, |event| event.time_us as f64 / 1e6),
+        invalid,
+        problems,
+        operations,
+        gaps: measure::gaps(history, &ends.rotated, until_us),
+        slowest_recovery_ms: recovery.max().unwrap_or(0) / 1_000,
+        checked,
+        faults: ends.rotated,
+        audit: ends.audit,
+    };
+    let json = serde_json::to_vec_pretty(&report);
+    let json = json.map_err(|error| ChaosError::Harness(error.to_string()))?;
+    let picture = timeline::draw(&report, &measure::seconds(history));
+    for (name, bytes) in [("report.json", json), ("timeline.svg", picture.into_bytes())] {
+        let path = options.folder.join(name);
+        fs::write(&path, bytes).map_err(ChaosError::io(path.display().to_string()))?;
+    }
+    Ok(report)
+}
+
+fn command(options: &Options, seed: u64) -> String {
+    format!(
+        "streamhouse chaos run --minutes {} --seed {seed} --faults {} --controllers {} --agents {} --rate {}",
+        options.time.as_secs_f64() / 60.0,
+        options.faults,
+        options.controllers,
+        options.agents,
+        options.rate
+    )
+}
+
+fn count(history: &History) -> BTreeMap<&'static str, Counts> {
+    let mut counts: BTreeMap<&'static str, Counts> = BTreeMap::new();
+    for event in &history.events {
+        let kind = match &event.operation {
+            Operation::Send { .. } => "send",
+            Operation::Poll { .. } => "poll",
+            Operation::CommitOffset { .. } => "commit offset",
+            Operation::FetchOffset { .. } => "fetch offset",
+            Operation::Meta { key, .. } if key.starts_with("topic ") => "topic",
+            Operation::Meta { .. } => "offset register",
+            Operation::Lease { .. } => "lease",
+            _ => continue,
+        };
+        let counts = counts.entry(kind).or_default();
+        match event.outcome {
+            Outcome::Invoke => {}
+            Outcome::Ok => counts.ok += 1,
+            Outcome::Fail => counts.fail += 1,
+            Outcome::Info => counts.info += 1,
+        }
+    }
+    counts
+}
+
+/// Why a run in which nothing was found proves nothing.
+fn invalid(
+    history: &History,
+    operations: &BTreeMap<&'static str, Counts>,
+    faults: &[FaultRun],
+    checked: &Report,
+    until_us: u64,
+) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let mut installed: BTreeMap<&str, bool> = BTreeMap::new();
+    for fault in faults {
+        *installed.entry(fault.name).or_default() |= fault.installed;
+    }
+    let never = installed.iter().filter(|(_, installed)| !**installed);
+    reasons.extend(never.map(|(name, _)| format!("{name} was never really installed")));
+    for kind in ["send", "poll", "commit offset", "topic", "offset register", "lease"] {
+        if operations.get(kind).is_none_or(|counts| counts.ok == 0) {
+            reasons.push(format!("not one {kind} succeeded"));
+        }
+    }
+    reasons.extend(idle(history, faults, until_us));
+    reasons.extend(checked.undecided.iter().map(|key| format!("too much happened to {key}")));
+    reasons
+}
+
+/// Faults in whose time, calm included, nothing was acknowledged.
+fn idle(history: &History, faults: &[FaultRun], until_us: u64) -> Vec<String> {
+    let acknowledged = history.events.iter().filter(|event| {
+        event.outcome == Outcome::Ok && matches!(event.operation, Operation::Send { .. })
+    });
+    let times: Vec<u64> = acknowledged.map(|event| event.time_us).collect();
+    let ends = faults.iter().skip(1).map(|fault| fault.begun_us).chain([until_us]);
+    let idle = faults.iter().zip(ends).filter(|(fault, end)| {
+        let next = times.get(times.partition_point(|time| *time < fault.begun_us));
+        next.is_none_or(|time| time > end)
+    });
+    idle.map(|(fault, _)| format!("nothing was acknowledged from {} to the next fault", fault.name))
+        .collect()
+}

@@ -1,0 +1,151 @@
+//! The clients of a trial, each a task that writes down what it asked and what it was told. One file a kind of client;
+//! what a kind promises (may a record be there twice?) stands in its file.
+
+mod assigned_consumer;
+mod group_consumer;
+mod offset_registers;
+mod payload;
+mod producer;
+mod topic_registers;
+mod watcher;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streamhouse_client::consumer::{ConsumerBuilder, Record};
+use streamhouse_client::{Consumer, OffsetReset};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use producer::Producer;
+
+use crate::cluster::Access;
+use crate::error::ChaosError;
+use crate::history::{Operation, Outcome, Partition, Read};
+use crate::random::Random;
+use crate::recorder::Recorder;
+
+/// Between two tries of a client that could not be built.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// A topic of the log workload; its number is its place in the list.
+#[derive(Debug, Clone)]
+pub(crate) struct LogTopic {
+    pub(crate) name: Arc<str>,
+    pub(crate) partitions: u32,
+}
+
+/// What every client is given.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) access: Access,
+    pub(crate) topics: Arc<[LogTopic]>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) random: Random,
+    /// Records a second of each producer.
+    pub(crate) rate: u64,
+    /// Set once clients are to finish what they began, and end.
+    pub(crate) stop: CancellationToken,
+}
+
+impl World {
+    /// All partitions of all topics.
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        let topics = self.topics.iter().zip(0..);
+        let all = topics.flat_map(|(topic, number)| {
+            (0..topic.partitions).map(move |partition| Partition { topic: number, partition })
+        });
+        all.collect()
+    }
+
+    pub(crate) fn name(&self, at: Partition) -> &Arc<str> {
+        &self.topics[at.topic as usize].name
+    }
+
+    pub(crate) fn reads(&self, records: impl IntoIterator<Item = Record>) -> Vec<Read> {
+        let numbers: HashMap<&str, u32> =
+            self.topics.iter().zip(0..).map(|(topic, number)| (&*topic.name, number)).collect();
+        let read = |record: Record| {
+            let topic = numbers.get(&*record.topic).copied()?;
+            let at = Partition { topic, partition: record.partition };
+            let value = record.value.as_deref().and_then(payload::decode);
+            Some(Read { at, offset: record.offset, value })
+        };
+        records.into_iter().filter_map(read).collect()
+    }
+
+    /// A new process of this kind of client.
+    pub(crate) fn start(&self, client: &str, duplicates: bool) -> u32 {
+        let process = self.recorder.process();
+        let start = Operation::Start { client: client.to_owned(), duplicates };
+        self.recorder.record(process, Outcome::Ok, start);
+        process
+    }
+
+    fn consumer(&self) -> ConsumerBuilder {
+        Consumer::builder()
+            .controllers(self.access.controllers.iter().cloned())
+            .object_store(self.access.store.clone())
+            .offset_reset(OffsetReset::Earliest)
+            .auto_commit(false)
+            .max_poll_records(2_000)
+    }
+
+    /// A consumer of all partitions, from the first offset on.
+    pub(crate) fn assigned(&self) -> ConsumerBuilder {
+        let all = self.partitions().into_iter().map(|at| (self.name(at).clone(), at.partition));
+        self.consumer().assign(all)
+    }
+
+    /// Waits, unless it is time to end: then it says so.
+    async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            () = self.stop.cancelled() => false,
+        }
+    }
+}
+
+/// How many of each kind of client there are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Crew {
+    pub(crate) producers: u64,
+    pub(crate) assigned_consumers: u64,
+    pub(crate) group_consumers: u64,
+    pub(crate) metadata_clients: u64,
+}
+
+impl Default for Crew {
+    fn default() -> Self {
+        Self { producers: 4, assigned_consumers: 2, group_consumers: 2, metadata_clients: 3 }
+    }
+}
+
+/// Runs all clients until they are told to stop.
+pub(crate) async fn run(world: &World, crew: Crew) -> Result<(), ChaosError> {
+    let mut clients = tokio::task::JoinSet::new();
+    let mut seat = 0;
+    let mut next = || {
+        seat += 1;
+        World { random: world.random.fork(seat), ..world.clone() }
+    };
+    for _ in 0..crew.producers {
+        clients.spawn(producer::run(next()));
+    }
+    for _ in 0..crew.assigned_consumers {
+        clients.spawn(assigned_consumer::run(next()));
+    }
+    for number in 0..crew.group_consumers {
+        clients.spawn(group_consumer::run(next(), number));
+    }
+    for _ in 0..crew.metadata_clients {
+        clients.spawn(topic_registers::run(next()));
+        clients.spawn(offset_registers::run(next()));
+    }
+    clients.spawn(watcher::leases(next()));
+    clients.spawn(watcher::replicas(next()));
+    while let Some(ended) = clients.join_next().await {
+        ended.map_err(|error| ChaosError::Harness(format!("a client: {error}")))??;
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Producers: records at a steady rate to random partitions, many in flight.
+//!
+//! Plain: when an answer is lost the record is sent again, and may then be there twice. First appearances keep their
+//! order, acknowledged offsets grow.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use streamhouse_client::producer::{Placed, ProduceError};
+use streamhouse_client::{Code, Record};
+use tokio::time::MissedTickBehavior;
+
+use super::{AGAIN, World, payload};
+use crate::error::ChaosError;
+use crate::history::{Operation, Outcome, Partition, Value};
+use crate::random::Random;
+
+const CLIENT: &str = "plain producer";
+/// See the module.
+const DUPLICATES: bool = true;
+
+/// A record that is not acknowledged by then has failed, or may have.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// BOUND: records on their way.
+const IN_FLIGHT: usize = 2_000;
+/// How long a producer lives before another takes its place, in seconds.
+const LIFE: std::ops::Range<u64> = 15..60;
+
+type Pending =
+    FuturesUnordered<BoxFuture<'static, (Partition, Value, Result<Placed, ProduceError>)>>;
+
+/// One producer process at a time, as the history has it.
+pub(crate) struct Producer {
+    world: World,
+    client: streamhouse_client::Producer,
+    process: u32,
+    counter: u64,
+    pending: Pending,
+    random: Random,
+}
+
+/// How one producer's life ended.
+enum End {
+    /// Another takes its place.
+    Renewed,
+    Stopped,
+}
+
+pub(super) async fn run(world: World) -> Result<(), ChaosError> {
+    let mut random = world.random.clone();
+    loop {
+        let built = Producer::build(&world, random.fork(1)).await;
+        let Some(producer) = built else {
+            if world.pause(AGAIN).await {
+                continue;
+            }
+            return Ok(());
+        };
+        random = random.fork(2);
+        match producer.live(Duration::from_secs(random.within(LIFE))).await {
+            End::Renewed => {}
+            End::Stopped => return Ok(()),
+        }
+    }
+}
+
+impl Producer {
+    /// Nothing while the controllers cannot be reached.
+    pub(crate) async fn build(world: &World, random: Random) -> Option<Self> {
+        let client = streamhouse_client::Producer::builder()
+            .controllers(world.access.controllers.iter().cloned())
+            .delivery_timeout(DELIVERY_TIMEOUT)
+            .request_timeout(Duration::from_secs(8))
+            .build();
+        let client = client.await.ok()?;
+        let process = world.start(CLIENT, DUPLICATES);
+        let (pending, world) = (Pending::new(), world.clone());
+        Some(Self { world, client, process, counter: 0, pending, random })
+    }
+
+    async fn live(mut self, life: Duration) -> End {
+        let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / self.world.rate));
+        // After a pause the rate goes on, it does not catch up.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let partitions = self.world.partitions();
+        let stop = self.world.stop.clone();
+        let end = tokio::time::sleep(life);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                _ = ticks.tick(), if self.pending.len() < IN_FLIGHT => {
+                    if let Some(at) = self.random.choose(&partitions).copied() {
+                        self.send(at).await;
+                    }
+                }
+                Some((at, value, result)) = self.pending.next() => {
+                    self.answered(at, value, result);
+                }
+                () = &mut end => break,
+                () = stop.cancelled() => {
+                    self.finish().await;
+                    return End::Stopped;
+                }
+            }
+        }
+        if self.random.below(2) == 0 {
+            self.crash().await;
+        } else {
+            self.finish().await;
+        }
+        End::Renewed
+    }
+
+    /// Sends the process's next record.
+    pub(crate) async fn send(&mut self, at: Partition) {
+        let value = Value { process: self.process, counter: self.counter };
+        self.counter += 1;
+        let bytes = payload::encode(value, self.random.below(300) as usize);
+        self.record(Outcome::Invoke, at, value, None, false);
+        let record = Record::to(&**self.world.name(at)).partition(at.partition).value(bytes);
+        match self.client.send(record).await {
+            Ok(delivery) => {
+                self.pending.push(Box::pin(async move { (at, value, delivery.await) }));
+            }
+            Err(error) => self.answered(at, value, Err(error)),
+        }
+    }
+
+    fn answered(&mut self, at: Partition, value: Value, result: Result<Placed, ProduceError>) {
+        match result {
+            Ok(placed) => self.record(Outcome::Ok, at, value, Some(placed.offset), false),
+            Err(error) if error.may_have_taken_effect() => {
+                self.record(Outcome::Info, at, value, None, false);
+                if value.process == self.process {
+                    self.process = self.world.start(CLIENT, DUPLICATES);
+                    self.counter = 0;
+                }
+            }
+            Err(error) => self.record(Outcome::Fail, at, value, None, is_fenced(&error)),
+        }
+    }
+
+    fn record(
+        &self,
+        outcome: Outcome,
+        at: Partition,
+        value: Value,
+        offset: Option<u64>,
+        fenced: bool,
+    ) {
+        let send = Operation::Send { at, value, offset, fenced };
+        self.world.recorder.record(value.process, outcome, send);
+    }
+
+    /// Waits for all answers, and ends.
+    pub(crate) async fn finish(mut self) {
+        // Its result says again what each delivery says.
+        let _ = self.client.close().await;
+        while let Some((at, value, result)) = self.pending.next().await {
+            self.answered(at, value, result);
+        }
+    }
+
+    /// Ends without a word; what was on its way is answered by the library itself.
+    async fn crash(mut self) {
+        let recorder = self.world.recorder.clone();
+        recorder.record(self.process, Outcome::Ok, Operation::Crash);
+        drop(self.client);
+        while let Some((at, value, result)) = self.pending.next().await {
+            let (outcome, offset) = match &result {
+                Ok(placed) => (Outcome::Ok, Some(placed.offset)),
+                Err(error) if error.may_have_taken_effect() => (Outcome::Info, None),
+                Err(_) => (Outcome::Fail, None),
+            };
+            let send = Operation::Send { at, value, offset, fenced: false };
+            recorder.record(value.process, outcome, send);
+        }
+    }
+}
+
+fn is_fenced(error: &ProduceError) -> bool {
+    let ProduceError::Refused { refusal, .. } = error else { return false };
+    matches!(refusal.code, Code::NotLeaseHolder | Code::StaleCommit | Code::SessionEnded)
+}

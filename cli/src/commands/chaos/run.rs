@@ -1,0 +1,165 @@
+//! `streamhouse chaos run`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use streamhouse_chaos::{ChaosError, Options, Progress, RunReport, Verdict};
+use tokio_util::sync::CancellationToken;
+
+use super::anomalies;
+use crate::exit::{Failure, Kind};
+use crate::output::{self, Format};
+use crate::signals::StopSignals;
+
+/// Exits with 0 only if nothing was found in a run that could have found something.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// How long faults rotate. What comes before and after takes about a minute more.
+    #[arg(long, value_name = "M", default_value_t = 10.0)]
+    minutes: f64,
+    /// Decides which fault when, for how long and for whom, and what clients do. Default: any; the report tells it.
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Which faults: names with commas between, as `chaos faults` lists them, or `all`.
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    faults: String,
+    /// How many controllers.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    controllers: u64,
+    /// How many agents.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    agents: u64,
+    /// Records a second, all producers together.
+    #[arg(long, value_name = "N", default_value_t = 800, value_parser = clap::value_parser!(u64).range(4..=1_000_000))]
+    rate: u64,
+    /// Where history, logs, report and picture go; must be empty or missing. Default: chaos-PID in the current folder.
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
+    let options = args.options()?;
+    // Before anything is started, so that no signal finds it half done.
+    let mut stop = StopSignals::listen()?;
+    let interrupt = CancellationToken::new();
+    let progress: Progress = Arc::new(|line| output::say(line));
+    let held = streamhouse_chaos::run(options, interrupt.clone(), progress);
+    tokio::pin!(held);
+    let held = tokio::select! {
+        held = &mut held => held,
+        _ = stop.next() => {
+            interrupt.cancel();
+            held.await
+        }
+    };
+    let report = held.map_err(|error| {
+        let kind = if matches!(error, ChaosError::Usage(_)) { Kind::Usage } else { Kind::Harness };
+        Failure::new(kind, error.to_string())
+    })?;
+    format.print(&report, human)?;
+    match report.verdict {
+        Verdict::Passed => Ok(()),
+        Verdict::Failed => Err(Failure::new(Kind::Found, "something is not as it must be").into()),
+        Verdict::Invalid => Err(Failure::new(Kind::Invalid, "the run proves nothing").into()),
+    }
+}
+
+impl Args {
+    fn options(self) -> anyhow::Result<Options> {
+        let time = Duration::try_from_secs_f64(self.minutes * 60.0)
+            .map_err(|error| Failure::usage(format!("--minutes {}: {error}", self.minutes)))?;
+        let folder = self.folder.unwrap_or_else(|| format!("chaos-{}", std::process::id()).into());
+        let folder = std::path::absolute(folder).context("--folder")?;
+        Ok(Options {
+            time,
+            seed: self.seed,
+            faults: self.faults,
+            controllers: usize::try_from(self.controllers)?,
+            agents: usize::try_from(self.agents)?,
+            rate: self.rate,
+            folder,
+            binary: std::env::current_exe().context("finding this program")?,
+        })
+    }
+}
+
+fn human(report: &RunReport) -> String {
+    let verdict = match report.verdict {
+        Verdict::Passed => "passed: nothing was found",
+        Verdict::Failed => "FAILED",
+        Verdict::Invalid => "invalid: nothing was found, but the run proves nothing",
+    };
+    let checked = &report.checked;
+    let mut parts = vec![
+        operations(report),
+        faults(report),
+        gaps(report),
+        format!(
+            "{} records acknowledged, {} read, {} there twice by producers that may",
+            output::count(checked.acknowledged),
+            output::count(checked.reads),
+            output::count(checked.allowed_duplicates)
+        ),
+        format!(
+            "audit: {} entries in {} objects, {} slices read and checked, {} objects in no index",
+            output::count(report.audit.entries),
+            output::count(report.audit.indexed_objects),
+            output::count(report.audit.verified_slices),
+            output::count(report.audit.unreferenced_objects)
+        ),
+        anomalies(checked),
+    ];
+    parts.extend(report.problems.iter().map(|problem| format!("PROBLEM {problem}")));
+    parts.extend(report.invalid.iter().map(|reason| format!("INVALID {reason}")));
+    parts.push(format!(
+        "seed {}, {:.0} s; history, logs, report.json and timeline.svg in {}",
+        report.seed,
+        report.seconds,
+        report.folder.display()
+    ));
+    parts.push(format!("again: {}", report.command));
+    parts.push(verdict.to_owned());
+    parts.join("\n")
+}
+
+fn operations(report: &RunReport) -> String {
+    let mut table = output::table(["OPERATION", "OK", "FAILED", "UNKNOWN"]);
+    for (kind, counts) in &report.operations {
+        let counts = [counts.ok, counts.fail, counts.info].map(output::count);
+        table.add_row([&[(*kind).to_owned()][..], &counts].concat());
+    }
+    table.to_string()
+}
+
+fn faults(report: &RunReport) -> String {
+    let mut table = output::table(["AT", "FAULT", "WHAT WAS DONE", "LASTED", "WHOLE AFTER"]);
+    for fault in &report.faults {
+        let seconds = |from: u64, to: u64| format!("{:.1} s", to.saturating_sub(from) as f64 / 1e6);
+        let done = if fault.installed { "" } else { "NOT INSTALLED: " };
+        table.add_row([
+            seconds(0, fault.begun_us),
+            fault.name.to_owned(),
+            format!("{done}{}", fault.detail),
+            seconds(fault.begun_us, fault.healed_us),
+            seconds(fault.healed_us, fault.whole_us),
+        ]);
+    }
+    table.to_string()
+}
+
+fn gaps(report: &RunReport) -> String {
+    let mut table = output::table(["LONGEST PAUSE OF", "P50", "P99", "MAX", "OF FAULT", "AT"]);
+    for gap in &report.gaps {
+        table.add_row([
+            gap.kind.clone(),
+            format!("{} ms", gap.p50_ms),
+            format!("{} ms", gap.p99_ms),
+            format!("{} ms", gap.max_ms),
+            gap.worst_fault.clone(),
+            format!("{:.1} s", gap.worst_at_s),
+        ]);
+    }
+    table.to_string()
+}
