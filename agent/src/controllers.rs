@@ -261,7 +261,11 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::NotLeaseHolder
         | ErrorCode::SessionEnded
         | ErrorCode::OutcomeUnknown
-        | ErrorCode::WrongCluster => true,
+        | ErrorCode::WrongCluster
+        | ErrorCode::FencedMember
+        | ErrorCode::StaleMember
+        | ErrorCode::GroupNotEmpty
+        | ErrorCode::UnknownGroup => true,
         ErrorCode::Unspecified
         | ErrorCode::TopicNotReady
         | ErrorCode::StaleCommit
@@ -271,6 +275,7 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::Behind
         | ErrorCode::StoreUnavailable
         | ErrorCode::Restoring
+        | ErrorCode::GroupBusy
         | ErrorCode::TimedOut
         | ErrorCode::ConnectionLost
         | ErrorCode::Internal => false,

@@ -48,6 +48,11 @@ pub(crate) fn code(code: v1::ErrorCode) -> Code {
         v1::ErrorCode::TimedOut => Code::TimedOut,
         v1::ErrorCode::ConnectionLost => Code::ConnectionLost,
         v1::ErrorCode::WrongCluster => Code::WrongCluster,
+        v1::ErrorCode::FencedMember => Code::FencedMember,
+        v1::ErrorCode::StaleMember => Code::StaleMember,
+        v1::ErrorCode::GroupNotEmpty => Code::GroupNotEmpty,
+        v1::ErrorCode::UnknownGroup => Code::UnknownGroup,
+        v1::ErrorCode::GroupBusy => Code::GroupBusy,
         v1::ErrorCode::Internal | v1::ErrorCode::Unspecified => Code::Internal,
     }
 }
@@ -80,6 +85,11 @@ pub(crate) fn advice(code: Code) -> Advice {
         Code::ConnectionLost => v1::ErrorCode::ConnectionLost,
         Code::Internal => v1::ErrorCode::Internal,
         Code::WrongCluster => v1::ErrorCode::WrongCluster,
+        Code::FencedMember => v1::ErrorCode::FencedMember,
+        Code::StaleMember => v1::ErrorCode::StaleMember,
+        Code::GroupNotEmpty => v1::ErrorCode::GroupNotEmpty,
+        Code::UnknownGroup => v1::ErrorCode::UnknownGroup,
+        Code::GroupBusy => v1::ErrorCode::GroupBusy,
     })
 }
 
@@ -202,7 +212,7 @@ mod tests {
 
     #[test]
     fn every_code_of_the_contract_keeps_its_advice() {
-        for number in 0..100 {
+        for number in 0..200 {
             let Ok(wire) = v1::ErrorCode::try_from(number) else { continue };
             if wire == v1::ErrorCode::Unspecified {
                 continue;

@@ -62,6 +62,16 @@ pub enum Code {
     Internal,
     /// The peer belongs to another cluster.
     WrongCluster,
+    /// The caller is no member of the consumer group, or no longer one.
+    FencedMember,
+    /// The group's member does not own the partition, or did not when it says.
+    StaleMember,
+    /// The consumer group has members: nobody else changes it.
+    GroupNotEmpty,
+    /// No consumer group of that name.
+    UnknownGroup,
+    /// The consumer group is being removed.
+    GroupBusy,
 }
 
 impl Code {

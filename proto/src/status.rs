@@ -32,6 +32,10 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::UnknownController
         | ErrorCode::Conflict
         | ErrorCode::WrongCluster
+        | ErrorCode::FencedMember
+        | ErrorCode::StaleMember
+        | ErrorCode::GroupNotEmpty
+        | ErrorCode::UnknownGroup
         | ErrorCode::SessionEnded => (false, false),
         ErrorCode::NotLeaseHolder
         | ErrorCode::TopicNotReady
@@ -41,6 +45,7 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::ShuttingDown
         | ErrorCode::Behind
         | ErrorCode::StoreUnavailable
+        | ErrorCode::GroupBusy
         | ErrorCode::Restoring => (true, false),
         ErrorCode::TimedOut | ErrorCode::ConnectionLost => (true, true),
         ErrorCode::OutcomeUnknown | ErrorCode::Internal | ErrorCode::Unspecified => (false, true),
@@ -56,6 +61,11 @@ fn grpc_code(code: ErrorCode) -> Code {
         ErrorCode::UnknownTopic | ErrorCode::UnknownPartition | ErrorCode::UnknownController => {
             Code::NotFound
         }
+        ErrorCode::UnknownGroup => Code::NotFound,
+        ErrorCode::FencedMember | ErrorCode::StaleMember | ErrorCode::GroupNotEmpty => {
+            Code::FailedPrecondition
+        }
+        ErrorCode::GroupBusy => Code::Unavailable,
         ErrorCode::TopicExists => Code::AlreadyExists,
         ErrorCode::OffsetOutOfRange => Code::OutOfRange,
         ErrorCode::StoreMismatch

@@ -87,7 +87,12 @@ pub(super) fn judge(outcome: Outcome) -> Verdict {
         | Code::UnknownController
         | Code::Conflict
         | Code::Internal
-        | Code::WrongCluster => Verdict::Fail(refusal),
+        | Code::WrongCluster
+        | Code::FencedMember
+        | Code::StaleMember
+        | Code::GroupNotEmpty
+        | Code::UnknownGroup
+        | Code::GroupBusy => Verdict::Fail(refusal),
     }
 }
 

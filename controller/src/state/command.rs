@@ -3,7 +3,9 @@
 //! Stored in the log under the rules of [`crate::codec`]: variants and fields
 //! are only ever appended. Time and random values travel inside (PURE, CLOCK).
 
+use super::assignors::Assignor;
 use super::controllers::DiskMark;
+use super::groups::MemberId;
 use bincode::{Decode, Encode};
 
 /// A topic's UUID.
@@ -151,6 +153,70 @@ pub enum CommandBody {
         /// How many parts the backup has.
         parts: u64,
     },
+    /// Makes a member of a consumer group, or changes what one wants.
+    JoinGroup(GroupJoin),
+    /// Members are so no more.
+    LeaveGroup {
+        /// The group.
+        group: String,
+        /// At most [`crate::state::MAX_BATCH`].
+        members: Vec<MemberId>,
+        /// The leader has not heard of them for too long.
+        expired: bool,
+    },
+    /// A member gives up partitions that it was asked for.
+    ReleasePartitions {
+        /// The group.
+        group: String,
+        /// Whose.
+        member: MemberId,
+        /// Partition, and the group epoch of its grant; at most
+        /// [`crate::state::MAX_BATCH`].
+        partitions: Vec<(PartitionKey, u32)>,
+    },
+    /// Sets group offsets as a member.
+    CommitMemberOffsets {
+        /// The group.
+        group: String,
+        /// Who.
+        member: MemberId,
+        /// The group epoch that it has heard of.
+        epoch: u32,
+        /// As in `CommitOffsets`.
+        offsets: Vec<(PartitionKey, u64, String)>,
+    },
+    /// Removes a consumer group without members; its offsets go by `Continue`
+    /// where they are many.
+    DeleteGroup {
+        /// The group.
+        group: String,
+    },
+    /// Removes those of the groups in which nothing has happened for long.
+    ExpireGroups {
+        /// The candidates; at most [`crate::state::MAX_BATCH`].
+        groups: Vec<String>,
+        /// Cluster time before which the last thing must have happened.
+        idle_before_ms: u64,
+    },
+}
+
+/// What a member of a consumer group wants.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct GroupJoin {
+    /// The group.
+    pub group: String,
+    /// Random, chosen by the member for this membership.
+    pub member: MemberId,
+    /// Static membership: which instance it is.
+    pub instance: Option<String>,
+    /// What it calls itself.
+    pub client: String,
+    /// The topics it subscribes to.
+    pub topics: Vec<TopicKey>,
+    /// The assignor it asks for.
+    pub assignor: Assignor,
+    /// How long it may be silent.
+    pub session_timeout_ms: u32,
 }
 
 /// What is restored, and into which generation.

@@ -4,9 +4,11 @@
 //! [`apply`] is the only way in for changes; the public functions of the
 //! domains read. Keys and values are listed in [`keys`].
 
+pub mod assignors;
 pub mod cluster;
 pub mod command;
 pub mod controllers;
+pub mod groups;
 pub mod keys;
 pub mod kv;
 pub mod leases;
@@ -83,7 +85,7 @@ fn execute(
             segments::commit(tx, *session, instance, objects)
         }
         CommandBody::CommitOffsets { group, offsets } => {
-            let reply = offsets::commit(tx, now_ms, command.request, group, offsets)?;
+            let reply = offsets::commit(tx, now_ms, command.request, group, None, offsets)?;
             let effects = offsets::refusals(group, offsets, &reply);
             Ok((reply, effects))
         }
@@ -97,5 +99,22 @@ fn execute(
         }
         CommandBody::RestoreSlices { restore, objects } => restore::slices(tx, *restore, objects),
         CommandBody::EndRestore { restore, parts } => restore::end(tx, *restore, *parts),
+        CommandBody::JoinGroup(join) => groups::join(tx, index, now_ms, join),
+        CommandBody::LeaveGroup { group, members, expired } => {
+            groups::leave(tx, now_ms, group, members, *expired)
+        }
+        CommandBody::ReleasePartitions { group, member, partitions } => {
+            groups::release(tx, group, member, partitions)
+        }
+        CommandBody::CommitMemberOffsets { group, member, epoch, offsets } => {
+            let member = Some((member, *epoch));
+            let reply = offsets::commit(tx, now_ms, command.request, group, member, offsets)?;
+            let effects = offsets::refusals(group, offsets, &reply);
+            Ok((reply, effects))
+        }
+        CommandBody::DeleteGroup { group } => groups::delete(tx, group),
+        CommandBody::ExpireGroups { groups, idle_before_ms } => {
+            groups::expire(tx, groups, *idle_before_ms)
+        }
     }
 }

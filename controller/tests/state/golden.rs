@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use streamhouse_controller::backup::file::Header;
 use streamhouse_controller::codec;
+use streamhouse_controller::state::assignors::Assignor;
 use streamhouse_controller::state::cluster::Cluster;
 use streamhouse_controller::state::command::{
-    Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
-    RequestKey, RestoreStart, RestoredObject, SliceCommit,
+    Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey,
+    Registration, RequestKey, RestoreStart, RestoredObject, SliceCommit,
 };
 use streamhouse_controller::state::controllers::{DiskMark, Mark};
+use streamhouse_controller::state::groups::{GroupPartition, Member, Membership, Subscription};
 use streamhouse_controller::state::offsets::{CommittedOffset, Group};
 use streamhouse_controller::state::partitions::Partition;
 use streamhouse_controller::state::reply::{ObjectReply, Refusal, Reply, SliceReply};
@@ -160,6 +162,48 @@ fn bodies() -> Vec<(&'static str, CommandBody)> {
             },
         ),
         ("end-restore", CommandBody::EndRestore { restore: generation(), parts: 301 }),
+        (
+            "join-group",
+            CommandBody::JoinGroup(GroupJoin {
+                group: "readers".into(),
+                member: [8; 16],
+                instance: Some("one".into()),
+                client: "app".into(),
+                topics: vec![[1; 16]],
+                assignor: Assignor::Range,
+                session_timeout_ms: 10_000,
+            }),
+        ),
+        (
+            "leave-group",
+            CommandBody::LeaveGroup {
+                group: "readers".into(),
+                members: vec![[8; 16]],
+                expired: true,
+            },
+        ),
+        (
+            "release-partitions",
+            CommandBody::ReleasePartitions {
+                group: "readers".into(),
+                member: [8; 16],
+                partitions: vec![(partition(), 7)],
+            },
+        ),
+        (
+            "commit-member-offsets",
+            CommandBody::CommitMemberOffsets {
+                group: "readers".into(),
+                member: [8; 16],
+                epoch: 7,
+                offsets: vec![(partition(), 500, "mine".into())],
+            },
+        ),
+        ("delete-group", CommandBody::DeleteGroup { group: "readers".into() }),
+        (
+            "expire-groups",
+            CommandBody::ExpireGroups { groups: vec!["readers".into()], idle_before_ms: 9 },
+        ),
     ]
 }
 
@@ -179,6 +223,12 @@ fn refusals() -> Vec<(&'static str, Refusal)> {
         ("limit", Refusal::Limit("full".into())),
         ("restoring", Refusal::Restoring),
         ("not-restorable", Refusal::NotRestorable("not empty".into())),
+        ("fenced-member", Refusal::FencedMember("readers".into())),
+        ("stale-member", Refusal::StaleMember { epoch: 7 }),
+        ("not-owner", Refusal::NotOwner(partition())),
+        ("group-not-empty", Refusal::GroupNotEmpty { group: "readers".into(), members: 2 }),
+        ("unknown-group", Refusal::UnknownGroup("readers".into())),
+        ("group-busy", Refusal::GroupBusy("readers".into())),
     ]
 }
 
@@ -202,6 +252,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("controller", Reply::Controller(4)),
         ("restoring", Reply::Restoring { generation: generation(), next_part: 300 }),
         ("restored", Reply::Restored(vec![None, Some(Refusal::Stale)])),
+        ("member", Reply::Member { epoch: 7 }),
     ]
 }
 
@@ -275,6 +326,29 @@ fn values(golden: &mut Golden) {
     let offset = CommittedOffset { offset: 500, metadata: "mine".into(), committed_ms: 2 };
     golden.check("value committed-offset", &offset);
     golden.check("value mark", &mark());
+    let membership = Membership {
+        epoch: 7,
+        assigned_epoch: 6,
+        members: 2,
+        assignor: Assignor::RoundRobin,
+        emptied_ms: 1_700_000_000_000,
+        deleting: false,
+    };
+    golden.check("value membership", &membership);
+    let member = Member {
+        joined: 70_000,
+        epoch: 5,
+        instance: Some("one".into()),
+        client: "app".into(),
+        subscription: [2; 16],
+        assignor: Assignor::Sticky,
+        session_timeout_ms: 10_000,
+        joined_ms: 1_700_000_000_000,
+    };
+    golden.check("value member", &member);
+    let owned = GroupPartition { owner: Some([8; 16]), granted_epoch: 5, target: Some([9; 16]) };
+    golden.check("value group-partition", &owned);
+    golden.check("value subscription", &Subscription { topics: vec![[1; 16]], members: 2 });
     let restoring = Restoring { start: restore_start(), next_part: 300, highest_session: 70_001 };
     golden.check("value restoring", &restoring);
     let header = Header {
