@@ -263,7 +263,11 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::OutcomeUnknown
         | ErrorCode::WrongCluster
         | ErrorCode::ProducerFenced
-        | ErrorCode::UnknownProducer => true,
+        | ErrorCode::UnknownProducer
+        | ErrorCode::FencedMember
+        | ErrorCode::StaleMember
+        | ErrorCode::GroupNotEmpty
+        | ErrorCode::UnknownGroup => true,
         ErrorCode::Unspecified
         | ErrorCode::TopicNotReady
         | ErrorCode::StaleCommit
@@ -274,6 +278,7 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::StoreUnavailable
         | ErrorCode::Restoring
         | ErrorCode::Upgrading
+        | ErrorCode::GroupBusy
         | ErrorCode::TimedOut
         | ErrorCode::ConnectionLost
         | ErrorCode::Internal

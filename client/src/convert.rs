@@ -52,6 +52,11 @@ pub(crate) fn code(code: v1::ErrorCode) -> Code {
         v1::ErrorCode::ProducerFenced => Code::ProducerFenced,
         v1::ErrorCode::UnknownProducer => Code::UnknownProducer,
         v1::ErrorCode::OutOfOrderSequence => Code::OutOfOrderSequence,
+        v1::ErrorCode::FencedMember => Code::FencedMember,
+        v1::ErrorCode::StaleMember => Code::StaleMember,
+        v1::ErrorCode::GroupNotEmpty => Code::GroupNotEmpty,
+        v1::ErrorCode::UnknownGroup => Code::UnknownGroup,
+        v1::ErrorCode::GroupBusy => Code::GroupBusy,
         v1::ErrorCode::Internal | v1::ErrorCode::Unspecified => Code::Internal,
     }
 }
@@ -88,6 +93,11 @@ pub(crate) fn advice(code: Code) -> Advice {
         Code::ProducerFenced => v1::ErrorCode::ProducerFenced,
         Code::UnknownProducer => v1::ErrorCode::UnknownProducer,
         Code::OutOfOrderSequence => v1::ErrorCode::OutOfOrderSequence,
+        Code::FencedMember => v1::ErrorCode::FencedMember,
+        Code::StaleMember => v1::ErrorCode::StaleMember,
+        Code::GroupNotEmpty => v1::ErrorCode::GroupNotEmpty,
+        Code::UnknownGroup => v1::ErrorCode::UnknownGroup,
+        Code::GroupBusy => v1::ErrorCode::GroupBusy,
     })
 }
 
@@ -212,7 +222,7 @@ mod tests {
 
     #[test]
     fn every_code_of_the_contract_keeps_its_advice() {
-        for number in 0..100 {
+        for number in 0..200 {
             let Ok(wire) = v1::ErrorCode::try_from(number) else { continue };
             if wire == v1::ErrorCode::Unspecified {
                 continue;

@@ -70,6 +70,16 @@ pub enum Code {
     UnknownProducer,
     /// Not the idempotent producer's next batch of the partition.
     OutOfOrderSequence,
+    /// The caller is no member of the consumer group, or no longer one.
+    FencedMember,
+    /// The group's member does not own the partition, or did not when it says.
+    StaleMember,
+    /// The consumer group has members: nobody else changes it.
+    GroupNotEmpty,
+    /// No consumer group of that name.
+    UnknownGroup,
+    /// The consumer group is being removed.
+    GroupBusy,
 }
 
 impl Code {

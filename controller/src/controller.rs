@@ -4,6 +4,7 @@ use crate::backup::schedule::Schedule;
 use crate::calls::CallLimit;
 use crate::clock::ClusterClock;
 use crate::connections;
+use crate::group_care::{GroupCare, MemberKey};
 use crate::housekeeping::Housekeeping;
 use crate::http::{Observed, Outside};
 use crate::hub::Hub;
@@ -146,14 +147,20 @@ impl Controller {
         let places = Places::new("connections", "--max-connections", limits.connections);
         let watchers = Places::new("watch streams", "--max-watchers", limits.watchers);
         let calls = Places::new("calls at work", "--max-calls", limits.calls);
-        let liveness = Arc::new(Liveness::new(options.session_ttl, options.session_grace));
+        let member_streams =
+            Places::new("streams of members", "--max-member-streams", limits.member_streams);
+        let liveness = Arc::<Liveness<u64>>::default();
+        let member_liveness = Arc::<Liveness<MemberKey>>::default();
+        let (patience, retention) = (options.patience(), options.group_retention);
         let plan = options.backups;
         let shared = Arc::new(Shared {
             raft: raft.clone(),
             hub: Arc::clone(&hub),
             liveness: Arc::clone(&liveness),
+            member_liveness: Arc::clone(&member_liveness),
             clock: Arc::clone(&clock),
             watchers: watchers.clone(),
+            member_streams,
             backups: Places::new("backups being taken", "", BACKUPS),
             options,
             cancel: cancel.clone(),
@@ -212,15 +219,17 @@ impl Controller {
             let schedule = Schedule { plan, raft, clock, tasks: tasks_of_it, cancel };
             tasks.spawn(schedule.run());
         }
+        let groups = GroupCare::new(&raft, &member_liveness, &clock, retention);
         let house = Housekeeping {
             raft: raft.clone(),
             hub,
             clock,
             liveness,
+            patience,
             fuse: fuse.clone(),
             cancel: cancel.clone(),
         };
-        tasks.spawn(house.run());
+        tasks.spawn(house.run(groups));
         unstarted.disarm();
         Ok(Self { raft, fuse, address, http, cancel, tasks })
     }

@@ -54,6 +54,30 @@ pub(crate) fn refusal_info(refusal: &Refusal) -> ErrorInfo {
                 .to_owned(),
         ),
         Refusal::NotRestorable(message) => (ErrorCode::Conflict, message.clone()),
+        Refusal::FencedMember(group) => (
+            ErrorCode::FencedMember,
+            format!("no such member of group '{group}', or no longer one: it was silent for its \
+                     session timeout, has left, or its instance has joined again"),
+        ),
+        Refusal::StaleMember { epoch } => (
+            ErrorCode::StaleMember,
+            format!("the epoch named is not the member's; the group's is {epoch}"),
+        ),
+        Refusal::NotOwner(partition) => (
+            ErrorCode::StaleMember,
+            format!("the member does not own partition {}, or did not then", show(partition)),
+        ),
+        Refusal::GroupNotEmpty { group, members } => (
+            ErrorCode::GroupNotEmpty,
+            format!("group '{group}' has members ({members}): only they commit, and nobody else \
+                     changes it"),
+        ),
+        Refusal::UnknownGroup(group) => {
+            (ErrorCode::UnknownGroup, format!("group '{group}' does not exist"))
+        }
+        Refusal::GroupBusy(group) => {
+            (ErrorCode::GroupBusy, format!("group '{group}' is being removed"))
+        }
         Refusal::Superseded => (
             ErrorCode::InvalidArgument,
             "a later commit of the same consumer was applied before".to_owned(),

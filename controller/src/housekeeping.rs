@@ -4,8 +4,9 @@
 use crate::clock::{self, ClusterClock};
 use crate::controller::Fuse;
 use crate::entropy;
+use crate::group_care::GroupCare;
 use crate::hub::{Changes, Hub};
-use crate::liveness::Liveness;
+use crate::liveness::{Liveness, Patience};
 use crate::raft::{ProposeError, RaftNode};
 use crate::state::command::{CommandBody, GenerationKey};
 use crate::state::kv::KvError;
@@ -36,14 +37,15 @@ pub(crate) struct Housekeeping {
     pub(crate) raft: RaftNode,
     pub(crate) hub: Arc<Hub>,
     pub(crate) clock: Arc<ClusterClock>,
-    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) liveness: Arc<Liveness<u64>>,
+    pub(crate) patience: Patience,
     pub(crate) fuse: Fuse,
     pub(crate) cancel: CancellationToken,
 }
 
 impl Housekeeping {
     /// Runs until cancelled: waits for leadership, keeps house while it lasts.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self, mut groups: GroupCare) {
         let mut leadership = self.raft.leadership();
         loop {
             tokio::select! {
@@ -62,7 +64,7 @@ impl Housekeeping {
                 _ = lost.wait_for(|now| !now.is_leader || now.term != term) => {
                     tracing::debug!(term, "no longer leading");
                 }
-                kept = self.keep_house() => {
+                kept = self.keep_house(&mut groups) => {
                     if let Err(error) = kept {
                         self.fuse.blow(error.to_string());
                         return;
@@ -73,12 +75,12 @@ impl Housekeeping {
     }
 
     /// Never returns while this controller leads and its state can be read.
-    async fn keep_house(&self) -> Result<(), KvError> {
+    async fn keep_house(&self, groups: &mut GroupCare) -> Result<(), KvError> {
         // Subscribed before the state is read, so that nothing falls between.
         let mut changes = self.hub.subscribe();
         self.clock.take_over(cluster::time_ms(&self.raft.view())?);
         self.name_cluster().await?;
-        self.begin_watch()?;
+        self.begin_watch(groups)?;
         let mut ending = Ending::default();
         let mut work = JoinSet::new();
         let mut look = tokio::time::interval(LOOK);
@@ -88,7 +90,7 @@ impl Housekeeping {
         loop {
             tokio::select! {
                 change = changes.recv() => {
-                    if self.take_note(change, &mut changes)? {
+                    if self.take_note(change, &mut changes, groups)? {
                         self.begin_work(&mut work);
                     }
                 }
@@ -107,7 +109,7 @@ impl Housekeeping {
                 }
                 _ = look.tick() => {
                     let now = clock::now();
-                    self.look_for_silence(now, looked, &mut ending)?;
+                    self.look_for_silence(now, looked, &mut ending, groups)?;
                     looked = now;
                     if now.saturating_duration_since(swept) >= SWEEP {
                         swept = now;
@@ -139,10 +141,10 @@ impl Housekeeping {
         tokio::time::sleep(LOOK).await;
     }
 
-    fn begin_watch(&self) -> Result<(), KvError> {
-        let live: Vec<u64> =
-            sessions::live(&self.raft.view())?.into_iter().map(|(id, _)| id).collect();
-        self.liveness.begin(&live);
+    fn begin_watch(&self, groups: &GroupCare) -> Result<(), KvError> {
+        groups.begin()?;
+        let live = sessions::live(&self.raft.view())?;
+        self.liveness.begin(live.into_iter().map(|(id, _)| (id, self.patience)));
         Ok(())
     }
 
@@ -151,12 +153,13 @@ impl Housekeeping {
         &self,
         change: Result<Arc<Changes>, RecvError>,
         changes: &mut broadcast::Receiver<Arc<Changes>>,
+        groups: &GroupCare,
     ) -> Result<bool, KvError> {
         let batch = match change {
             Ok(batch) if !batch.replaced => batch,
             Ok(_) | Err(RecvError::Lagged(_)) => {
                 *changes = self.hub.subscribe();
-                self.begin_watch()?;
+                self.begin_watch(groups)?;
                 return Ok(true);
             }
             Err(RecvError::Closed) => return Ok(false),
@@ -164,15 +167,18 @@ impl Housekeeping {
         let mut pending = false;
         for effect in &batch.effects {
             match effect {
-                Effect::SessionOpened(session) => self.liveness.opened(*session),
-                Effect::SessionEnded(session) => self.liveness.forget(*session),
+                Effect::SessionOpened(session) => self.liveness.opened(*session, self.patience),
+                Effect::SessionEnded(session) => self.liveness.forget(session),
                 Effect::WorkPending => pending = true,
+                Effect::MemberJoined { .. } | Effect::MemberLeft { .. } => groups.note(effect),
                 Effect::Appended(..)
                 | Effect::Lease { .. }
                 | Effect::TopicReady(_)
                 | Effect::TopicDeleted(_)
                 | Effect::CommitRefused { .. }
                 | Effect::OffsetsRefused { .. }
+                | Effect::Assigned { .. }
+                | Effect::GroupDeleted(_)
                 | Effect::Cluster => {}
             }
         }
@@ -184,15 +190,17 @@ impl Housekeeping {
         now: Instant,
         looked: Instant,
         ending: &mut Ending,
+        groups: &mut GroupCare,
     ) -> Result<(), KvError> {
         // A process that was stopped for a while has heard nobody meanwhile;
         // that is not their silence.
         if now.saturating_duration_since(looked) > LOOK * 5 {
-            return self.begin_watch();
+            return self.begin_watch(groups);
         }
+        groups.look(now)?;
         for session in self.liveness.expired() {
             if !sessions::session(&self.raft.view(), session)?.is_some_and(|s| s.is_live()) {
-                self.liveness.forget(session);
+                self.liveness.forget(&session);
                 continue;
             }
             if !ending.sessions.insert(session) {
@@ -203,7 +211,7 @@ impl Housekeeping {
             ending.proposals.spawn(async move {
                 let body = CommandBody::EndSession { session };
                 match raft.propose_local(None, body).await {
-                    Ok(_) => liveness.forget(session),
+                    Ok(_) => liveness.forget(&session),
                     Err(error) => tracing::warn!(session, %error, "ending the session failed"),
                 }
                 session

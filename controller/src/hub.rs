@@ -1,12 +1,15 @@
 //! How what was applied here reaches those who wait for it.
 //!
-//! Two ways, because records are appended all the time and everything else is
-//! rare: a bounded broadcast of all effects but appends, and one mailbox per
-//! watcher, into which goes what happens in its topics. A session's stream is
-//! not woken by other sessions' commits, nor a watcher by other topics'.
+//! Three ways, because records are appended all the time and everything else is
+//! rare: a bounded broadcast of all effects but appends, one mailbox per
+//! watcher, into which goes what happens in its topics, and a bell for each
+//! member of a consumer group. A session's stream is not woken by other
+//! sessions' commits, nor a watcher by other topics', nor a member by others.
 
+use crate::member_bells::{MemberBell, MemberBells};
 use crate::raft::ApplyObserver;
 use crate::state::command::{PartitionKey, TopicKey};
+use crate::state::groups::MemberId;
 use crate::state::reply::Effect;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -87,6 +90,7 @@ impl Watchers {
 pub(crate) struct Hub {
     changes: broadcast::Sender<Arc<Changes>>,
     watchers: Mutex<Watchers>,
+    members: Arc<MemberBells>,
 }
 
 /// A watcher's mailbox; it is given up when dropped.
@@ -99,7 +103,11 @@ pub(crate) struct Watch {
 
 impl Hub {
     pub(crate) fn new() -> Self {
-        Self { changes: broadcast::Sender::new(CAPACITY), watchers: Mutex::default() }
+        Self {
+            changes: broadcast::Sender::new(CAPACITY),
+            watchers: Mutex::default(),
+            members: Arc::default(),
+        }
     }
 
     /// All changes but appends, from now on. Subscribe before reading the
@@ -120,6 +128,12 @@ impl Hub {
         }
         drop(watchers);
         Watch { hub: Arc::clone(self), number, topics, mailbox }
+    }
+
+    /// Rings when the member's partitions may have changed, or it is one no
+    /// more; the same holds.
+    pub(crate) fn member(&self, member: MemberId) -> MemberBell {
+        MemberBells::hang(&self.members, member)
     }
 
     fn publish(&self, changes: Changes) {
@@ -170,6 +184,8 @@ impl ApplyObserver for Hub {
                     changed.entry(partition.topic).or_default().insert(*partition);
                 }
                 Effect::TopicDeleted(topic) => deleted.push(*topic),
+                Effect::Assigned { members, .. } => self.members.tell(members),
+                Effect::MemberLeft { member, .. } => self.members.tell([member]),
                 // Addresses of holders change with their sessions, and every
                 // such change moves leases too.
                 Effect::SessionOpened(_)
@@ -177,6 +193,8 @@ impl ApplyObserver for Hub {
                 | Effect::TopicReady(_)
                 | Effect::CommitRefused { .. }
                 | Effect::OffsetsRefused { .. }
+                | Effect::MemberJoined { .. }
+                | Effect::GroupDeleted(_)
                 | Effect::Cluster
                 | Effect::WorkPending => {}
             }
@@ -206,6 +224,7 @@ impl ApplyObserver for Hub {
         for mailbox in self.watchers.lock().of_topics.values().flat_map(HashMap::values) {
             mailbox.put(|pending| pending.everything = true);
         }
+        self.members.tell_all();
         self.publish(Changes { index, effects: Vec::new(), replaced: true });
     }
 }

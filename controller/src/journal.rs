@@ -10,9 +10,10 @@ use crate::metrics::Probes;
 use crate::raft::{RaftNode, StateView};
 use crate::service::address_of;
 use crate::state::command::PartitionKey;
+use crate::state::groups::MemberId;
 use crate::state::kv::KvError;
 use crate::state::names::shown;
-use crate::state::reply::{Effect, LeaseChange, Refusal};
+use crate::state::reply::{Effect, LeaseChange, OwnerChange, Refusal};
 use crate::state::topics;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -105,6 +106,21 @@ impl Journal {
                 Effect::SessionEnded(session) => {
                     tracing::info!(index = batch.index, session, "session ended");
                 }
+                Effect::MemberJoined { group, member, .. } => {
+                    let (index, group, member) = (batch.index, shown(group), id_text(member));
+                    tracing::info!(index, group, member, "member joined");
+                }
+                Effect::MemberLeft { group, member, why } => {
+                    let (index, group, member) = (batch.index, shown(group), id_text(member));
+                    tracing::info!(index, group, member, reason = why.reason(), "member left");
+                }
+                Effect::Assigned { group, epoch, owners, .. } => {
+                    let names = names.get_or_insert_with(|| Names::new(&self.raft));
+                    tell_owners(batch.index, names, (group, *epoch), owners);
+                }
+                Effect::GroupDeleted(group) => {
+                    tracing::info!(index = batch.index, group = shown(group), "group removed");
+                }
                 Effect::Appended(..)
                 | Effect::TopicReady(_)
                 | Effect::TopicDeleted(_)
@@ -132,6 +148,20 @@ impl Journal {
         self.probes.lease_moves.increment(1);
         let address = names.address(to);
         tracing::info!(index, partition, from, to, address, reason, "lease moved");
+    }
+}
+
+fn id_text(id: &MemberId) -> String {
+    uuid::Uuid::from_bytes(*id).to_string()
+}
+
+/// One line for each partition: who reads what is the history of a group.
+fn tell_owners(index: u64, names: &mut Names, (group, epoch): (&str, u32), owners: &[OwnerChange]) {
+    let text = |id: &Option<MemberId>| id.as_ref().map_or(String::new(), id_text);
+    for change in owners {
+        let partition = names.partition(&change.partition);
+        let (group, from, to) = (shown(group), text(&change.was), text(&change.now));
+        tracing::info!(index, group, epoch, partition, from, to, "partition moved");
     }
 }
 

@@ -7,11 +7,13 @@
 
 use crate::raft::MAX_COMMAND_BYTES;
 use crate::state::MAX_BATCH;
-use crate::state::command::{CommandBody, ObjectContents, RequestKey};
+use crate::state::command::{CommandBody, GroupJoin, ObjectContents, PartitionKey, RequestKey};
+use crate::state::groups::{MAX_GROUP_PARTITIONS, MAX_GROUPS, MAX_MEMBERS};
 use crate::state::kv::{KvError, KvRead};
 use crate::state::names::shown;
+use crate::state::offsets::MAX_METADATA_BYTES;
 use crate::state::topics::{MAX_ALL_PARTITIONS, MAX_PARTITIONS, MAX_TOPICS};
-use crate::state::{producers, requests, sessions, topics};
+use crate::state::{groups, offsets, producers, requests, sessions, topics};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
@@ -43,13 +45,25 @@ pub struct Limits {
     pub in_flight_bytes: usize,
     /// Idempotent producers that are remembered.
     pub producers: usize,
+    /// Consumer groups.
+    pub groups: usize,
+    /// Members of one consumer group.
+    pub group_members: usize,
+    /// Partitions of the topics that a group's members subscribe to.
+    pub group_partitions: usize,
+    /// Streams of groups' members at one controller.
+    pub member_streams: usize,
+    /// Bytes of metadata that is committed with an offset.
+    pub offset_metadata_bytes: usize,
 }
 
 impl Default for Limits {
     /// 4 MiB an entry, 4,096 in a batch, 10,000 topics of up to 10,000
     /// partitions, 100,000 partitions in all, 4,000 sessions, 1,000,000
-    /// idempotent producers; per controller 10,000 watch streams, 4,000 connections, 8,192 calls, 20 MiB a message,
-    /// 64 MiB in flight.
+    /// idempotent producers; per controller 10,000 watch streams, 4,000
+    /// connections, 8,192 calls, 20 MiB a message, 64 MiB in flight; 10,000
+    /// consumer groups of up to 2,000 members and 10,000 partitions, 10,000
+    /// members' streams per controller, 4 KiB of metadata an offset.
     fn default() -> Self {
         Self {
             entry_bytes: MAX_COMMAND_BYTES,
@@ -64,13 +78,18 @@ impl Default for Limits {
             message_bytes: MAX_MESSAGE_BYTES,
             in_flight_bytes: 64 << 20,
             producers: 1_000_000,
+            groups: 10_000,
+            group_members: 2_000,
+            group_partitions: MAX_GROUP_PARTITIONS,
+            member_streams: 10_000,
+            offset_metadata_bytes: MAX_METADATA_BYTES,
         }
     }
 }
 
 impl Limits {
     /// Flag, value and the highest value of each.
-    fn all(&self) -> [(&'static str, usize, usize); 12] {
+    fn all(&self) -> [(&'static str, usize, usize); 17] {
         const MANY: usize = 1_000_000;
         [
             ("--max-entry-bytes", self.entry_bytes, MAX_COMMAND_BYTES),
@@ -85,6 +104,11 @@ impl Limits {
             ("--max-message-bytes", self.message_bytes, MAX_MESSAGE_BYTES),
             ("--max-in-flight-bytes", self.in_flight_bytes, 1 << 30),
             ("--max-producers", self.producers, producers::MAX_PRODUCERS as usize),
+            ("--max-groups", self.groups, MAX_GROUPS),
+            ("--max-group-members", self.group_members, MAX_MEMBERS),
+            ("--max-group-partitions", self.group_partitions, MAX_GROUP_PARTITIONS),
+            ("--max-member-streams", self.member_streams, MANY),
+            ("--max-offset-metadata-bytes", self.offset_metadata_bytes, MAX_METADATA_BYTES),
         ]
     }
 
@@ -112,6 +136,9 @@ struct Coming {
     partitions: u64,
     sessions: u64,
     producers: u64,
+    groups: u64,
+    /// Of all groups.
+    members: u64,
 }
 
 /// Asks, at the leader, whether a command keeps the limits.
@@ -144,6 +171,8 @@ impl Drop for Room {
         coming.partitions -= self.taken.partitions;
         coming.sessions -= self.taken.sessions;
         coming.producers -= self.taken.producers;
+        coming.groups -= self.taken.groups;
+        coming.members -= self.taken.members;
     }
 }
 
@@ -164,6 +193,8 @@ impl Gate {
             CommandBody::CreateTopic { .. }
                 | CommandBody::RegisterSession(_)
                 | CommandBody::InitProducer(_)
+                | CommandBody::JoinGroup(_)
+                | CommandBody::CommitOffsets { .. }
         )
     }
 
@@ -177,13 +208,31 @@ impl Gate {
                 });
                 ("slices of one object", slices.max().unwrap_or(0))
             }
-            CommandBody::CommitOffsets { offsets, .. } => ("offsets in one commit", offsets.len()),
+            CommandBody::CommitOffsets { offsets, .. }
+            | CommandBody::CommitMemberOffsets { offsets, .. } => {
+                self.check_metadata(offsets)?;
+                ("offsets in one commit", offsets.len())
+            }
+            CommandBody::ReleasePartitions { partitions, .. } => {
+                ("partitions in one release", partitions.len())
+            }
             CommandBody::ReleaseLeases { leases, .. } => ("leases in one release", leases.len()),
             _ => return Ok(()),
         };
         match count > self.limits.batch {
             true => Err(format!("{count} {what}, allowed are {} (--max-batch)", self.limits.batch)),
             false => Ok(()),
+        }
+    }
+
+    fn check_metadata(&self, offsets: &[(PartitionKey, u64, String)]) -> Result<(), String> {
+        let limit = self.limits.offset_metadata_bytes;
+        match offsets.iter().map(|(.., metadata)| metadata.len()).max() {
+            Some(bytes) if bytes > limit => Err(format!(
+                "offset metadata has {bytes} bytes, allowed are {limit} \
+                 (--max-offset-metadata-bytes)"
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -219,11 +268,8 @@ impl Gate {
                         shown(name)
                     ))));
                 } else {
-                    Coming {
-                        topics: 1,
-                        partitions: u64::from(*partitions),
-                        ..Coming::default()
-                    }
+                    let partitions = u64::from(*partitions);
+                    Coming { topics: 1, partitions, ..Coming::default() }
                 }
             }
             CommandBody::RegisterSession(new) if sessions::adds_one(kv, new)? => {
@@ -234,6 +280,14 @@ impl Gate {
             {
                 Coming { producers: 1, ..Coming::default() }
             }
+            CommandBody::CommitOffsets { group, .. } if !answered => {
+                let new = offsets::group(kv, group)?.is_none();
+                Coming { groups: u64::from(new), ..Coming::default() }
+            }
+            CommandBody::JoinGroup(join) if !answered => match self.joins(kv, &coming, join)? {
+                Ok(taken) => taken,
+                Err(shut) => return Ok(Err(shut)),
+            },
             _ => Coming::default(),
         };
         if let Err(shut) = self.fits(kv, &coming, &taken)? {
@@ -243,7 +297,42 @@ impl Gate {
         coming.partitions += taken.partitions;
         coming.sessions += taken.sessions;
         coming.producers += taken.producers;
+        coming.groups += taken.groups;
+        coming.members += taken.members;
         Ok(Ok(Room { gate: Arc::clone(self), taken }))
+    }
+
+    /// What a member adds, unless its group has no room for it.
+    fn joins(
+        &self,
+        kv: &dyn KvRead,
+        coming: &Coming,
+        join: &GroupJoin,
+    ) -> Result<Result<Coming, Shut>, KvError> {
+        let partitions = groups::partitions_with(kv, &join.group, &join.topics)?;
+        let limit = self.limits.group_partitions;
+        if partitions > limit as u64 {
+            return Ok(Err(Shut::Limit(format!(
+                "the topics of group '{}' would have {partitions} partitions, allowed are {limit} \
+                 (--max-group-partitions)",
+                shown(&join.group)
+            ))));
+        }
+        let new = offsets::group(kv, &join.group)?.is_none();
+        let taken = Coming { groups: u64::from(new), members: 1, ..Coming::default() };
+        if !groups::adds_one(kv, join)? {
+            return Ok(Ok(Coming { members: 0, ..taken }));
+        }
+        let there = groups::membership(kv, &join.group)?.map_or(0, |shared| shared.members);
+        let limit = self.limits.group_members;
+        let fits = within(
+            "members in the group",
+            "--max-group-members",
+            limit,
+            there.into(),
+            (coming.members, 1),
+        );
+        Ok(fits.map(|()| taken))
     }
 
     fn fits(
@@ -263,6 +352,13 @@ impl Gate {
                 (topics::partition_count(kv)?, (coming.partitions, taken.partitions));
             let limit = self.limits.partitions;
             if let Err(shut) = within("partitions", "--max-partitions", limit, there, more) {
+                return Ok(Err(shut));
+            }
+        }
+        if taken.groups > 0 {
+            let (there, more) = (offsets::group_count(kv)?, (coming.groups, taken.groups));
+            let limit = self.limits.groups;
+            if let Err(shut) = within("consumer groups", "--max-groups", limit, there, more) {
                 return Ok(Err(shut));
             }
         }

@@ -1,5 +1,6 @@
-//! Which agents live. Agents send heartbeats to every controller, so that a
-//! new leader knows at once; only the leader acts on silence.
+//! Who lives: agents, and members of consumer groups. Both send heartbeats to
+//! every controller, so that a new leader knows at once; only the leader acts
+//! on silence.
 //!
 //! CLOCK: ending a session early costs a hand-over and nothing else, because
 //! commits are fenced at apply.
@@ -7,91 +8,106 @@
 use crate::clock;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// How one session was last heard of.
+/// How long one may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Patience {
+    /// With a stream open.
+    pub(crate) silent: Duration,
+    /// Without one.
+    pub(crate) gone: Duration,
+}
+
+/// How one was last heard of.
 #[derive(Debug, Clone, Copy)]
 struct Sign {
     /// Streams it has open here.
     streams: u32,
     /// The last heartbeat, or the moment its last stream broke.
     at: Instant,
+    patience: Patience,
 }
 
-/// Signs of life, by session.
-pub(crate) struct Liveness {
-    signs: Mutex<HashMap<u64, Sign>>,
-    ttl: Duration,
-    grace: Duration,
-}
-
-impl Liveness {
-    pub(crate) fn new(ttl: Duration, grace: Duration) -> Self {
-        Self { signs: Mutex::new(HashMap::new()), ttl, grace }
+impl Sign {
+    fn is_over(&self, now: Instant) -> bool {
+        let patience = if self.streams > 0 { self.patience.silent } else { self.patience.gone };
+        now.saturating_duration_since(self.at) > patience
     }
+}
 
+/// Signs of life.
+pub(crate) struct Liveness<K>(Mutex<HashMap<K, Sign>>);
+
+impl<K> Default for Liveness<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Hash + Eq + Clone> Liveness<K> {
     /// A heartbeat came.
-    pub(crate) fn heard(&self, session: u64) {
-        if let Some(sign) = self.signs.lock().get_mut(&session) {
+    pub(crate) fn heard(&self, key: &K) {
+        if let Some(sign) = self.0.lock().get_mut(key) {
             sign.at = clock::now();
         }
     }
 
     /// A stream was opened.
-    pub(crate) fn attached(&self, session: u64) {
-        let mut signs = self.signs.lock();
-        let sign = signs.entry(session).or_insert(Sign { streams: 0, at: clock::now() });
+    pub(crate) fn attached(&self, key: K, patience: Patience) {
+        let mut signs = self.0.lock();
+        let sign = signs.entry(key).or_insert(Sign { streams: 0, at: clock::now(), patience });
         sign.streams += 1;
         sign.at = clock::now();
     }
 
-    /// A stream broke. Only a leader remembers a session without one.
-    pub(crate) fn detached(&self, session: u64, leads: bool) {
-        let mut signs = self.signs.lock();
-        let Some(sign) = signs.get_mut(&session) else { return };
+    /// A stream broke. Only a leader remembers one without a stream.
+    pub(crate) fn detached(&self, key: &K, leads: bool) {
+        let mut signs = self.0.lock();
+        let Some(sign) = signs.get_mut(key) else { return };
         sign.streams = sign.streams.saturating_sub(1);
         sign.at = clock::now();
         if sign.streams == 0 && !leads {
-            signs.remove(&session);
+            signs.remove(key);
         }
     }
 
     /// This controller could not have heard anything for a while (it was
     /// stopped, or it begins to lead): nobody is judged by that time.
     ///
-    /// A session with a stream here keeps its TTL from now; any other gets
-    /// the short grace only, so that repeated elections cannot keep a dead
-    /// agent's leases alive.
-    pub(crate) fn begin(&self, live: &[u64]) {
+    /// Who has a stream here may be silent anew from now; any other may be
+    /// gone for as long as that is allowed, so that repeated elections cannot
+    /// keep a dead agent's leases alive.
+    pub(crate) fn begin(&self, live: impl IntoIterator<Item = (K, Patience)>) {
         let now = clock::now();
-        let mut signs = self.signs.lock();
-        signs.retain(|session, sign| sign.streams > 0 || live.contains(session));
-        for session in live {
-            let sign = signs.entry(*session).or_insert(Sign { streams: 0, at: now });
-            sign.at = now;
+        let live: HashMap<K, Patience> = live.into_iter().collect();
+        let mut signs = self.0.lock();
+        signs.retain(|key, sign| sign.streams > 0 || live.contains_key(key));
+        for (key, patience) in live {
+            let sign = signs.entry(key).or_insert(Sign { streams: 0, at: now, patience });
+            (sign.at, sign.patience) = (now, patience);
         }
     }
 
-    /// A session was registered; it has a TTL to open its stream.
-    pub(crate) fn opened(&self, session: u64) {
-        let later = clock::now() + self.ttl.saturating_sub(self.grace);
-        self.signs.lock().entry(session).or_insert(Sign { streams: 0, at: later });
+    /// A new one; it has as long to open its stream as it may be silent.
+    pub(crate) fn opened(&self, key: K, patience: Patience) {
+        let later = clock::now() + patience.silent.saturating_sub(patience.gone);
+        let mut signs = self.0.lock();
+        let sign = signs.entry(key).or_insert(Sign { streams: 0, at: later, patience });
+        sign.patience = patience;
     }
 
-    /// A session ended.
-    pub(crate) fn forget(&self, session: u64) {
-        self.signs.lock().remove(&session);
+    /// One is no more.
+    pub(crate) fn forget(&self, key: &K) {
+        self.0.lock().remove(key);
     }
 
-    /// The sessions whose time is over.
-    pub(crate) fn expired(&self) -> Vec<u64> {
+    /// Those whose time is over.
+    pub(crate) fn expired(&self) -> Vec<K> {
         let now = clock::now();
-        let signs = self.signs.lock();
-        let expired = signs.iter().filter(|(_, sign)| {
-            let patience = if sign.streams > 0 { self.ttl } else { self.grace };
-            now.saturating_duration_since(sign.at) > patience
-        });
-        expired.map(|(session, _)| *session).collect()
+        let signs = self.0.lock();
+        signs.iter().filter(|(_, sign)| sign.is_over(now)).map(|(key, _)| key.clone()).collect()
     }
 }
 
@@ -99,12 +115,15 @@ impl Liveness {
 mod tests {
     use super::*;
 
+    const PATIENCE: Patience =
+        Patience { silent: Duration::from_secs(3_600), gone: Duration::ZERO };
+
     #[test]
     fn a_broken_stream_expires_after_the_grace_and_a_silent_one_after_the_ttl() {
-        let liveness = Liveness::new(Duration::from_secs(3_600), Duration::ZERO);
-        liveness.attached(1);
-        liveness.attached(2);
-        liveness.detached(2, true);
+        let liveness = Liveness::default();
+        liveness.attached(1, PATIENCE);
+        liveness.attached(2, PATIENCE);
+        liveness.detached(&2, true);
         while liveness.expired().is_empty() {
             std::thread::yield_now();
         }
@@ -113,10 +132,23 @@ mod tests {
 
     #[test]
     fn a_session_with_two_streams_lives_on_when_one_breaks() {
-        let liveness = Liveness::new(Duration::from_secs(3_600), Duration::ZERO);
-        liveness.attached(1);
-        liveness.attached(1);
-        liveness.detached(1, true);
+        let liveness = Liveness::default();
+        liveness.attached(1, PATIENCE);
+        liveness.attached(1, PATIENCE);
+        liveness.detached(&1, true);
         assert!(liveness.expired().is_empty());
+    }
+
+    #[test]
+    fn each_is_judged_by_its_own_patience() {
+        let liveness = Liveness::default();
+        let short = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
+        liveness.begin([(1, PATIENCE), (2, short)]);
+        liveness.attached(1, PATIENCE);
+        liveness.attached(2, short);
+        while liveness.expired().is_empty() {
+            std::thread::yield_now();
+        }
+        assert_eq!(liveness.expired(), [2]);
     }
 }

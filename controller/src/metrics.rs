@@ -6,6 +6,7 @@
 //! controller has its own recorder, so that several can live in one process;
 //! one without an HTTP listener has none, and its probes do nothing.
 
+use crate::group_lag;
 use crate::raft::{ProposeError, RaftNode, Role, Sizes};
 use crate::state::kv::KvError;
 use crate::state::{sessions, topics};
@@ -250,7 +251,12 @@ impl Metrics {
             Label::from_static_parts("version", env!("CARGO_PKG_VERSION")),
         ];
         self.set(Key::from_parts(INFO, labels), 1.0);
-        Ok(self.handle.render())
+        let mut text = self.handle.render();
+        // By one controller, so that a sum over all of them is right.
+        if raft.leads() {
+            text.push_str(&group_lag::render(&raft.try_view()?)?);
+        }
+        Ok(text)
     }
 
     fn set(&self, key: Key, value: f64) {

@@ -2,6 +2,7 @@
 
 use crate::backup::BackupPlan;
 use crate::limits::Limits;
+use crate::liveness::Patience;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,6 +42,9 @@ pub struct ControllerOptions {
     pub keep_logs: u64,
     /// How much it takes.
     pub limits: Limits,
+    /// A consumer group without members in which nothing happens for so long
+    /// is removed, with its offsets; in cluster time.
+    pub group_retention: Duration,
     /// When this one leads, it backs the metadata up into the cluster's store.
     pub backups: Option<BackupPlan>,
 }
@@ -51,9 +55,15 @@ impl ControllerOptions {
         Self { join, ..Self::new(0, listen, BTreeMap::new(), data) }
     }
 
+    /// How long agents may be silent.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience { silent: self.session_ttl, gone: self.session_grace }
+    }
+
     /// Options with the defaults: sessions end after 3 s of silence, 500 ms
     /// after a broken stream, and send heartbeats every 300 ms; a snapshot
-    /// every 100,000 entries, of which the last 10,000 stay; no backups.
+    /// every 100,000 entries, of which the last 10,000 stay; groups are removed
+    /// after 7 days; no backups.
     pub fn new(
         node_id: u64,
         listen: SocketAddr,
@@ -74,6 +84,7 @@ impl ControllerOptions {
             snapshot_every: 100_000,
             keep_logs: 10_000,
             limits: Limits::default(),
+            group_retention: Duration::from_secs(7 * 24 * 3600),
             backups: None,
         }
     }

@@ -10,16 +10,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use streamhouse_controller::codec;
 use streamhouse_controller::raft::{self, CommandClock, Member, RaftOptions, StateView};
+use streamhouse_controller::state::assignors::Assignor;
 use streamhouse_controller::state::command::{
-    CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
-    RequestKey, RestoreStart, RestoredObject, SliceCommit,
+    CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey,
+    ProducerRequest, Registration, RequestKey, RestoreStart, RestoredObject, SliceCommit,
 };
 use streamhouse_controller::state::controllers::{DiskMark, Mark};
 use streamhouse_controller::state::reply::Reply;
-use streamhouse_controller::state::{features, partitions, sessions};
+use streamhouse_controller::state::groups::GroupPartition;
+use streamhouse_controller::state::{features, groups, partitions, sessions};
 
 const TOPIC: [u8; 16] = [7; 16];
 const PARTITION: PartitionKey = PartitionKey { topic: TOPIC, partition: 0 };
+const GROUP: &str = "members";
 const RESTORE: GenerationKey = GenerationKey { counter: 2, random: 2 };
 
 /// Time stands still: a command that changes nothing leaves the hash as it is.
@@ -100,6 +103,28 @@ const LIFE: &[Step] = &[
         group: "readers".into(),
         offsets: vec![(PARTITION, 5, "mine".into())],
     },
+    |_| {
+        let producer = ProducerRequest { name: Some("loader".into()), producer: None };
+        CommandBody::InitProducer(producer)
+    },
+    |_| join(7),
+    |_| join(8),
+    |view| CommandBody::ReleasePartitions {
+        group: GROUP.into(),
+        member: [7; 16],
+        partitions: owned(view, false).collect(),
+    },
+    |view| {
+        let epoch = groups::membership(view, GROUP).unwrap().unwrap().epoch;
+        let offsets = owned(view, true).map(|(key, _)| (key, 0, String::new())).take(3).collect();
+        CommandBody::CommitMemberOffsets { group: GROUP.into(), member: [7; 16], epoch, offsets }
+    },
+    |_| {
+        let members = vec![[7; 16], [8; 16]];
+        CommandBody::LeaveGroup { group: GROUP.into(), members, expired: true }
+    },
+    |_| CommandBody::ExpireGroups { groups: vec![GROUP.into()], idle_before_ms: u64::MAX },
+    |_| CommandBody::DeleteGroup { group: "readers".into() },
     |view| {
         let epoch = partitions::partition(view, &PARTITION).unwrap().unwrap().lease_epoch;
         CommandBody::ReleaseLeases { session: session(view).0, leases: vec![(PARTITION, epoch)] }
@@ -160,7 +185,29 @@ fn slice(view: &StateView) -> SliceCommit {
         min_timestamp_ms: 7,
         max_timestamp_ms: 8,
         flags: 0,
+        producers: Vec::new(),
     }
+}
+
+/// A member of [`GROUP`] comes.
+fn join(n: u8) -> CommandBody {
+    CommandBody::JoinGroup(GroupJoin {
+        group: GROUP.into(),
+        member: [n; 16],
+        instance: None,
+        client: "retry".into(),
+        topics: vec![TOPIC],
+        assignor: Assignor::Sticky,
+        session_timeout_ms: 10_000,
+    })
+}
+
+/// What member 7 has, and whether it keeps it.
+fn owned(view: &StateView, kept: bool) -> impl Iterator<Item = (PartitionKey, u32)> {
+    let owned = groups::owned_by(view, GROUP, &[7; 16]).unwrap().into_iter();
+    let keeps = move |record: &GroupPartition| (record.target == record.owner) == kept;
+    let owned = owned.filter(move |(_, record)| keeps(record));
+    owned.map(|(key, record)| (key, record.granted_epoch))
 }
 
 /// Which variant it is: its number in the encoding.

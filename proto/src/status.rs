@@ -34,7 +34,11 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::WrongCluster
         | ErrorCode::SessionEnded
         | ErrorCode::ProducerFenced
-        | ErrorCode::UnknownProducer => (false, false),
+        | ErrorCode::UnknownProducer
+        | ErrorCode::FencedMember
+        | ErrorCode::StaleMember
+        | ErrorCode::GroupNotEmpty
+        | ErrorCode::UnknownGroup => (false, false),
         ErrorCode::NotLeaseHolder
         | ErrorCode::TopicNotReady
         | ErrorCode::StaleCommit
@@ -45,7 +49,8 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::StoreUnavailable
         | ErrorCode::Restoring
         | ErrorCode::Upgrading
-        | ErrorCode::OutOfOrderSequence => (true, false),
+        | ErrorCode::OutOfOrderSequence
+        | ErrorCode::GroupBusy => (true, false),
         ErrorCode::TimedOut | ErrorCode::ConnectionLost => (true, true),
         ErrorCode::OutcomeUnknown | ErrorCode::Internal | ErrorCode::Unspecified => (false, true),
     };
@@ -60,7 +65,12 @@ fn grpc_code(code: ErrorCode) -> Code {
         ErrorCode::UnknownTopic
         | ErrorCode::UnknownPartition
         | ErrorCode::UnknownController
-        | ErrorCode::UnknownProducer => Code::NotFound,
+        | ErrorCode::UnknownProducer
+        | ErrorCode::UnknownGroup => Code::NotFound,
+        ErrorCode::FencedMember | ErrorCode::StaleMember | ErrorCode::GroupNotEmpty => {
+            Code::FailedPrecondition
+        }
+        ErrorCode::GroupBusy => Code::Unavailable,
         ErrorCode::TopicExists => Code::AlreadyExists,
         ErrorCode::OffsetOutOfRange => Code::OutOfRange,
         ErrorCode::StoreMismatch

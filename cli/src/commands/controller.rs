@@ -72,6 +72,9 @@ struct Run {
     /// Keep so many log entries behind the snapshot, for controllers that are a little behind.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     keep_logs: u64,
+    /// Remove a consumer group without members, and its offsets, once nothing has happened in it for so long.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+    group_retention: Duration,
     /// Back the metadata up into the cluster's store once so much time has passed since the newest backup there, as 1h;
     /// whoever leads does. Default: never.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -173,6 +176,7 @@ async fn serve(args: Run, limits: &LimitFlags) -> anyhow::Result<()> {
         (None, None) => return Err(Failure::usage("say --node-id and --peers, or --join").into()),
     };
     (options.snapshot_every, options.keep_logs) = (args.snapshot_every, args.keep_logs);
+    options.group_retention = args.group_retention;
     options.limits = limits.limits()?;
     options.http_listen = args
         .http_listen

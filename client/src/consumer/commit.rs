@@ -42,6 +42,7 @@ impl Committer {
             request: Some(self.requester.next()),
             group: self.group.to_string(),
             offsets: offsets.iter().map(wire).collect(),
+            ..v1::CommitOffsetsRequest::default()
         };
         let answer = self
             .metadata

@@ -91,7 +91,12 @@ pub(super) fn judge(outcome: Outcome) -> Verdict {
         | Code::Internal
         | Code::WrongCluster
         | Code::ProducerFenced
-        | Code::UnknownProducer => Verdict::Fail(refusal),
+        | Code::UnknownProducer
+        | Code::FencedMember
+        | Code::StaleMember
+        | Code::GroupNotEmpty
+        | Code::UnknownGroup
+        | Code::GroupBusy => Verdict::Fail(refusal),
     }
 }
 

@@ -276,4 +276,55 @@ impl v1::metadata_server::Metadata for Fake {
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         Err(Status::unimplemented("not in these tests"))
     }
+
+    async fn join_group(
+        &self,
+        _: Request<v1::JoinGroupRequest>,
+    ) -> Result<Response<v1::JoinGroupResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn leave_group(
+        &self,
+        _: Request<v1::LeaveGroupRequest>,
+    ) -> Result<Response<v1::LeaveGroupResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn release_partitions(
+        &self,
+        _: Request<v1::ReleasePartitionsRequest>,
+    ) -> Result<Response<v1::ReleasePartitionsResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn list_groups(
+        &self,
+        _: Request<v1::ListGroupsRequest>,
+    ) -> Result<Response<v1::ListGroupsResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn describe_group(
+        &self,
+        _: Request<v1::DescribeGroupRequest>,
+    ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    async fn delete_group(
+        &self,
+        _: Request<v1::DeleteGroupRequest>,
+    ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
+    type AttendGroupStream = futures::stream::Empty<Result<v1::AttendGroupResponse, Status>>;
+
+    async fn attend_group(
+        &self,
+        _: Request<tonic::Streaming<v1::AttendGroupRequest>>,
+    ) -> Result<Response<Self::AttendGroupStream>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
 }

@@ -162,7 +162,7 @@ impl Survey {
             BackupPair::Session(id, session) => {
                 self.sessions.insert(id, session.last_sequence);
             }
-            BackupPair::Moot | BackupPair::Other => {}
+            BackupPair::Group(_) | BackupPair::Moot | BackupPair::Other => {}
         }
     }
 

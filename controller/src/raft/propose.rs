@@ -218,6 +218,8 @@ fn is_own(body: &CommandBody) -> bool {
         CommandBody::InitCluster { .. }
             | CommandBody::EndSession { .. }
             | CommandBody::Continue
+            | CommandBody::LeaveGroup { expired: true, .. }
+            | CommandBody::ExpireGroups { .. }
             | CommandBody::MarkDisks(_)
             | CommandBody::RaiseFeatureLevel { .. }
     )

@@ -10,16 +10,17 @@ use super::state_store::StateStore;
 use super::types::{EncodedCommand, Entry, LogId, Payload};
 use super::view::StateView;
 use crate::codec;
+use crate::state::assignors::Assignor;
 use crate::state::command::{
-    Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
-    ProducerBatch, ProducerEpoch, ProducerRequest, RequestKey, RestoreStart, RestoredObject,
+    Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey,
+    Registration, ProducerBatch, ProducerEpoch, ProducerRequest, RequestKey, RestoreStart, RestoredObject,
     SliceCommit,
 };
 use crate::state::controllers::{DiskMark, Mark};
 use crate::state::features;
 use crate::state::kv::KvRead;
 use crate::state::reply::{ObjectReply, Reply, SliceReply};
-use crate::state::{partitions, producers, sequences, sessions};
+use crate::state::{groups, partitions, producers, sequences, sessions};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -226,8 +227,8 @@ fn body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
             CommandBody::RestoreSlices { restore, objects: vec![object] }
         }
         25 => CommandBody::EndRestore { restore, parts: u64::from(b % 3) },
-        26 => CommandBody::RaiseFeatureLevel { level: 1 + u32::from(b % 2) },
-        _ => {
+        36 => CommandBody::RaiseFeatureLevel { level: 1 + u32::from(b % 2) },
+        34 | 35 => {
             let id = u64::from(a) % PRODUCERS;
             let known = producers::producer(&state.kv, id).unwrap();
             let epoch = known.map_or(0, |known| known.epoch);
@@ -236,10 +237,46 @@ fn body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
                 producer: (b % 4 == 1).then_some(ProducerEpoch { id, epoch }),
             })
         }
+        _ => group_body(state, kind, a, b),
     }
 }
 
-const KINDS: u8 = 29;
+/// The commands of consumer groups.
+fn group_body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
+    let group = format!("group-{}", b % 2);
+    let members = groups::members(&state.kv, &group).unwrap();
+    let pick = members.get(usize::from(a) % members.len().max(1));
+    let member = pick.map_or([a; 16], |(id, _)| *id);
+    let owned = groups::owned_by(&state.kv, &group, &member).unwrap();
+    match kind {
+        26..=28 => CommandBody::JoinGroup(GroupJoin {
+            group,
+            member: [a; 16],
+            instance: a.is_multiple_of(3).then(|| format!("instance-{}", a % 2)),
+            client: "pure".into(),
+            topics: (0..=b % TOPICS).map(id).collect(),
+            assignor: [Assignor::Sticky, Assignor::Range, Assignor::RoundRobin][usize::from(b) % 3],
+            session_timeout_ms: 10_000,
+        }),
+        29 => CommandBody::LeaveGroup { group, members: vec![member], expired: a < 128 },
+        30 => {
+            let partitions = owned.iter().map(|(key, record)| (*key, record.granted_epoch));
+            CommandBody::ReleasePartitions { group, member, partitions: partitions.collect() }
+        }
+        31 => {
+            let epoch = groups::membership(&state.kv, &group).unwrap().map_or(0, |all| all.epoch);
+            let offsets = owned.iter().map(|(key, _)| (*key, u64::from(a), "m".into()));
+            CommandBody::CommitMemberOffsets { group, member, epoch, offsets: offsets.collect() }
+        }
+        32 => CommandBody::DeleteGroup { group },
+        _ => CommandBody::ExpireGroups {
+            groups: vec!["group-0".into(), "group-1".into()],
+            idle_before_ms: 1_000_000 + u64::from(b) * 100_000,
+        },
+    }
+}
+
+const KINDS: u8 = 37;
 
 /// Fails to compile when there is a command that [`body`] does not make.
 fn known(body: &CommandBody) {
@@ -262,7 +299,13 @@ fn known(body: &CommandBody) {
         | CommandBody::RestoreSlices { .. }
         | CommandBody::EndRestore { .. }
         | CommandBody::RaiseFeatureLevel { .. }
-        | CommandBody::InitProducer(_) => {}
+        | CommandBody::InitProducer(_)
+        | CommandBody::JoinGroup(_)
+        | CommandBody::LeaveGroup { .. }
+        | CommandBody::ReleasePartitions { .. }
+        | CommandBody::CommitMemberOffsets { .. }
+        | CommandBody::DeleteGroup { .. }
+        | CommandBody::ExpireGroups { .. } => {}
     }
 }
 

@@ -113,7 +113,8 @@ impl Attachment {
 
     async fn run(self, incoming: Streaming<v1::AttachRequest>) {
         let session = self.session;
-        self.shared.liveness.attached(session);
+        let patience = self.shared.options.patience();
+        self.shared.liveness.attached(session, patience);
         let cancel = self.shared.cancel.clone();
         let end = tokio::select! {
             () = cancel.cancelled() => Some((ErrorCode::ShuttingDown, "the controller stops".into())),
@@ -125,7 +126,7 @@ impl Attachment {
             },
         };
         let leads = self.shared.raft.leadership().borrow().is_leader;
-        self.shared.liveness.detached(session, leads);
+        self.shared.liveness.detached(&session, leads);
         tracing::debug!(session, "agent's stream ended");
         if let Some((code, message)) = end {
             // The agent may have gone meanwhile.
@@ -136,7 +137,7 @@ impl Attachment {
     /// Takes note of heartbeats until the stream ends.
     async fn listen(&self, mut incoming: Streaming<v1::AttachRequest>) {
         while let Ok(Some(_)) = incoming.message().await {
-            self.shared.liveness.heard(self.session);
+            self.shared.liveness.heard(&self.session);
         }
     }
 
@@ -267,6 +268,10 @@ impl Attachment {
                 | Effect::CommitRefused { .. }
                 | Effect::OffsetsRefused { .. }
                 | Effect::Cluster
+                | Effect::MemberJoined { .. }
+                | Effect::MemberLeft { .. }
+                | Effect::Assigned { .. }
+                | Effect::GroupDeleted(_)
                 | Effect::WorkPending => {}
             }
         }

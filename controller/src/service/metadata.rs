@@ -1,13 +1,13 @@
 //! The `Metadata` service: routes each call to the file that answers it.
 
-use super::{Shared, lookup, members, offsets, topics, watch};
+use super::{Shared, attend, group_views, groups, lookup, members, offsets, topics, watch};
 use crate::convert::{generation_wire, hash_text};
 use crate::errors::store_failed;
 use crate::state::{cluster, sessions, topics as state_topics};
 use std::sync::Arc;
 use streamhouse_proto::v1;
 use streamhouse_proto::v1::metadata_server::Metadata;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// One per controller.
 pub(crate) struct MetadataService(pub(crate) Arc<Shared>);
@@ -17,6 +17,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl Metadata for MetadataService {
     type WatchStream = watch::WatchStream;
+    type AttendGroupStream = attend::AttendStream;
 
     async fn get_cluster(
         &self,
@@ -171,5 +172,54 @@ impl Metadata for MetadataService {
         request: Request<v1::TransferLeaderRequest>,
     ) -> Answer<v1::TransferLeaderResponse> {
         members::transfer(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn join_group(
+        &self,
+        request: Request<v1::JoinGroupRequest>,
+    ) -> Answer<v1::JoinGroupResponse> {
+        groups::join(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn leave_group(
+        &self,
+        request: Request<v1::LeaveGroupRequest>,
+    ) -> Answer<v1::LeaveGroupResponse> {
+        groups::leave(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn release_partitions(
+        &self,
+        request: Request<v1::ReleasePartitionsRequest>,
+    ) -> Answer<v1::ReleasePartitionsResponse> {
+        groups::release(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn attend_group(
+        &self,
+        request: Request<Streaming<v1::AttendGroupRequest>>,
+    ) -> Answer<Self::AttendGroupStream> {
+        attend::attend(Arc::clone(&self.0), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<v1::ListGroupsRequest>,
+    ) -> Answer<v1::ListGroupsResponse> {
+        group_views::list(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn describe_group(
+        &self,
+        request: Request<v1::DescribeGroupRequest>,
+    ) -> Answer<v1::DescribeGroupResponse> {
+        group_views::describe(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<v1::DeleteGroupRequest>,
+    ) -> Answer<v1::DeleteGroupResponse> {
+        groups::delete(&self.0, request.into_inner()).await.map(Response::new)
     }
 }

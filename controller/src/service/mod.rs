@@ -1,7 +1,10 @@
 //! The gRPC services of a controller.
 
 mod attach;
+mod attend;
 mod backups;
+mod group_views;
+mod groups;
 mod lookup;
 mod members;
 mod metadata;
@@ -18,6 +21,7 @@ pub(crate) use sessions::SessionsService;
 
 use crate::clock::ClusterClock;
 use crate::errors::read_failed;
+use crate::group_care::MemberKey;
 use crate::hub::Hub;
 use crate::liveness::Liveness;
 use crate::options::ControllerOptions;
@@ -34,9 +38,11 @@ use tokio_util::task::TaskTracker;
 pub(crate) struct Shared {
     pub(crate) raft: RaftNode,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) liveness: Arc<Liveness<u64>>,
+    pub(crate) member_liveness: Arc<Liveness<MemberKey>>,
     pub(crate) clock: Arc<ClusterClock>,
     pub(crate) watchers: Places,
+    pub(crate) member_streams: Places,
     /// Backups that are being taken here.
     pub(crate) backups: Places,
     pub(crate) options: ControllerOptions,

@@ -1,7 +1,7 @@
 //! Consumer groups' offsets.
 
 use super::Shared;
-use crate::convert::{partition_key, partition_wire, request_key};
+use crate::convert::{id16, partition_key, partition_wire, request_key};
 use crate::errors::{invalid, propose_failed, refusal_info, refused, store_failed, unexpected};
 use crate::state::command::{CommandBody, PartitionKey};
 use crate::state::names::check_group;
@@ -22,7 +22,16 @@ pub(super) async fn commit(
     for commit in wire.offsets {
         commits.push((partition_key(commit.partition.as_ref())?, commit.offset, commit.metadata));
     }
-    let body = CommandBody::CommitOffsets { group: wire.group, offsets: commits };
+    let body = if wire.member_id.is_empty() {
+        CommandBody::CommitOffsets { group: wire.group, offsets: commits }
+    } else {
+        CommandBody::CommitMemberOffsets {
+            group: wire.group,
+            member: id16("member id", &wire.member_id)?,
+            epoch: wire.member_epoch,
+            offsets: commits,
+        }
+    };
     let proposed = shared.raft.propose(Some(request), body).await;
     let (applied, reply) = proposed.map_err(|e| propose_failed(&e))?;
     match reply {

@@ -3,8 +3,10 @@
 //! Stored in the log under the rules of [`crate::codec`]: variants and fields
 //! are only ever appended. Time and random values travel inside (PURE, CLOCK).
 
+use super::assignors::Assignor;
 use super::controllers::DiskMark;
 use super::features;
+use super::groups::MemberId;
 use bincode::{Decode, Encode};
 
 /// A topic's UUID.
@@ -160,6 +162,51 @@ pub enum CommandBody {
     },
     /// Gives a producer its id and epoch.
     InitProducer(ProducerRequest),
+    /// Makes a member of a consumer group, or changes what one wants.
+    JoinGroup(GroupJoin),
+    /// Members are so no more.
+    LeaveGroup {
+        /// The group.
+        group: String,
+        /// At most [`crate::state::MAX_BATCH`].
+        members: Vec<MemberId>,
+        /// The leader has not heard of them for too long.
+        expired: bool,
+    },
+    /// A member gives up partitions that it was asked for.
+    ReleasePartitions {
+        /// The group.
+        group: String,
+        /// Whose.
+        member: MemberId,
+        /// Partition, and the group epoch of its grant; at most
+        /// [`crate::state::MAX_BATCH`].
+        partitions: Vec<(PartitionKey, u32)>,
+    },
+    /// Sets group offsets as a member.
+    CommitMemberOffsets {
+        /// The group.
+        group: String,
+        /// Who.
+        member: MemberId,
+        /// The group epoch that it has heard of.
+        epoch: u32,
+        /// As in `CommitOffsets`.
+        offsets: Vec<(PartitionKey, u64, String)>,
+    },
+    /// Removes a consumer group without members; its offsets go by `Continue`
+    /// where they are many.
+    DeleteGroup {
+        /// The group.
+        group: String,
+    },
+    /// Removes those of the groups in which nothing has happened for long.
+    ExpireGroups {
+        /// The candidates; at most [`crate::state::MAX_BATCH`].
+        groups: Vec<String>,
+        /// Cluster time before which the last thing must have happened.
+        idle_before_ms: u64,
+    },
 }
 
 impl CommandBody {
@@ -189,7 +236,13 @@ impl CommandBody {
             // Proposed by the leader alone, and only once everyone reads the
             // level that it raises to, which is above the oldest.
             Self::RaiseFeatureLevel { .. } => features::OLDEST,
-            Self::InitProducer(_) => 2,
+            Self::InitProducer(_)
+            | Self::JoinGroup(_)
+            | Self::LeaveGroup { .. }
+            | Self::ReleasePartitions { .. }
+            | Self::CommitMemberOffsets { .. }
+            | Self::DeleteGroup { .. }
+            | Self::ExpireGroups { .. } => 2,
         }
     }
 }
@@ -210,6 +263,25 @@ pub struct ProducerEpoch {
     pub id: u64,
     /// At most `i16::MAX`.
     pub epoch: u16,
+}
+
+/// What a member of a consumer group wants.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct GroupJoin {
+    /// The group.
+    pub group: String,
+    /// Random, chosen by the member for this membership.
+    pub member: MemberId,
+    /// Static membership: which instance it is.
+    pub instance: Option<String>,
+    /// What it calls itself.
+    pub client: String,
+    /// The topics it subscribes to.
+    pub topics: Vec<TopicKey>,
+    /// The assignor it asks for.
+    pub assignor: Assignor,
+    /// How long it may be silent.
+    pub session_timeout_ms: u32,
 }
 
 /// What is restored, and into which generation.

@@ -40,6 +40,14 @@
 //! | `64` | | how many producers there are, `u64` |
 //! | `65` | topic id, partition, producer id | [`Committed`](super::sequences::Committed) |
 //! | `66` | when it is forgotten, topic id, partition, producer id | `()` |
+//! | `53` | consumer group | [`Membership`](super::groups::Membership) |
+//! | `54` | consumer group, `00`, member | [`Member`](super::groups::Member) |
+//! | `55` | consumer group, `00`, instance id | member |
+//! | `56` | consumer group, `00`, topic id, partition | [`GroupPartition`](super::groups::GroupPartition) |
+//! | `57` | consumer group, `00`, member, topic id, partition | `()`: what it owns |
+//! | `58` | consumer group, `00`, hash of the topics | [`Subscription`](super::groups::Subscription) |
+//! | `59` | topic id, consumer group | `()`: groups whose members subscribe to a topic |
+//! | `5a` | | how many consumer groups there are, `u64` |
 
 use super::command::{PartitionKey, TopicKey};
 use super::kv::prefix_end;
@@ -83,6 +91,14 @@ pub(super) mod tag {
     pub(crate) const PRODUCER_COUNT: u8 = 0x64;
     pub(crate) const SEQUENCES: u8 = 0x65;
     pub(crate) const SEQUENCES_DUE: u8 = 0x66;
+    pub(crate) const MEMBERSHIP: u8 = 0x53;
+    pub(crate) const MEMBER: u8 = 0x54;
+    pub(crate) const INSTANCE: u8 = 0x55;
+    pub(crate) const GROUP_PARTITION: u8 = 0x56;
+    pub(crate) const OWNED: u8 = 0x57;
+    pub(crate) const SUBSCRIPTION: u8 = 0x58;
+    pub(crate) const SUBSCRIBED: u8 = 0x59;
+    pub(crate) const GROUP_COUNT: u8 = 0x5a;
 }
 
 /// Whether apply will hardly read what it writes at this key: entries of the

@@ -4,11 +4,13 @@
 //! [`apply`] is the only way in for changes; the public functions of the
 //! domains read. Keys and values are listed in [`keys`].
 
+pub mod assignors;
 pub mod cluster;
 pub mod command;
 pub mod controllers;
-pub mod features;
 mod dedup;
+pub mod features;
+pub mod groups;
 pub mod keys;
 pub mod kv;
 pub mod leases;
@@ -87,7 +89,7 @@ fn execute(
             segments::commit(tx, now_ms, *session, instance, objects)
         }
         CommandBody::CommitOffsets { group, offsets } => {
-            let reply = offsets::commit(tx, now_ms, command.request, group, offsets)?;
+            let reply = offsets::commit(tx, now_ms, command.request, group, None, offsets)?;
             let effects = offsets::refusals(group, offsets, &reply);
             Ok((reply, effects))
         }
@@ -103,5 +105,22 @@ fn execute(
         CommandBody::EndRestore { restore, parts } => restore::end(tx, *restore, *parts),
         CommandBody::RaiseFeatureLevel { level } => features::raise(tx, *level),
         CommandBody::InitProducer(request) => producers::init(tx, now_ms, request),
+        CommandBody::JoinGroup(join) => groups::join(tx, index, now_ms, join),
+        CommandBody::LeaveGroup { group, members, expired } => {
+            groups::leave(tx, now_ms, group, members, *expired)
+        }
+        CommandBody::ReleasePartitions { group, member, partitions } => {
+            groups::release(tx, group, member, partitions)
+        }
+        CommandBody::CommitMemberOffsets { group, member, epoch, offsets } => {
+            let member = Some((member, *epoch));
+            let reply = offsets::commit(tx, now_ms, command.request, group, member, offsets)?;
+            let effects = offsets::refusals(group, offsets, &reply);
+            Ok((reply, effects))
+        }
+        CommandBody::DeleteGroup { group } => groups::delete(tx, group),
+        CommandBody::ExpireGroups { groups, idle_before_ms } => {
+            groups::expire(tx, groups, *idle_before_ms)
+        }
     }
 }

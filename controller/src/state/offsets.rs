@@ -1,9 +1,12 @@
 //! Consumer groups' committed offsets.
 //!
-//! GROUP: commits of one consumer are applied in the order in which it sent
-//! them; an older one that arrives late is refused.
+//! GROUP: an offset is set by the member that owns the partition, or by
+//! anybody while the group has no members; commits of one consumer are applied
+//! in the order in which it sent them, and an older one that arrives late is
+//! refused.
 
 use super::command::{PartitionKey, RequestKey, TopicKey};
+use super::groups::{self, MAX_GROUPS, MemberId};
 use super::keys::{Key, tag, trailing_partition};
 use super::kv::{KvError, KvRead, Transaction};
 use super::names::check_group;
@@ -47,7 +50,83 @@ fn topic_key(topic: &TopicKey, group: &str) -> Vec<u8> {
     Key::new(tag::OFFSET_TOPIC).bytes(topic).bytes(group.as_bytes()).done()
 }
 
-/// A group, once it has committed.
+fn count_key() -> Vec<u8> {
+    Key::new(tag::GROUP_COUNT).done()
+}
+
+/// How many groups there are.
+pub fn group_count(kv: &dyn KvRead) -> Result<u64, KvError> {
+    Ok(typed::get(kv, &count_key())?.unwrap_or(0))
+}
+
+/// Whether there is room for the group, if it is a new one.
+pub(super) fn check_room(kv: &dyn KvRead, name: &str) -> Result<Result<(), Refusal>, KvError> {
+    if group(kv, name)?.is_none() && group_count(kv)? >= MAX_GROUPS as u64 {
+        let message = format!("the cluster has {MAX_GROUPS} consumer groups, as many as it may");
+        return Ok(Err(Refusal::Limit(message)));
+    }
+    Ok(Ok(()))
+}
+
+/// The group is there from now on, for whoever joins it.
+pub(super) fn ensure_group(
+    tx: &mut Transaction<'_>,
+    now_ms: u64,
+    name: &str,
+) -> Result<(), KvError> {
+    if group(tx, name)?.is_none() {
+        put_group(tx, name, &Group { created_ms: now_ms, committed_ms: now_ms })?;
+    }
+    Ok(())
+}
+
+fn put_group(tx: &mut Transaction<'_>, name: &str, record: &Group) -> Result<(), KvError> {
+    if group(tx, name)?.is_none() {
+        let count = group_count(tx)? + 1;
+        typed::put(tx, count_key(), &count);
+    }
+    typed::put(tx, group_key(name), record);
+    Ok(())
+}
+
+/// Restores a group's record, and counts it.
+pub(super) fn restore(tx: &mut Transaction<'_>, key: &[u8], record: &Group) -> Result<(), KvError> {
+    let name = String::from_utf8(key[1..].to_vec()).map_err(|_| typed::malformed(key))?;
+    put_group(tx, &name, record)
+}
+
+/// Removes up to `limit` offsets of a group; tells how many more it might
+/// have.
+pub(super) fn delete_some(
+    tx: &mut Transaction<'_>,
+    name: &str,
+    limit: usize,
+) -> Result<usize, KvError> {
+    let (start, end) = Key::new(tag::OFFSET).name(name).range();
+    let some = tx.scan(&start, &end, limit)?;
+    let left = limit - some.len();
+    for (key, _) in some {
+        let partition = trailing_partition(&key).ok_or_else(|| typed::malformed(&key))?;
+        tx.delete(topic_key(&partition.topic, name));
+        tx.delete(key);
+    }
+    Ok(left)
+}
+
+/// Removes a group's record.
+pub(super) fn delete_group(tx: &mut Transaction<'_>, name: &str) -> Result<(), KvError> {
+    if group(tx, name)?.is_none() {
+        return Ok(());
+    }
+    tx.delete(group_key(name));
+    match group_count(tx)?.checked_sub(1) {
+        Some(left @ 1..) => typed::put(tx, count_key(), &left),
+        Some(0) | None => tx.delete(count_key()),
+    }
+    Ok(())
+}
+
+/// A group, once it has committed or somebody has joined it.
 pub fn group(kv: &dyn KvRead, name: &str) -> Result<Option<Group>, KvError> {
     typed::get(kv, &group_key(name))
 }
@@ -81,6 +160,7 @@ pub(super) fn commit(
     now_ms: u64,
     by: Option<RequestKey>,
     name: &str,
+    member: Option<(&MemberId, u32)>,
     offsets: &[(PartitionKey, u64, String)],
 ) -> Result<Reply, KvError> {
     if let Err(refusal) = check_group(name) {
@@ -90,6 +170,13 @@ pub(super) fn commit(
         let message = format!("{} offsets in one commit, allowed are {MAX_BATCH}", offsets.len());
         return Ok(Reply::Refused(Refusal::Limit(message)));
     }
+    // GROUP: a consumer that is no member while others are changes nothing.
+    if let Err(refusal) = groups::check_commit(tx, name, member)? {
+        return Ok(Reply::Refused(refusal));
+    }
+    if let Err(refusal) = check_room(tx, name)? {
+        return Ok(Reply::Refused(refusal));
+    }
     // GROUP: whatever came between, a consumer's late commit stays late.
     if let Some(by) = by
         && requests::last_number(tx, &by.requester)? > by.number
@@ -98,7 +185,13 @@ pub(super) fn commit(
     }
     let mut results = Vec::with_capacity(offsets.len());
     for (partition, offset, metadata) in offsets {
-        let refusal = check(tx, partition, *offset, metadata)?;
+        let refusal = match check(tx, partition, *offset, metadata)? {
+            Some(refusal) => Some(refusal),
+            None => match member {
+                Some(member) => groups::check_owner(tx, name, member, partition)?,
+                None => None,
+            },
+        };
         if refusal.is_none() {
             let value = CommittedOffset {
                 offset: *offset,
@@ -112,7 +205,7 @@ pub(super) fn commit(
     }
     if results.iter().any(Option::is_none) {
         let created_ms = group(tx, name)?.map_or(now_ms, |group| group.created_ms);
-        typed::put(tx, group_key(name), &Group { created_ms, committed_ms: now_ms });
+        put_group(tx, name, &Group { created_ms, committed_ms: now_ms })?;
     }
     Ok(Reply::Offsets(results))
 }

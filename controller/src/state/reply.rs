@@ -3,6 +3,7 @@
 //! Replies are stored for RETRY, so they follow the rules of [`crate::codec`].
 
 use super::command::{GenerationKey, PartitionKey, ProducerEpoch, TopicKey};
+use super::groups::MemberId;
 use bincode::{Decode, Encode};
 
 /// The answer to a command.
@@ -38,6 +39,11 @@ pub enum Reply {
     Restored(Vec<Option<Refusal>>),
     /// A producer's id and epoch.
     Producer(ProducerEpoch),
+    /// A member of a group, and the group epoch as of which it is one.
+    Member {
+        /// See [`Member`](super::groups::Member).
+        epoch: u32,
+    },
 }
 
 /// Why a command, or a part of it, was refused.
@@ -90,6 +96,26 @@ pub enum Refusal {
     /// Batches of idempotent producers that keep their slice from being
     /// accepted, in order.
     Batches(Vec<BatchRefusal>),
+    /// No member of the group, or no longer one.
+    FencedMember(String),
+    /// An epoch that is not the member's, or not yet the group's.
+    StaleMember {
+        /// The group's epoch.
+        epoch: u32,
+    },
+    /// The member does not own the partition, or has not since that epoch.
+    NotOwner(PartitionKey),
+    /// Only a group without members can be changed so.
+    GroupNotEmpty {
+        /// The group.
+        group: String,
+        /// How many it has.
+        members: u32,
+    },
+    /// No such consumer group.
+    UnknownGroup(String),
+    /// The group is being removed.
+    GroupBusy(String),
 }
 
 /// A batch for which its slice was refused.
@@ -192,6 +218,70 @@ pub enum Effect {
     Cluster,
     /// Chunks are waiting for `Continue`.
     WorkPending,
+    /// A group has a new member, or a member wants something else.
+    MemberJoined {
+        /// The group.
+        group: String,
+        /// Who.
+        member: MemberId,
+        /// How long it may be silent.
+        session_timeout_ms: u32,
+    },
+    /// A group has a member less.
+    MemberLeft {
+        /// The group.
+        group: String,
+        /// Who.
+        member: MemberId,
+        /// Why.
+        why: LeftBecause,
+    },
+    /// Who owns or is to own partitions of a group has changed.
+    Assigned {
+        /// The group.
+        group: String,
+        /// Its epoch now.
+        epoch: u32,
+        /// Partitions that changed hands.
+        owners: Vec<OwnerChange>,
+        /// Members that must hear of it, the gone ones included.
+        members: Vec<MemberId>,
+    },
+    /// A consumer group was removed, with its offsets.
+    GroupDeleted(String),
+}
+
+/// A partition of a group that changed hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnerChange {
+    /// Which.
+    pub partition: PartitionKey,
+    /// Who owned it before, perhaps a member no more.
+    pub was: Option<MemberId>,
+    /// Who owns it now.
+    pub now: Option<MemberId>,
+}
+
+/// Why a member is one no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftBecause {
+    /// It said so.
+    Left,
+    /// Nothing was heard of it for its session timeout.
+    Expired,
+    /// The same instance has joined again.
+    Replaced,
+}
+
+impl LeftBecause {
+    /// The reason in a log line.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Left => "it left",
+            Self::Expired => "it was silent for its session timeout",
+            Self::Replaced => "its instance has joined again",
+        }
+    }
 }
 
 /// Why a partition's lease changed.

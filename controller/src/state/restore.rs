@@ -7,7 +7,9 @@
 //! the same backup.
 //!
 //! Topics, index, group offsets and what is remembered of requests and of
-//! producers come from the backup; slices found since roll producers forward. Sessions do not: none of them is served any more, and a commit
+//! producers come from the backup; slices found since roll producers forward.
+//! Members of groups do not: they join anew. Sessions do not: none of them is
+//! served any more, and a commit
 //! of one is answered *outcome unknown*, because the slices that the restore
 //! found may be its. The controllers' own keys (numbers, disk marks) stay
 //! those of this cluster, and so does the id by which its controllers know
@@ -31,7 +33,7 @@ use super::segments::{IndexEntry, ObjectRecord};
 use super::sequences::Committed;
 use super::sessions::Session;
 use super::topics::{self, Topic};
-use super::{MAX_BATCH, leases, producers, segments, typed, work};
+use super::{MAX_BATCH, leases, offsets, producers, segments, typed, work};
 use crate::codec;
 use bincode::{Decode, Encode};
 
@@ -93,6 +95,8 @@ pub enum BackupPair {
     Object(u64, u64, ObjectRecord),
     /// A session, for the restore to know what it had committed; not restored.
     Session(u64, Session),
+    /// A consumer group; its members are not in the backup.
+    Group(Group),
     /// Work that needs sessions; not restored.
     Moot,
     /// Anything else that is restored as it is.
@@ -153,7 +157,7 @@ pub fn parse(key: &[u8], value: &[u8]) -> Result<BackupPair, String> {
         tag::WORK => empty().map(|()| BackupPair::Moot),
         tag::GROUP => {
             shape(key.len() > 1)?;
-            decode::<Group>(key, value).map(|_| BackupPair::Other)
+            Ok(BackupPair::Group(decode(key, value)?))
         }
         tag::OFFSET => {
             shape(key.len() > 22)?;
@@ -207,13 +211,21 @@ pub(super) fn holds_up(kv: &dyn KvRead, body: &CommandBody) -> Result<bool, KvEr
         | CommandBody::DeleteTopic { .. }
         | CommandBody::RegisterSession(_)
         | CommandBody::InitProducer(_)
-        | CommandBody::CommitOffsets { .. } => Ok(restoring(kv)?.is_some()),
+        | CommandBody::CommitOffsets { .. }
+        | CommandBody::JoinGroup(_)
+        | CommandBody::DeleteGroup { .. } => Ok(restoring(kv)?.is_some()),
         // Without sessions these have nothing to change; commits are answered
         // *outcome unknown*, so the way of every commit is spared the look.
         CommandBody::EndSession { .. }
         | CommandBody::DrainSession { .. }
         | CommandBody::ReleaseLeases { .. }
         | CommandBody::CommitObjects { .. } => Ok(false),
+        // Nor without members.
+        CommandBody::LeaveGroup { .. }
+        | CommandBody::ReleasePartitions { .. }
+        | CommandBody::CommitMemberOffsets { .. } => Ok(false),
+        // A group of the backup is as old as it was then.
+        CommandBody::ExpireGroups { .. } => Ok(restoring(kv)?.is_some()),
         // Looks itself.
         CommandBody::Continue => Ok(false),
         // The controllers' own, and the restore's.
@@ -244,8 +256,8 @@ fn occupied_by(kv: &dyn KvRead) -> Result<Option<&'static str>, KvError> {
     for (what, first, last) in [
         ("topics", tag::TOPIC_COUNT, tag::OBJECT),
         ("agents, or had some", tag::SESSION, tag::RESULT),
-        ("consumer groups", tag::GROUP, tag::OFFSET_TOPIC),
         ("producers, or had some", tag::PRODUCER_IDS, tag::SEQUENCES_DUE),
+        ("consumer groups", tag::GROUP, tag::GROUP_COUNT),
     ] {
         if !kv.scan(&[first], &[last + 1], 1)?.is_empty() {
             return Ok(Some(what));
@@ -346,6 +358,7 @@ pub(super) fn pairs(
             BackupPair::Session(..) | BackupPair::Moot => {}
             BackupPair::Topic(id, topic) => topics::restore(tx, &id, &topic)?,
             BackupPair::Partition(id, partition) => put_partition(tx, &id, partition)?,
+            BackupPair::Group(group) => offsets::restore(tx, key, &group)?,
             BackupPair::Segment(..) | BackupPair::Object(..) | BackupPair::Other => {
                 tx.put(key.clone(), value.clone());
             }

@@ -8,7 +8,7 @@ use super::kv::{KvError, KvRead, Transaction};
 use super::names::{check_name, shown};
 use super::partitions::{self, Partition};
 use super::reply::{Effect, LeaseChange, Refusal, Reply};
-use super::{leases, offsets, segments, sequences, typed, work};
+use super::{groups, leases, offsets, segments, sequences, typed, work};
 use bincode::{Decode, Encode};
 
 /// Most partitions of one topic.
@@ -268,7 +268,10 @@ pub(super) fn continue_deletion(
         leases::drop_partition(tx, topic.agent_group(), &key, &partition, effects)?;
         partitions::delete(tx, &key);
     }
-    if !all || !offsets::delete_topic(tx, id, budget)? {
+    if !all
+        || !offsets::delete_topic(tx, id, budget)?
+        || !groups::drop_topic(tx, id, CHUNK, effects)?
+    {
         return Ok(());
     }
     tx.delete(topic_key(id));

@@ -4,7 +4,7 @@
 use super::keys::{Key, tag, trailing_id, trailing_u64};
 use super::kv::{KvError, KvRead, Transaction};
 use super::reply::{Effect, Reply};
-use super::{leases, producers, requests, restore, sequences, sessions, topics, typed};
+use super::{groups, leases, producers, requests, restore, sequences, sessions, topics, typed};
 
 /// Kinds of unfinished work, by the byte that stands in the key. The lowest
 /// goes first: partitions without a writer before topics that come and go.
@@ -22,6 +22,10 @@ pub(super) enum Kind {
     CreateTopic = 5,
     /// Subject: topic id.
     DeleteTopic = 6,
+    /// A consumer group whose partitions are to be assigned. Subject: group.
+    AssignMembers = 16,
+    /// Subject: consumer group.
+    DeleteGroup = 17,
 }
 
 impl Kind {
@@ -33,6 +37,8 @@ impl Kind {
             Self::Rebalance,
             Self::CreateTopic,
             Self::DeleteTopic,
+            Self::AssignMembers,
+            Self::DeleteGroup,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
@@ -41,6 +47,8 @@ impl Kind {
 
 /// Requesters, ended sessions and producers expired by one entry.
 const EXPIRED_AT_ONCE: usize = 100;
+/// Keys of a deleted consumer group removed by one entry.
+const GROUP_CHUNK: usize = 1_000;
 
 fn work_key(kind: Kind, subject: &[u8]) -> Vec<u8> {
     Key::new(tag::WORK).byte(kind as u8).bytes(subject).done()
@@ -64,6 +72,8 @@ pub(super) fn outlives_sessions(key: &[u8]) -> bool {
     kind.is_some_and(|kind| match kind {
         Kind::CreateTopic | Kind::DeleteTopic => trailing_id(key).is_some() && key.len() == 18,
         Kind::MoveLeases | Kind::AssignGroup | Kind::RevokeAll | Kind::Rebalance => false,
+        // A restored group has no members, and is whole.
+        Kind::AssignMembers | Kind::DeleteGroup => false,
     })
 }
 
@@ -107,6 +117,10 @@ pub(super) fn proceed(
             Kind::AssignGroup => leases::assign_waiting(tx, &group()?, &mut effects)?,
             Kind::Rebalance => leases::rebalance(tx, &group()?, &mut effects)?,
             Kind::RevokeAll => leases::revoke_all(tx, session()?, now_ms, &mut effects)?,
+            Kind::AssignMembers => groups::rebalance(tx, &group()?, &mut effects)?,
+            Kind::DeleteGroup => {
+                groups::delete_some(tx, &group()?, GROUP_CHUNK, &mut effects)?;
+            }
         }
     }
     leases::take_overdue(tx, now_ms, &mut effects)?;

@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use streamhouse_controller::backup::file::{Encoder, Header};
 use streamhouse_controller::codec;
+use streamhouse_controller::state::assignors::Assignor;
 use streamhouse_controller::state::cluster::Cluster;
 use streamhouse_controller::state::command::{
-    Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, ProducerBatch,
+    Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey, ProducerBatch,
     ProducerEpoch, ProducerRequest, Registration, RequestKey, RestoreStart, RestoredObject,
     SliceCommit,
 };
 use streamhouse_controller::state::controllers::{DiskMark, Mark};
+use streamhouse_controller::state::groups::{GroupPartition, Member, Membership, Subscription};
 use streamhouse_controller::state::offsets::{CommittedOffset, Group};
 use streamhouse_controller::state::partitions::Partition;
 use streamhouse_controller::state::producers::{Producer, ProducerIds};
@@ -193,6 +195,48 @@ fn bodies() -> Vec<(&'static str, CommandBody)> {
                 producer: Some(producer()),
             }),
         ),
+        (
+            "join-group",
+            CommandBody::JoinGroup(GroupJoin {
+                group: "readers".into(),
+                member: [8; 16],
+                instance: Some("one".into()),
+                client: "app".into(),
+                topics: vec![[1; 16]],
+                assignor: Assignor::Range,
+                session_timeout_ms: 10_000,
+            }),
+        ),
+        (
+            "leave-group",
+            CommandBody::LeaveGroup {
+                group: "readers".into(),
+                members: vec![[8; 16]],
+                expired: true,
+            },
+        ),
+        (
+            "release-partitions",
+            CommandBody::ReleasePartitions {
+                group: "readers".into(),
+                member: [8; 16],
+                partitions: vec![(partition(), 7)],
+            },
+        ),
+        (
+            "commit-member-offsets",
+            CommandBody::CommitMemberOffsets {
+                group: "readers".into(),
+                member: [8; 16],
+                epoch: 7,
+                offsets: vec![(partition(), 500, "mine".into())],
+            },
+        ),
+        ("delete-group", CommandBody::DeleteGroup { group: "readers".into() }),
+        (
+            "expire-groups",
+            CommandBody::ExpireGroups { groups: vec!["readers".into()], idle_before_ms: 9 },
+        ),
     ]
 }
 
@@ -215,6 +259,12 @@ fn refusals() -> Vec<(&'static str, Refusal)> {
         ("producer-fenced", Refusal::ProducerFenced { producer: producer(), current: 4 }),
         ("unknown-producer", Refusal::UnknownProducer(70_000)),
         ("batches", Refusal::Batches(faults())),
+        ("fenced-member", Refusal::FencedMember("readers".into())),
+        ("stale-member", Refusal::StaleMember { epoch: 7 }),
+        ("not-owner", Refusal::NotOwner(partition())),
+        ("group-not-empty", Refusal::GroupNotEmpty { group: "readers".into(), members: 2 }),
+        ("unknown-group", Refusal::UnknownGroup("readers".into())),
+        ("group-busy", Refusal::GroupBusy("readers".into())),
     ]
 }
 
@@ -250,6 +300,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("restoring", Reply::Restoring { generation: generation(), next_part: 300 }),
         ("restored", Reply::Restored(vec![None, Some(Refusal::Stale)])),
         ("producer", Reply::Producer(producer())),
+        ("member", Reply::Member { epoch: 7 }),
     ]
 }
 
@@ -340,6 +391,29 @@ fn values(golden: &mut Golden) {
     };
     golden.check("value committed-sequences", &committed);
     golden.check("value mark", &mark());
+    let membership = Membership {
+        epoch: 7,
+        assigned_epoch: 6,
+        members: 2,
+        assignor: Assignor::RoundRobin,
+        emptied_ms: 1_700_000_000_000,
+        deleting: false,
+    };
+    golden.check("value membership", &membership);
+    let member = Member {
+        joined: 70_000,
+        epoch: 5,
+        instance: Some("one".into()),
+        client: "app".into(),
+        subscription: [2; 16],
+        assignor: Assignor::Sticky,
+        session_timeout_ms: 10_000,
+        joined_ms: 1_700_000_000_000,
+    };
+    golden.check("value member", &member);
+    let owned = GroupPartition { owner: Some([8; 16]), granted_epoch: 5, target: Some([9; 16]) };
+    golden.check("value group-partition", &owned);
+    golden.check("value subscription", &Subscription { topics: vec![[1; 16]], members: 2 });
     let restoring = Restoring { start: restore_start(), next_part: 300, highest_session: 70_001 };
     golden.check("value restoring", &restoring);
     let header = Header {

@@ -2,8 +2,11 @@
 //! command after another, as the log would have it.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
 
+mod assignors;
 mod commits;
 mod golden;
+mod groups;
+mod groups_model;
 mod machine;
 mod model;
 mod placement;

@@ -295,6 +295,7 @@ impl Writer {
             request: Some(v1::RequestId { requester: self.requester.clone(), number }),
             group: self.group.clone(),
             offsets: vec![offset],
+            ..v1::CommitOffsetsRequest::default()
         };
         let attempt = async {
             let mut client = match &self.clients[at] {

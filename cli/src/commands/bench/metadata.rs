@@ -149,6 +149,7 @@ impl Committer {
             request: Some(request),
             group: self.group.clone(),
             offsets: vec![offset],
+            ..v1::CommitOffsetsRequest::default()
         };
         let answer = self.client.commit_offsets(request).await.context("commit offset")?;
         for result in answer.into_inner().results {

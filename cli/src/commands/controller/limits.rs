@@ -46,6 +46,21 @@ pub(super) struct LimitFlags {
     /// 10000000.
     #[arg(long, value_name = "N")]
     max_producers: Option<usize>,
+    /// Consumer groups of the cluster. Default: 10000, most: 100000.
+    #[arg(long, value_name = "N")]
+    max_groups: Option<usize>,
+    /// Members of one consumer group. Default: 2000, most: 10000.
+    #[arg(long, value_name = "N")]
+    max_group_members: Option<usize>,
+    /// Partitions of all topics that a group's members subscribe to. Default and most: 10000.
+    #[arg(long, value_name = "N")]
+    max_group_partitions: Option<usize>,
+    /// Streams of groups' members open at this controller; each member has one at every controller. Default: 10000.
+    #[arg(long, value_name = "N")]
+    max_member_streams: Option<usize>,
+    /// Bytes of metadata committed with an offset. Default and most: 4096.
+    #[arg(long, value_name = "BYTES")]
+    max_offset_metadata_bytes: Option<usize>,
 }
 
 impl LimitFlags {
@@ -65,6 +80,13 @@ impl LimitFlags {
             message_bytes: self.max_message_bytes.unwrap_or(default.message_bytes),
             in_flight_bytes: self.max_in_flight_bytes.unwrap_or(default.in_flight_bytes),
             producers: self.max_producers.unwrap_or(default.producers),
+            groups: self.max_groups.unwrap_or(default.groups),
+            group_members: self.max_group_members.unwrap_or(default.group_members),
+            group_partitions: self.max_group_partitions.unwrap_or(default.group_partitions),
+            member_streams: self.max_member_streams.unwrap_or(default.member_streams),
+            offset_metadata_bytes: self
+                .max_offset_metadata_bytes
+                .unwrap_or(default.offset_metadata_bytes),
         };
         limits.check().map_err(Failure::usage)?;
         Ok(limits)

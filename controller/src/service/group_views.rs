@@ -1,0 +1,158 @@
+//! What consumer groups look like from outside.
+
+use super::Shared;
+use crate::convert::partition_wire;
+use crate::errors::{refused, store_failed};
+use crate::raft::StateView;
+use crate::state::assignors::Assignor;
+use crate::state::command::PartitionKey;
+use crate::state::groups::{self, GroupPartition, Membership};
+use crate::state::kv::KvError;
+use crate::state::names::{check_group, shown};
+use crate::state::offsets::{self, CommittedOffset};
+use crate::state::reply::Refusal;
+use crate::state::{partitions, topics};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use streamhouse_proto::v1;
+use tonic::Status;
+
+/// BOUND: groups of one answer.
+const MAX_GROUPS: usize = 1_000;
+/// BOUND: bytes of offsets' metadata in one answer; what is beyond is left
+/// out.
+const MAX_METADATA: usize = 8 << 20;
+/// BOUND: offsets of one answer.
+const MAX_OFFSETS: usize = 50_000;
+
+pub(super) async fn list(
+    shared: &Shared,
+    wire: v1::ListGroupsRequest,
+) -> Result<v1::ListGroupsResponse, Status> {
+    let view = shared.view_at(wire.min_applied, wire.linearizable).await?;
+    let limit = match wire.limit as usize {
+        0 => MAX_GROUPS,
+        limit => limit.min(MAX_GROUPS),
+    };
+    let from = if wire.after.is_empty() { String::new() } else { format!("{}\0", wire.after) };
+    let mut names = groups::names(&view, &from, limit + 1).map_err(|e| store_failed(&e))?;
+    let more = names.len() > limit;
+    names.truncate(limit);
+    let all = names.iter().map(|name| summary(&view, name));
+    let groups = all.collect::<Result<_, _>>().map_err(|e| store_failed(&e))?;
+    Ok(v1::ListGroupsResponse { groups, more, applied: view.applied() })
+}
+
+pub(super) async fn describe(
+    shared: &Shared,
+    wire: v1::DescribeGroupRequest,
+) -> Result<v1::DescribeGroupResponse, Status> {
+    check_group(&wire.group).map_err(|refusal| refused(&refusal))?;
+    let view = shared.view_at(wire.min_applied, wire.linearizable).await?;
+    let there = offsets::group(&view, &wire.group).map_err(|e| store_failed(&e))?;
+    if there.is_none() {
+        return Err(refused(&Refusal::UnknownGroup(shown(&wire.group))));
+    }
+    description(&view, &wire.group).map_err(|e| store_failed(&e))
+}
+
+fn description(view: &StateView, group: &str) -> Result<v1::DescribeGroupResponse, KvError> {
+    let mut members = groups::members(view, group)?;
+    members.sort_by_key(|(_, member)| member.joined);
+    let mut topics_of = BTreeMap::new();
+    let mut wire = Vec::with_capacity(members.len());
+    for (id, member) in members {
+        if let Entry::Vacant(entry) = topics_of.entry(member.subscription) {
+            let subscription = groups::subscription(view, group, &member.subscription)?;
+            entry.insert(subscription.map(|one| one.topics).unwrap_or_default());
+        }
+        wire.push(v1::GroupMember {
+            member_id: id.to_vec(),
+            instance_id: member.instance.unwrap_or_default(),
+            client_id: member.client,
+            epoch: member.epoch,
+            joined_ms: member.joined_ms,
+            session_timeout_ms: member.session_timeout_ms,
+            topic_ids: topics_of[&member.subscription].iter().map(|id| id.to_vec()).collect(),
+        });
+    }
+    Ok(v1::DescribeGroupResponse {
+        summary: Some(summary(view, group)?),
+        members: wire,
+        partitions: partition_states(view, group)?,
+        applied: view.applied(),
+    })
+}
+
+/// Each partition that somebody owns or is to own, or that has an offset.
+fn partition_states(
+    view: &StateView,
+    group: &str,
+) -> Result<Vec<v1::GroupPartitionState>, KvError> {
+    let mut all = BTreeMap::<PartitionKey, (GroupPartition, Option<CommittedOffset>)>::new();
+    for (key, record) in groups::partitions(view, group)? {
+        all.entry(key).or_default().0 = record;
+    }
+    for (key, offset) in offsets::all_committed(view, group, MAX_OFFSETS)? {
+        all.entry(key).or_default().1 = Some(offset);
+    }
+    let (mut names, mut metadata) = (BTreeMap::new(), 0);
+    let mut states = Vec::with_capacity(all.len());
+    for (key, (record, committed)) in all {
+        let Some(partition) = partitions::partition(view, &key)? else { continue };
+        if let Entry::Vacant(entry) = names.entry(key.topic) {
+            entry.insert(topics::topic(view, &key.topic)?.map(|topic| topic.name));
+        }
+        let mut state = v1::GroupPartitionState {
+            partition: Some(partition_wire(&key)),
+            topic: names[&key.topic].clone().unwrap_or_default(),
+            owner: record.owner.map(|id| id.to_vec()).unwrap_or_default(),
+            target: record.target.map(|id| id.to_vec()).unwrap_or_default(),
+            granted_epoch: record.granted_epoch,
+            log_start: partition.log_start,
+            end: partition.next_offset,
+            ..v1::GroupPartitionState::default()
+        };
+        if let Some(committed) = committed {
+            state.committed = Some(committed.offset);
+            state.commit_time_ms = committed.committed_ms;
+            metadata += committed.metadata.len();
+            if metadata <= MAX_METADATA {
+                state.metadata = committed.metadata;
+            }
+        }
+        states.push(state);
+    }
+    Ok(states)
+}
+
+fn summary(view: &StateView, group: &str) -> Result<v1::GroupSummary, KvError> {
+    let shared = groups::membership(view, group)?.unwrap_or_default();
+    let assignor = match shared.assignor {
+        Assignor::Sticky => v1::GroupAssignor::Sticky,
+        Assignor::Range => v1::GroupAssignor::Range,
+        Assignor::RoundRobin => v1::GroupAssignor::RoundRobin,
+    };
+    Ok(v1::GroupSummary {
+        group: group.to_owned(),
+        state: state(view, group, &shared)?.into(),
+        members: shared.members,
+        epoch: shared.epoch,
+        assignor: assignor.into(),
+    })
+}
+
+fn state(view: &StateView, group: &str, shared: &Membership) -> Result<v1::GroupState, KvError> {
+    if shared.deleting {
+        return Ok(v1::GroupState::Deleting);
+    }
+    if shared.members == 0 {
+        return Ok(v1::GroupState::Empty);
+    }
+    if shared.assigned_epoch != shared.epoch {
+        return Ok(v1::GroupState::Assigning);
+    }
+    let settled = |record: &GroupPartition| record.owner == record.target;
+    let stable = groups::partitions(view, group)?.iter().all(|(_, record)| settled(record));
+    Ok(if stable { v1::GroupState::Stable } else { v1::GroupState::Reconciling })
+}

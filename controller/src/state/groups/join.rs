@@ -1,0 +1,207 @@
+//! Joining a group, changing a subscription, and taking the place of a static
+//! member's earlier start.
+
+use super::ownership::Changes;
+use super::{
+    GroupPartition, MAX_ID_BYTES, MAX_MEMBERS, MAX_TOPICS, Member, MemberId, Membership,
+    SESSION_TIMEOUT_MS, instance_key, member, member_key, membership, owned_by, partitions,
+    put_membership, subscriptions,
+};
+use crate::state::command::{GroupJoin, TopicKey};
+use crate::state::kv::{KvError, Transaction};
+use crate::state::names::{check_group, shown};
+use crate::state::reply::{Effect, LeftBecause, Refusal, Reply};
+use crate::state::{offsets, typed, work};
+use std::collections::BTreeSet;
+
+type Outcome = Result<(Reply, Vec<Effect>), KvError>;
+
+fn refuse(refusal: Refusal) -> Outcome {
+    Ok((Reply::Refused(refusal), Vec::new()))
+}
+
+fn check(join: &GroupJoin) -> Result<BTreeSet<TopicKey>, Refusal> {
+    check_group(&join.group)?;
+    for (what, text) in [("client id", Some(&join.client)), ("instance id", join.instance.as_ref())]
+    {
+        let Some(text) = text else { continue };
+        if text.len() > MAX_ID_BYTES || text.chars().any(char::is_control) {
+            return Err(Refusal::Invalid(format!(
+                "{what} '{}' is longer than {MAX_ID_BYTES} bytes or holds a control character",
+                shown(text)
+            )));
+        }
+    }
+    if join.instance.as_ref().is_some_and(String::is_empty) {
+        return Err(Refusal::Invalid("the instance id is empty".to_owned()));
+    }
+    if !SESSION_TIMEOUT_MS.contains(&join.session_timeout_ms) {
+        return Err(Refusal::Invalid(format!(
+            "a session timeout of {} ms is not {} to {} ms",
+            join.session_timeout_ms,
+            SESSION_TIMEOUT_MS.start(),
+            SESSION_TIMEOUT_MS.end()
+        )));
+    }
+    if join.topics.len() > MAX_TOPICS {
+        let count = join.topics.len();
+        return Err(Refusal::Limit(format!("{count} topics, allowed are {MAX_TOPICS}")));
+    }
+    Ok(join.topics.iter().copied().collect())
+}
+
+pub(in crate::state) fn join(
+    tx: &mut Transaction<'_>,
+    index: u64,
+    now_ms: u64,
+    join: &GroupJoin,
+) -> Outcome {
+    let topics = match check(join) {
+        Ok(topics) => topics,
+        Err(refusal) => return refuse(refusal),
+    };
+    let mut shared = membership(tx, &join.group)?.unwrap_or_default();
+    if shared.deleting {
+        return refuse(Refusal::GroupBusy(shown(&join.group)));
+    }
+    if let Some(known) = member(tx, &join.group, &join.member)? {
+        return change(tx, shared, join, known, &topics);
+    }
+    let held = match &join.instance {
+        Some(instance) => typed::get::<MemberId>(tx, &instance_key(&join.group, instance))?,
+        None => None,
+    };
+    let old = match held {
+        Some(id) => member(tx, &join.group, &id)?.map(|member| (id, member)),
+        None => None,
+    };
+    if old.is_none() && shared.members as usize >= MAX_MEMBERS {
+        return refuse(Refusal::Limit(format!(
+            "group '{}' has {} members, allowed are {MAX_MEMBERS}",
+            shown(&join.group),
+            shared.members
+        )));
+    }
+    // A refusal changes nothing: what may refuse comes first.
+    if let Err(refusal) = offsets::check_room(tx, &join.group)? {
+        return refuse(refusal);
+    }
+    let subscription = match subscriptions::add(tx, &join.group, &topics)? {
+        Ok(subscription) => subscription,
+        Err(refusal) => return refuse(refusal),
+    };
+    offsets::ensure_group(tx, now_ms, &join.group)?;
+    shared.epoch += 1;
+    let mut new = Member {
+        joined: index,
+        epoch: shared.epoch,
+        instance: join.instance.clone(),
+        client: join.client.clone(),
+        subscription,
+        assignor: join.assignor,
+        session_timeout_ms: join.session_timeout_ms,
+        joined_ms: now_ms,
+    };
+    let mut effects = Vec::new();
+    let mut same = false;
+    match old {
+        Some((id, old)) => {
+            new.joined = old.joined;
+            same = old.subscription == new.subscription && old.assignor == new.assignor;
+            replace(tx, &join.group, &shared, (id, &old), &join.member, &mut effects)?;
+        }
+        None => shared.members += 1,
+    }
+    put_member(tx, &join.group, &join.member, &new, &mut effects);
+    if same && shared.assigned_epoch + 1 == shared.epoch {
+        // Nothing is to be assigned anew.
+        shared.assigned_epoch = shared.epoch;
+    } else {
+        work::add(tx, work::Kind::AssignMembers, join.group.as_bytes(), &mut effects);
+    }
+    put_membership(tx, &join.group, &shared);
+    Ok((Reply::Member { epoch: new.epoch }, effects))
+}
+
+fn put_member(
+    tx: &mut Transaction<'_>,
+    group: &str,
+    id: &MemberId,
+    member: &Member,
+    effects: &mut Vec<Effect>,
+) {
+    if let Some(instance) = &member.instance {
+        typed::put(tx, instance_key(group, instance), id);
+    }
+    typed::put(tx, member_key(group, id), member);
+    effects.push(Effect::MemberJoined {
+        group: group.to_owned(),
+        member: *id,
+        session_timeout_ms: member.session_timeout_ms,
+    });
+}
+
+/// A member says anew what it wants.
+fn change(
+    tx: &mut Transaction<'_>,
+    mut shared: Membership,
+    join: &GroupJoin,
+    mut known: Member,
+    topics: &BTreeSet<TopicKey>,
+) -> Outcome {
+    if known.instance != join.instance {
+        let message = "a member cannot change its instance id".to_owned();
+        return refuse(Refusal::Invalid(message));
+    }
+    let same = known.subscription == subscriptions::key_of(topics);
+    if same && known.assignor == join.assignor {
+        return Ok((Reply::Member { epoch: known.epoch }, Vec::new()));
+    }
+    if !same {
+        let old = known.subscription;
+        known.subscription = match subscriptions::add(tx, &join.group, topics)? {
+            Ok(subscription) => subscription,
+            Err(refusal) => return refuse(refusal),
+        };
+        subscriptions::remove(tx, &join.group, &old)?;
+    }
+    known.assignor = join.assignor;
+    shared.epoch += 1;
+    typed::put(tx, member_key(&join.group, &join.member), &known);
+    put_membership(tx, &join.group, &shared);
+    let mut effects = Vec::new();
+    work::add(tx, work::Kind::AssignMembers, join.group.as_bytes(), &mut effects);
+    Ok((Reply::Member { epoch: known.epoch }, effects))
+}
+
+/// A static member has started again: what the earlier start had is its now,
+/// and that one is fenced.
+fn replace(
+    tx: &mut Transaction<'_>,
+    group: &str,
+    shared: &Membership,
+    (old_id, old): (MemberId, &Member),
+    new_id: &MemberId,
+    effects: &mut Vec<Effect>,
+) -> Result<(), KvError> {
+    let mut changes = Changes::new(group);
+    let renamed = |id: Option<MemberId>| if id == Some(old_id) { Some(*new_id) } else { id };
+    for (key, was) in partitions(tx, group)? {
+        let owner = renamed(was.owner);
+        let granted_epoch = if owner == was.owner { was.granted_epoch } else { shared.epoch };
+        let now = GroupPartition { owner, granted_epoch, target: renamed(was.target) };
+        if now != was {
+            changes.set(tx, &key, &was, &now);
+        }
+    }
+    debug_assert!(owned_by(tx, group, &old_id)?.is_empty());
+    tx.delete(member_key(group, &old_id));
+    subscriptions::remove(tx, group, &old.subscription)?;
+    changes.tell(shared.epoch, effects);
+    effects.push(Effect::MemberLeft {
+        group: group.to_owned(),
+        member: old_id,
+        why: LeftBecause::Replaced,
+    });
+    Ok(())
+}
