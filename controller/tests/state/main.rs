@@ -15,4 +15,3 @@ mod purity;
 mod requests;
 mod restore;
 mod topics;
-mod zz_generate;
