@@ -192,6 +192,7 @@ fn commit(
         request: Some(v1::RequestId { requester: requester.to_vec(), number }),
         group: group.to_owned(),
         offsets: vec![offset; count],
+        ..v1::CommitOffsetsRequest::default()
     }
 }
 
