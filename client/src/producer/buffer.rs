@@ -63,9 +63,6 @@ struct State {
     sealed: VecDeque<Pending>,
     /// Every batch whose outcome is open, for `flush`.
     unfinished: VecDeque<Arc<Completion>>,
-    /// How large the batch before became, uncompressed: as much room is made for the next, so that a busy partition's
-    /// records are not moved as their batch grows, and an idle one's take little.
-    last_bytes: usize,
     closed: bool,
 }
 
@@ -109,8 +106,7 @@ impl Buffer {
                 }
                 opened = true;
             }
-            let expected = state.last_bytes;
-            let open = state.open.get_or_insert_with(|| self.open(expected));
+            let open = state.open.get_or_insert_with(|| self.open());
             let key = record.key.as_ref().map(AsRef::as_ref);
             let value = record.value.as_ref().map(AsRef::as_ref);
             match open.builder.push(timestamp, key, value, &record.headers) {
@@ -146,9 +142,9 @@ impl Buffer {
         Ok((delivery, sealed))
     }
 
-    fn open(&self, expected: usize) -> Pending {
+    fn open(&self) -> Pending {
         const FIRST_ALLOCATION: usize = 1 << 10;
-        let first = expected.max(FIRST_ALLOCATION).min(self.rules.bytes);
+        let first = self.rules.bytes.min(FIRST_ALLOCATION);
         Pending {
             builder: BatchBuilder::with_capacity(self.rules.compression, self.rules.limits, first),
             completion: Completion::new(self.topic.clone(), self.partition),
@@ -178,8 +174,7 @@ impl Buffer {
         if now < until {
             return Taken::Lingers(until);
         }
-        state.seal();
-        Taken::Batch(state.sealed.pop_front().expect("the open batch was sealed a moment ago"))
+        Taken::Batch(state.open.take().expect("the batch was open a moment ago"))
     }
 
     /// The batches opened before `deadline`, which have waited too long.
@@ -243,10 +238,10 @@ impl Buffer {
 
 impl State {
     fn seal(&mut self) -> bool {
-        let Some(open) = self.open.take() else { return false };
-        self.last_bytes = open.builder.uncompressed_bytes();
-        self.sealed.push_back(open);
-        true
+        let open = self.open.take();
+        let some = open.is_some();
+        self.sealed.extend(open);
+        some
     }
 }
 
