@@ -219,19 +219,13 @@ impl Gate {
                         shown(name)
                     ))));
                 } else {
-                    Coming {
-                        topics: 1,
-                        partitions: u64::from(*partitions),
-                        ..Coming::default()
-                    }
+                    Coming { topics: 1, partitions: u64::from(*partitions), ..Coming::default() }
                 }
             }
             CommandBody::RegisterSession(new) if sessions::adds_one(kv, new)? => {
                 Coming { sessions: 1, ..Coming::default() }
             }
-            CommandBody::InitProducer(asked)
-                if !answered && producers::adds_one(kv, asked)? =>
-            {
+            CommandBody::InitProducer(asked) if !answered && producers::adds_one(kv, asked)? => {
                 Coming { producers: 1, ..Coming::default() }
             }
             _ => Coming::default(),

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::outcome::Outcome;
 use crate::convert;
+use crate::errors::{Code, Refusal};
 use crate::routing::agent_channel;
 
 /// BOUND: batches that wait for a link; their bytes are bounded by the producer's room.
@@ -165,6 +166,14 @@ impl LinkTask {
                     let (refusal, address) = convert::refusal(info);
                     Outcome::Refused { refusal, address }
                 }
+                // Never of a batch of ours, of which there are fewer on their way than offsets are kept.
+                None if result.offset_unknown => Outcome::Refused {
+                    refusal: Refusal {
+                        code: Code::Internal,
+                        message: "it was written, and where is no longer known".to_owned(),
+                    },
+                    address: None,
+                },
                 None => {
                     Outcome::Placed { base_offset: result.base_offset, applied: result.applied }
                 }

@@ -56,12 +56,22 @@ options! {
     max_in_flight: usize,
     /// The largest record, encoded. Default: 1 MiB, which is also the agents' limit; at most 8 MiB.
     max_record_bytes: usize,
+    /// Every record is written exactly once and in order, whatever fails and is sent again. Without it a batch whose
+    /// outcome is unknown may be in the log twice. Default: on.
+    enable_idempotence: bool,
 }
 
 impl ProducerBuilder {
     /// Addresses of some controllers, `host:port`; the others are learned. Required.
     pub fn controllers<S: Into<String>>(mut self, all: impl IntoIterator<Item = S>) -> Self {
         self.config.pool.set_controllers(all);
+        self
+    }
+
+    /// A stable name, 1 to 255 bytes: a producer that is built under it takes over from whoever had it before, whose
+    /// records are refused from then on. Default: none; every producer is its own.
+    pub fn producer_name(mut self, name: impl Into<String>) -> Self {
+        self.config.producer_name = Some(name.into());
         self
     }
 
@@ -104,6 +114,10 @@ mod tests {
             (Producer::builder().request_timeout(Duration::ZERO), "request_timeout"),
             (Producer::builder().retry_backoff(Duration::MAX), "retry_backoff"),
             (Producer::builder().retry_backoff_max(Duration::MAX), "retry_backoff_max"),
+            (Producer::builder().producer_name(""), "producer_name"),
+            (Producer::builder().producer_name("a\nb"), "producer_name"),
+            (Producer::builder().producer_name("x".repeat(256)), "producer_name"),
+            (Producer::builder().producer_name("x").enable_idempotence(false), "producer_name"),
         ] {
             assert_eq!(builder.config.validate().unwrap_err().option, option);
         }

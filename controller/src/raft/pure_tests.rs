@@ -11,8 +11,8 @@ use super::types::{EncodedCommand, Entry, LogId, Payload};
 use super::view::StateView;
 use crate::codec;
 use crate::state::command::{
-    Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
-    ProducerBatch, ProducerEpoch, ProducerRequest, RequestKey, RestoreStart, RestoredObject,
+    Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, ProducerBatch,
+    ProducerEpoch, ProducerRequest, Registration, RequestKey, RestoreStart, RestoredObject,
     SliceCommit,
 };
 use crate::state::controllers::{DiskMark, Mark};
