@@ -7,9 +7,11 @@ use crate::options::StartError;
 use parking_lot::RwLock;
 use std::fmt;
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use streamhouse_proto::v1::producers_client::ProducersClient;
 use streamhouse_proto::v1::sessions_client::SessionsClient;
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
 use streamhouse_proto::{MAX_MESSAGE_BYTES, from_status};
@@ -17,8 +19,26 @@ use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
-/// A client of one controller.
-pub(crate) type Client = SessionsClient<Channel>;
+/// A client of one controller: of its sessions, and of its producers.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    sessions: SessionsClient<Channel>,
+    pub(crate) producers: ProducersClient<Channel>,
+}
+
+impl Deref for Client {
+    type Target = SessionsClient<Channel>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.sessions
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.sessions
+    }
+}
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,9 +72,13 @@ impl Member {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .connect_lazy();
-        let client = SessionsClient::new(channel)
+        let producers = ProducersClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let sessions = SessionsClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let client = Client { sessions, producers };
         Ok(Self { address: address.to_owned(), client, given, gone: AtomicBool::new(false) })
     }
 }

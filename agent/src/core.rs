@@ -2,7 +2,9 @@
 //! engine decides is handed to the tasks that do it. It never waits for any of them.
 
 use crate::clock::{self, ClusterClock};
-use crate::engine::{Action, Built, CommitAnswer, Engine, Rules, SessionIds, UploadOrder};
+use crate::engine::{
+    Action, Built, CommitAnswer, Engine, Found, Question, Rules, SessionIds, UploadOrder,
+};
 use crate::partition::PartitionId;
 use crate::put::{self, Uploaded, Uploader};
 use crate::ticket::Arrival;
@@ -30,6 +32,7 @@ pub(crate) enum Event {
     BuildFailed(u64, String),
     Committed(CommitAnswer),
     Released(usize),
+    Found(Found),
 }
 
 /// What the agent wants.
@@ -53,6 +56,7 @@ pub(crate) struct SessionStart {
     pub(crate) ttl: Duration,
     pub(crate) commits: mpsc::Sender<Vec<ObjectCommit>>,
     pub(crate) releases: mpsc::UnboundedSender<Vec<(PartitionId, u32)>>,
+    pub(crate) look_ups: mpsc::Sender<Vec<Question>>,
     /// To be cancelled when the session has ended.
     pub(crate) over: CancellationToken,
 }
@@ -217,6 +221,7 @@ impl Core {
             }
             Event::Committed(answer) => engine.on_committed(answer, now),
             Event::Released(count) => engine.on_released(count),
+            Event::Found(found) => engine.on_found(found),
         }
     }
 
@@ -277,6 +282,10 @@ fn perform(
         Action::Release(leases) => {
             let _ = session.releases.send(leases);
         }
+        Action::LookUp(questions) => {
+            // There is room: the engine asks once at a time. Nobody looks up for a session that is over.
+            let _ = session.look_ups.try_send(questions);
+        }
         Action::SessionOver => session.over.cancel(),
     }
 }
@@ -323,6 +332,7 @@ mod tests {
             ttl: Duration::from_secs(600),
             commits: mpsc::channel(1).0,
             releases: mpsc::unbounded_channel().0,
+            look_ups: mpsc::channel(1).0,
             over: CancellationToken::new(),
         }
     }

@@ -7,7 +7,8 @@
 //! * [`service`]: the gRPC service; checks batches and admits them as the buffer budget allows (BOUND)
 //! * [`engine`]: what to do, decided without I/O: leases, buffers, sequence numbers, what an answer means
 //! * [`core`]: the one task that owns the engine, feeds it and does what it decides
-//! * [`put`], [`commit`], [`release`], [`attach`], [`session`]: the tasks that talk to the store and the controllers
+//! * [`fate`]: how copies of one batch share what becomes of it (DEDUP)
+//! * [`put`], [`commit`], [`look_up`], [`release`], [`attach`], [`session`]: the tasks that talk to the store and the controllers
 //! * [`agent`]: start, drain and stop
 
 mod agent;
@@ -18,7 +19,9 @@ mod commit;
 mod controllers;
 mod core;
 mod engine;
+mod fate;
 mod inflow;
+mod look_up;
 mod options;
 mod partition;
 mod put;

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::inflow::Share;
 use crate::partition::PartitionId;
 use crate::run::Runs;
-use crate::ticket::{Arrival, Pending, Results, Room, Ticket};
+use crate::ticket::{Arrival, Pending, Results, Room, Sequence, Ticket};
 use bytes::Bytes;
 use futures::Stream;
 use std::pin::Pin;
@@ -28,7 +28,7 @@ use streamhouse_proto::v1::produce_server::Produce;
 use streamhouse_proto::v1::{
     ErrorCode, ErrorInfo, ProduceBatch, ProduceRequest, ProduceResponse, ProduceResult,
 };
-use streamhouse_segment::{BatchError, Limits, validate_for_produce};
+use streamhouse_segment::{BatchError, BatchHeader, Limits, validate_for_produce};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -250,7 +250,7 @@ impl Reader {
         self.take_place().await?;
         let (results, correlation) = (self.results.clone(), batch.correlation);
         let ticket = |room| Ticket::new(results.clone(), correlation, room);
-        let (partition, records) = match self.check(&batch) {
+        let (partition, header) = match self.check(&batch) {
             Ok(checked) => checked,
             Err(error) => {
                 ticket(None).refuse(error);
@@ -270,17 +270,18 @@ impl Reader {
             }
         };
         let ticket = ticket(Some(room)).in_run(run);
-        let pending = Pending { batch, records, arrived: now, ticket };
+        let (records, sequence) = (header.records_count.unsigned_abs(), Sequence::of(&header));
+        let pending = Pending { batch, records, sequence, arrived: now, ticket };
         self.admitted.push(Arrival { partition, pending });
         Ok(())
     }
 
-    fn check(&self, batch: &ProduceBatch) -> Result<(PartitionId, u32), ErrorInfo> {
+    fn check(&self, batch: &ProduceBatch) -> Result<(PartitionId, BatchHeader), ErrorInfo> {
         let partition = PartitionId::from_wire(batch.partition.as_ref()).ok_or_else(|| {
             ErrorInfo::new(ErrorCode::InvalidArgument, "no topic id and partition")
         })?;
         match validate_for_produce(&batch.batch, &self.shared.limits) {
-            Ok(header) => Ok((partition, header.records_count.unsigned_abs())),
+            Ok(header) => Ok((partition, header)),
             Err(error) => {
                 Err(ErrorInfo::new(code_of(&error), format!("batch of {partition}: {error}")))
             }

@@ -8,6 +8,7 @@ use crate::commit::Committer;
 use crate::controllers::{Client, Controllers};
 use crate::core::{Events, Order, SessionStart};
 use crate::engine::SessionIds;
+use crate::look_up::Looker;
 use crate::options::Fatal;
 use crate::release::Releaser;
 use std::time::Duration;
@@ -134,7 +135,10 @@ impl Keeper {
         let ttl = session_ttl(response);
         let (commits, commit_inbox) = mpsc::channel(1);
         let (releases, release_inbox) = mpsc::unbounded_channel();
-        let start = SessionStart { ids, instance, ttl, commits, releases, over: over.clone() };
+        let (look_ups, look_up_inbox) = mpsc::channel(1);
+        let over_too = over.clone();
+        let start =
+            SessionStart { ids, instance, ttl, commits, releases, look_ups, over: over_too };
         self.orders.send(Order::Start(start)).await.ok()?;
 
         let (controllers, events) = (self.controllers.clone(), self.events.clone());
@@ -146,6 +150,9 @@ impl Keeper {
         let (controllers, events) = (self.controllers.clone(), self.events.clone());
         let releaser = Releaser { session, instance, controllers, events, over: over.clone() };
         self.tracker.spawn(releaser.run(release_inbox));
+        let (controllers, events) = (self.controllers.clone(), self.events.clone());
+        let looker = Looker { session, controllers, events, over: over.clone() };
+        self.tracker.spawn(looker.run(look_up_inbox));
         let attaching = Attaching {
             session,
             instance,

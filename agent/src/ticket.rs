@@ -1,11 +1,13 @@
 //! A batch on its way through the agent, and the one answer that its producer gets.
 
+use crate::fate::{Fate, Written};
 use crate::partition::PartitionId;
 use crate::run::Run;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Instant;
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo, ProduceResult};
+use streamhouse_segment::BatchHeader;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Where a stream's answers go. Unbounded, but never longer than the stream's unanswered batches, which are (BOUND:
@@ -23,18 +25,30 @@ pub(crate) struct Ticket {
     correlation: u64,
     /// What the batch's refusal breaks. None for a batch that is wrong in itself: those behind it go on.
     run: Option<Run>,
+    /// Who else waits for what becomes of the batch, if its producer is idempotent.
+    fate: Option<Fate>,
     /// The batch's share of the buffer budget, given back with the answer.
-    _room: Option<Room>,
+    room: Option<Room>,
 }
 
 impl Ticket {
     pub(crate) fn new(results: Results, correlation: u64, room: Option<Room>) -> Self {
-        Self { results: Some(results), correlation, run: None, _room: room }
+        Self { results: Some(results), correlation, run: None, fate: None, room }
     }
 
     pub(crate) fn in_run(mut self, run: Run) -> Self {
         self.run = Some(run);
         self
+    }
+
+    pub(crate) fn with_fate(mut self, fate: Fate) -> Self {
+        self.fate = Some(fate);
+        self
+    }
+
+    /// The batch itself is not kept: only its answer is awaited.
+    pub(crate) fn needs_no_room(&mut self) {
+        self.room = None;
     }
 
     /// A batch ahead of this one was refused, so this one must be, too.
@@ -44,8 +58,25 @@ impl Ticket {
 
     /// ACK: called only with the answer to the commit in hand.
     pub(crate) fn acknowledge(mut self, base_offset: u64, applied: u64) {
+        if let Some(fate) = self.fate.take() {
+            fate.written(Written { base_offset, applied });
+        }
         let correlation = self.correlation;
         self.send(ProduceResult { correlation, base_offset, applied, ..Default::default() });
+    }
+
+    /// The batch was committed before, at that offset if it is still known (DEDUP).
+    pub(crate) fn had(mut self, base_offset: Option<u64>, applied: u64) {
+        if let Some(fate) = self.fate.take() {
+            fate.had(base_offset, applied);
+        }
+        self.send(ProduceResult {
+            correlation: self.correlation,
+            error: None,
+            base_offset: base_offset.unwrap_or_default(),
+            applied,
+            offset_unknown: base_offset.is_none(),
+        });
     }
 
     pub(crate) fn refuse(mut self, error: ErrorInfo) {
@@ -55,6 +86,9 @@ impl Ticket {
     fn fail(&mut self, error: ErrorInfo) {
         if let Some(run) = &self.run {
             run.end();
+        }
+        if let Some(fate) = self.fate.take() {
+            fate.failed(&error);
         }
         let correlation = self.correlation;
         self.send(ProduceResult { correlation, error: Some(error), ..Default::default() });
@@ -77,12 +111,34 @@ impl Drop for Ticket {
     }
 }
 
+/// Which of an idempotent producer's batches a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sequence {
+    pub(crate) producer: u64,
+    pub(crate) epoch: u16,
+    /// Of its first record.
+    pub(crate) base: u32,
+}
+
+impl Sequence {
+    /// As the batch's header has it.
+    pub(crate) fn of(header: &BatchHeader) -> Option<Self> {
+        Some(Self {
+            producer: u64::try_from(header.producer_id).ok()?,
+            epoch: u16::try_from(header.producer_epoch).ok()?,
+            base: u32::try_from(header.base_sequence).ok()?,
+        })
+    }
+}
+
 /// An admitted batch.
 #[derive(Debug)]
 pub(crate) struct Pending {
     /// Valid, as the producer sent it; its offset is written when it is copied into an object.
     pub(crate) batch: Bytes,
     pub(crate) records: u32,
+    /// Which of its producer's batches it is; `None` if nobody in particular wrote it.
+    pub(crate) sequence: Option<Sequence>,
     pub(crate) arrived: Instant,
     pub(crate) ticket: Ticket,
 }

@@ -206,12 +206,15 @@ fn produce_kind(error: &ProduceError) -> Kind {
     match error {
         ProduceError::Config(_) => Kind::Usage,
         ProduceError::UnknownTopic { .. } | ProduceError::UnknownPartition { .. } => Kind::Name,
-        ProduceError::Metadata { error, .. } => call_kind(error),
+        ProduceError::Metadata { error, .. } | ProduceError::NoProducerId { error } => {
+            call_kind(error)
+        }
         ProduceError::TimedOut { .. } => Kind::Unavailable,
         ProduceError::Refused { refusal, .. } => refusal_kind(refusal),
         ProduceError::RecordTooLarge { .. }
         | ProduceError::BufferFull { .. }
         | ProduceError::TopicNotLoaded { .. }
+        | ProduceError::Fenced { .. }
         | ProduceError::Closed { .. } => Kind::Failed,
     }
 }

@@ -117,7 +117,7 @@ async fn an_agent_that_is_gone_is_replaced_by_the_one_the_controllers_name() {
 async fn a_batch_whose_answer_was_lost_is_sent_again_and_counted() {
     let (world, controller, agent) = one_agent().await;
     world.script(&agent, [Action::WriteAndCut]);
-    let producer = builder(&controller).build().await.unwrap();
+    let producer = builder(&controller).enable_idempotence(false).build().await.unwrap();
     let delivery = producer.send(Record::to("orders").value("r0")).await.unwrap();
     // The second copy is the one that was acknowledged.
     assert_eq!(delivery.await.unwrap().offset, 1);
@@ -144,7 +144,8 @@ async fn first_appearances_keep_their_order_through_retries() {
             Action::Accept,
         ],
     );
-    let producer = builder(&controller).batch_size(1).max_in_flight(5).build().await.unwrap();
+    let builder = builder(&controller).batch_size(1).max_in_flight(5);
+    let producer = builder.enable_idempotence(false).build().await.unwrap();
     let deliveries = send_numbers(&producer, 60).await;
     for delivery in join_all(deliveries).await {
         delivery.unwrap();
@@ -251,7 +252,8 @@ async fn an_agent_that_says_nothing_runs_into_the_delivery_timeout() {
     let (world, controller, agent) = one_agent().await;
     world.script(&agent, [Action::Hold]);
     let timeout = Duration::from_millis(200);
-    let producer = builder(&controller).delivery_timeout(timeout).build().await.unwrap();
+    let builder = builder(&controller).delivery_timeout(timeout);
+    let producer = builder.enable_idempotence(false).build().await.unwrap();
     let delivery = producer.send(Record::to("orders").value("x")).await.unwrap();
     let error = delivery.await.unwrap_err();
     assert!(error.retryable() && error.may_have_taken_effect(), "{error}");

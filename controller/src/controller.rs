@@ -15,9 +15,7 @@ use crate::metrics::{Metrics, Probes};
 use crate::options::ControllerOptions;
 use crate::places::Places;
 use crate::raft::{RaftNode, RaftOptions};
-use crate::service::{
-    BackupsService, MetadataService, ProducersService, SessionsService, Shared,
-};
+use crate::service::{BackupsService, MetadataService, ProducersService, SessionsService, Shared};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

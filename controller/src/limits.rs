@@ -275,9 +275,7 @@ impl Gate {
             CommandBody::RegisterSession(new) if sessions::adds_one(kv, new)? => {
                 Coming { sessions: 1, ..Coming::default() }
             }
-            CommandBody::InitProducer(asked)
-                if !answered && producers::adds_one(kv, asked)? =>
-            {
+            CommandBody::InitProducer(asked) if !answered && producers::adds_one(kv, asked)? => {
                 Coming { producers: 1, ..Coming::default() }
             }
             CommandBody::CommitOffsets { group, .. } if !answered => {

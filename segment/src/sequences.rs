@@ -144,10 +144,7 @@ mod tests {
         sequences.append(5, 1_000);
         assert_eq!(sequences.judge(2, 1), Standing::Next);
         let position = MODULUS - 3;
-        assert_eq!(
-            sequences.judge(i32::MAX.unsigned_abs() - 2, 5),
-            Standing::Had { position }
-        );
+        assert_eq!(sequences.judge(i32::MAX.unsigned_abs() - 2, 5), Standing::Had { position });
         assert_eq!(sequences.offset_of(position), Some(1_000));
         assert_eq!(sequences.judge(3, 1), Standing::OutOfOrder { expected: 2 });
         assert_eq!(sequences.judge(u32::MAX, 1), Standing::OutOfOrder { expected: 2 });

@@ -84,7 +84,7 @@ impl Engine {
                 }
                 Some(result) => {
                     self.record(sequence, number, Outcome::Refused);
-                    self.refuse(slice, &result, now);
+                    self.refuse(slice, &result, applied, now);
                 }
                 None => doubt_slice(slice),
             }
@@ -114,7 +114,7 @@ impl Engine {
         self.sync(id);
     }
 
-    fn refuse(&mut self, slice: Slice, result: &SliceResult, now: Instant) {
+    fn refuse(&mut self, slice: Slice, result: &SliceResult, applied: u64, now: Instant) {
         let id = slice.partition;
         if slice.live {
             self.leases.settle(id);
@@ -137,7 +137,8 @@ impl Engine {
                 self.fail_buffered(id, &error);
             }
             _ if result.still_holder && result.lease_epoch > slice.place.epoch => {
-                self.resubmit(id, slice.batches, result, now);
+                let innocent = answer_refused(slice.batches, result, applied);
+                self.resubmit(id, innocent, result, now);
             }
             _ => self.lose(id, slice.batches, result, &error),
         }
@@ -201,7 +202,7 @@ impl Engine {
             // object is still not in the index, but the new epoch is not known: the default says "not ours".
             if let Some(place) = place {
                 let result = results.get(place).cloned().unwrap_or_default();
-                self.refuse(slice, &result, now);
+                self.refuse(slice, &result, 0, now);
             }
         }
     }
@@ -215,4 +216,26 @@ fn doubt(flight: Flight) {
 fn doubt_slice(slice: Slice) {
     let message = format!("no answer to the commit of a batch of {}", slice.partition);
     refuse_all(slice.batches, &ErrorInfo::new(ErrorCode::OutcomeUnknown, message));
+}
+
+/// DEDUP: answers the batches for which their slice was refused; the others, in order.
+fn answer_refused(batches: Vec<Pending>, result: &SliceResult, applied: u64) -> Vec<Pending> {
+    let mut refused = result.refused_batches.iter().peekable();
+    let mut innocent = Vec::with_capacity(batches.len());
+    // Their places are counted among the batches of idempotent producers.
+    let mut place = 0;
+    for pending in batches {
+        let named = pending.sequence.is_some()
+            && refused.peek().is_some_and(|refusal| refusal.index == place);
+        place += u32::from(pending.sequence.is_some());
+        let Some(refusal) = refused.next_if(|_| named) else {
+            innocent.push(pending);
+            continue;
+        };
+        match &refusal.error {
+            Some(error) => pending.ticket.refuse(error.clone()),
+            None => pending.ticket.had(refusal.base_offset, applied),
+        }
+    }
+    innocent
 }

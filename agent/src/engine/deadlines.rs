@@ -40,7 +40,8 @@ impl Engine {
         }
         let silence = self.deadlines.heard + self.deadlines.ttl;
         let sweep = self.deadlines.swept + self.sweep_interval();
-        Some(if self.buffer.has_batches() { silence.min(sweep) } else { silence })
+        let waiting = self.buffer.has_batches() || self.producers.has_waiting();
+        Some(if waiting { silence.min(sweep) } else { silence })
     }
 
     /// Does what is due.
@@ -54,6 +55,10 @@ impl Engine {
         if now.saturating_duration_since(self.deadlines.swept) >= self.sweep_interval() {
             self.deadlines.swept = now;
             for (id, late) in self.buffer.expire(now, self.rules.delivery_timeout) {
+                refuse_all(late, &self.too_late(id));
+                self.sync(id);
+            }
+            for (id, late) in self.producers.expire(now, self.rules.delivery_timeout) {
                 refuse_all(late, &self.too_late(id));
                 self.sync(id);
             }

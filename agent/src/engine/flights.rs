@@ -19,6 +19,8 @@ const MAX_COMMIT_SLICES: usize = 4_096;
 const MAX_COMMIT_BYTES: usize = 2 << 20;
 /// A slice's share of a commit request: 87 bytes of fields and their tags at the most.
 const SLICE_COMMIT_BYTES: usize = 128;
+/// A batch's of an idempotent producer: 37 at the most.
+const PRODUCER_BATCH_BYTES: usize = 40;
 
 /// A run of batches of one partition inside an object.
 #[derive(Debug)]
@@ -159,13 +161,15 @@ impl Flights {
             return None;
         }
         let mut objects = Vec::new();
-        let mut slices = 0;
+        let (mut slices, mut batches) = (0, 0);
         for flight in &mut self.window {
             if flight.stage == Stage::Uploading {
                 break;
             }
             slices += flight.slices.len();
-            let full = slices > MAX_COMMIT_SLICES || slices * SLICE_COMMIT_BYTES > MAX_COMMIT_BYTES;
+            batches += flight.commits.iter().map(|slice| slice.producers.len()).sum::<usize>();
+            let bytes = slices * SLICE_COMMIT_BYTES + batches * PRODUCER_BATCH_BYTES;
+            let full = slices > MAX_COMMIT_SLICES || bytes > MAX_COMMIT_BYTES;
             if full && !objects.is_empty() {
                 break;
             }

@@ -14,9 +14,13 @@ mod buffer;
 mod deadlines;
 mod flights;
 mod leases;
+mod producers;
+mod track;
 
 #[cfg(test)]
 mod leases_tests;
+#[cfg(test)]
+mod producers_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -25,6 +29,7 @@ mod tests;
 pub(crate) use answers::CommitAnswer;
 pub(crate) use buffer::FlushRule;
 pub(crate) use flights::Built;
+pub(crate) use producers::{Found, Question};
 
 use crate::partition::PartitionId;
 use crate::ticket::{Arrival, Pending};
@@ -33,6 +38,7 @@ use bytes::Bytes;
 use deadlines::Deadlines;
 use flights::{Flight, Flights, Slice};
 use leases::{Change, Leases};
+use producers::Producers;
 use std::time::{Duration, Instant};
 use streamhouse_proto::v1::{AttachResponse, ErrorCode, ErrorInfo, ObjectCommit};
 use streamhouse_segment::object::SliceStart;
@@ -71,6 +77,7 @@ pub(crate) enum Action {
     Upload(UploadOrder),
     Commit(Vec<ObjectCommit>),
     Release(Vec<(PartitionId, u32)>),
+    LookUp(Vec<Question>),
     /// The session has ended: register anew.
     SessionOver,
 }
@@ -82,6 +89,7 @@ pub(crate) struct Engine {
     rules: Rules,
     leases: Leases,
     buffer: Buffer,
+    producers: Producers,
     flights: Flights,
     deadlines: Deadlines,
     /// What became of slices, and no object in the store says so yet.
@@ -101,6 +109,7 @@ impl Engine {
             rules,
             leases: Leases::default(),
             buffer: Buffer::new(rules.flush),
+            producers: Producers::default(),
             flights: Flights::default(),
             deadlines: Deadlines::new(ttl, now),
             outcomes: Vec::new(),
@@ -122,7 +131,9 @@ impl Engine {
         if pending.ticket.is_behind_a_refusal() {
             pending.ticket.refuse(self.leases.not_in_turn(partition));
         } else if !self.ended && self.leases.admits(partition) {
-            self.buffer.push(partition, pending);
+            if let Some(pending) = self.producers.admit(partition, pending) {
+                self.buffer.push(partition, pending);
+            }
         } else {
             pending.ticket.refuse(self.leases.not_holder(partition));
         }
@@ -146,6 +157,7 @@ impl Engine {
             match change {
                 Change::Updated(id) => {
                     tracing::info!(session = self.session(), partition = %id, "lease updated");
+                    self.producers.doubt(id);
                     self.sync(id);
                 }
                 Change::Lost(id) => {
@@ -169,6 +181,20 @@ impl Engine {
             tracing::warn!(session = self.session(), sequence, "gave up the put of an object");
             self.tell_again(outcomes);
         }
+    }
+
+    /// Takes what was found of producers: their batches need not wait any longer.
+    pub(crate) fn on_found(&mut self, found: Found) {
+        let partitions: Vec<_> = found.questions.iter().map(|asked| asked.partition).collect();
+        for (id, pending) in self.producers.found(found) {
+            if pending.ticket.is_behind_a_refusal() {
+                pending.ticket.refuse(self.leases.not_in_turn(id));
+            } else {
+                self.buffer.push(id, pending);
+            }
+        }
+        // One that is to be given back waited for them.
+        partitions.into_iter().for_each(|id| self.sync(id));
     }
 
     /// The object cannot be built: what is in it fails, for certain and for good, and its number is given up.
@@ -244,6 +270,9 @@ impl Engine {
             self.releasing += releases.len();
             actions.push(Action::Release(releases));
         }
+        if let Some(questions) = self.producers.next_questions() {
+            actions.push(Action::LookUp(questions));
+        }
         if self.ended && !self.end_told {
             self.end_told = true;
             actions.push(Action::SessionOver);
@@ -309,7 +338,8 @@ impl Engine {
     /// Brings buffer and releases in line with what is known of a partition's lease.
     fn sync(&mut self, id: PartitionId) {
         let readiness = self.leases.readiness(id);
-        if readiness.revoked && readiness.quiet && self.buffer.is_empty(id) {
+        let nothing_left = self.buffer.is_empty(id) && !self.producers.waits(id);
+        if readiness.revoked && readiness.quiet && nothing_left {
             let epoch = self.leases.release(id);
             self.releases.push((id, epoch));
             self.buffer.set(id, false, false);
@@ -320,6 +350,7 @@ impl Engine {
 
     fn fail_buffered(&mut self, id: PartitionId, error: &ErrorInfo) {
         refuse_all(self.buffer.remove(id), error);
+        refuse_all(self.producers.forget(id), error);
         self.sync(id);
     }
 
@@ -339,6 +370,9 @@ impl Engine {
         for id in self.leases.held_partitions() {
             self.leases.refused(id, u32::MAX);
             refuse_all(self.buffer.remove(id), &self.leases.not_holder(id));
+        }
+        for (id, waiting) in self.producers.end() {
+            refuse_all(waiting, &self.leases.not_holder(id));
         }
         for flight in self.flights.never_committed() {
             self.fail_flight(flight);

@@ -14,5 +14,5 @@ pub(crate) fn partition(partition: u32) -> PartitionId {
 /// A batch of `size` bytes and one record whose answer nobody reads.
 pub(crate) fn pending(size: usize, arrived: Instant) -> Pending {
     let ticket = Ticket::new(mpsc::unbounded_channel().0, 0, None);
-    Pending { batch: Bytes::from(vec![0; size]), records: 1, arrived, ticket }
+    Pending { batch: Bytes::from(vec![0; size]), records: 1, sequence: None, arrived, ticket }
 }

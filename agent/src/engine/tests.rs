@@ -17,16 +17,16 @@ use tokio::sync::mpsc;
 /// Longer than any test lets pass without meaning to.
 const TTL: Duration = Duration::from_secs(600);
 
-struct Rig {
-    engine: Engine,
-    now: Instant,
-    tickets: mpsc::UnboundedSender<ProduceResult>,
+pub(super) struct Rig {
+    pub(super) engine: Engine,
+    pub(super) now: Instant,
+    pub(super) tickets: mpsc::UnboundedSender<ProduceResult>,
     answers: mpsc::UnboundedReceiver<ProduceResult>,
 }
 
 impl Rig {
     /// An engine that holds partitions 0 and 1 in epoch 1.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let ids = SessionIds {
             cluster: ClusterId::from_bytes([1; 16]),
             generation: Generation { counter: 1, random: 2 },
@@ -51,13 +51,13 @@ impl Rig {
         rig
     }
 
-    fn news(&mut self, change: impl FnOnce(&mut AttachResponse)) {
+    pub(super) fn news(&mut self, change: impl FnOnce(&mut AttachResponse)) {
         let mut news = AttachResponse { leader: true, term: 1, ..Default::default() };
         change(&mut news);
         self.engine.on_news(&news, self.now);
     }
 
-    fn lease(&mut self, number: u32, epoch: u32, next_offset: u64, revoking: bool) {
+    pub(super) fn lease(&mut self, number: u32, epoch: u32, next_offset: u64, revoking: bool) {
         let partition = Some(partition(number).to_wire());
         let lease =
             Lease { partition, epoch, epoch_start_offset: next_offset, next_offset, revoking };
@@ -65,29 +65,29 @@ impl Rig {
     }
 
     /// A batch of one record and `tag` bytes, which is also its correlation.
-    fn send(&mut self, number: u32, tag: usize) {
+    pub(super) fn send(&mut self, number: u32, tag: usize) {
         self.send_in(Run::default(), number, tag);
     }
 
     fn send_in(&mut self, run: Run, number: u32, tag: usize) {
         let ticket = Ticket::new(self.tickets.clone(), tag as u64, None).in_run(run);
         let batch = Bytes::from(vec![0; tag]);
-        let pending = Pending { batch, records: 1, arrived: self.now, ticket };
+        let pending = Pending { batch, records: 1, sequence: None, arrived: self.now, ticket };
         self.engine.admit(Arrival { partition: partition(number), pending });
     }
 
-    fn decide(&mut self) -> Vec<Action> {
+    pub(super) fn decide(&mut self) -> Vec<Action> {
         self.engine.decide(self.now, 1_000)
     }
 
-    fn upload(&mut self) -> UploadOrder {
+    pub(super) fn upload(&mut self) -> UploadOrder {
         match self.decide().pop() {
             Some(Action::Upload(order)) => order,
             other => panic!("expected an upload, got {other:?}"),
         }
     }
 
-    fn commit(&mut self) -> Vec<ObjectCommit> {
+    pub(super) fn commit(&mut self) -> Vec<ObjectCommit> {
         let commits = self.decide().into_iter().find_map(|action| match action {
             Action::Commit(objects) => Some(objects),
             _ => None,
@@ -104,13 +104,13 @@ impl Rig {
         self.engine.on_stored(order.id.sequence);
     }
 
-    fn answer(&mut self, results: Vec<ObjectResult>) {
+    pub(super) fn answer(&mut self, results: Vec<ObjectResult>) {
         let response = CommitObjectsResponse { results, applied: 50 };
         self.engine.on_committed(CommitAnswer::Answered(response), self.now);
     }
 
     /// The answers so far: correlation, and base offset or error.
-    fn answered(&mut self) -> Vec<(u64, Result<u64, ErrorCode>)> {
+    pub(super) fn answered(&mut self) -> Vec<(u64, Result<u64, ErrorCode>)> {
         let mut all = Vec::new();
         while let Ok(result) = self.answers.try_recv() {
             let answer = match &result.error {
@@ -123,20 +123,20 @@ impl Rig {
     }
 }
 
-fn object(sequence: u64, slices: Vec<SliceResult>) -> ObjectResult {
+pub(super) fn object(sequence: u64, slices: Vec<SliceResult>) -> ObjectResult {
     ObjectResult { sequence, error: None, slices }
 }
 
-fn accepted() -> SliceResult {
+pub(super) fn accepted() -> SliceResult {
     SliceResult { accepted: true, still_holder: true, ..Default::default() }
 }
 
-fn refused(lease_epoch: u32, next_offset: u64, still_holder: bool) -> SliceResult {
+pub(super) fn refused(lease_epoch: u32, next_offset: u64, still_holder: bool) -> SliceResult {
     let error = Some(ErrorInfo::new(ErrorCode::StaleCommit, "stale"));
     SliceResult { error, lease_epoch, next_offset, still_holder, ..Default::default() }
 }
 
-fn shape(order: &UploadOrder) -> Vec<(u32, u32, u64, Vec<usize>)> {
+pub(super) fn shape(order: &UploadOrder) -> Vec<(u32, u32, u64, Vec<usize>)> {
     let of = |(start, batches): &(streamhouse_segment::object::SliceStart, Vec<Bytes>)| {
         let sizes = batches.iter().map(Bytes::len).collect();
         (start.partition, start.lease_epoch, start.base_offset, sizes)

@@ -5,13 +5,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use streamhouse_proto::to_status;
+use streamhouse_proto::v1::producers_server::{Producers, ProducersServer};
 use streamhouse_proto::v1::sessions_server::{Sessions, SessionsServer};
 use streamhouse_proto::v1::{
-    AttachRequest, AttachResponse, CloseSessionRequest, CloseSessionResponse, CommitObjectsRequest,
-    CommitObjectsResponse, DrainSessionRequest, DrainSessionResponse, ErrorCode, ErrorInfo,
-    Generation, Lease, ObjectCommit, ObjectResult, RegisterRequest, RegisterResponse,
-    ReleaseLeasesRequest, ReleaseLeasesResponse, SliceResult, TopicPartition,
+    AttachRequest, AttachResponse, BatchRefusal, CloseSessionRequest, CloseSessionResponse,
+    CommitObjectsRequest, CommitObjectsResponse, CommittedSequences, DrainSessionRequest,
+    DrainSessionResponse, ErrorCode, ErrorInfo, FindProducersRequest, FindProducersResponse,
+    Generation, InitProducerRequest, InitProducerResponse, Lease, ObjectCommit, ObjectResult,
+    ProducerProgress, RegisterRequest, RegisterResponse, ReleaseLeasesRequest,
+    ReleaseLeasesResponse, SequenceRun, SliceResult, TopicPartition,
 };
+use streamhouse_segment::sequences::{Sequences, Standing};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
@@ -51,6 +55,10 @@ pub(super) struct State {
     results: BTreeMap<(u64, u64), ObjectResult>,
     last_sequence: u64,
     pub(super) faults: VecDeque<Fault>,
+    /// Epochs of producers that were raised.
+    pub(super) producer_epochs: BTreeMap<u64, u32>,
+    /// DEDUP: by partition and producer.
+    sequences: BTreeMap<(usize, u64), Sequences>,
     pub(super) released: usize,
     pub(super) closed: bool,
     pub(super) commit_calls: usize,
@@ -84,6 +92,7 @@ impl FakeController {
         };
         let server = tonic::transport::Server::builder()
             .add_service(SessionsServer::new(fake.clone()))
+            .add_service(ProducersServer::new(fake.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let stop = fake.stop.clone();
         fake.tracker.spawn(async move { stop.run_until_cancelled(server).await });
@@ -102,6 +111,15 @@ impl FakeController {
         while !wanted(&self.state.lock()) {
             changed.changed().await.unwrap();
         }
+    }
+
+    /// Ends the session; the agent has to open another one.
+    pub(super) fn end_session(&self) {
+        self.with(|state| {
+            state.session += 1;
+            let applied = u64::MAX;
+            state.tell(AttachResponse { ended: true, applied, ..Default::default() });
+        });
     }
 
     pub(super) fn stop(&self) {
@@ -171,14 +189,85 @@ impl State {
         let number = slice.partition.as_ref().unwrap().partition as usize;
         let partition = &mut self.partitions[number];
         let current = slice.lease_epoch == partition.epoch;
-        let accepted = current && slice.base_offset == partition.next_offset;
+        let mut accepted = current && slice.base_offset == partition.next_offset;
+        let (known, refused_batches) = match accepted {
+            true => judge(&self.sequences, &self.producer_epochs, number, slice),
+            false => Default::default(),
+        };
+        accepted &= refused_batches.is_empty();
         if accepted {
+            self.sequences.extend(known);
             partition.next_offset = slice.last_offset + 1;
             partition.slices.push((slice.base_offset, slice.last_offset));
         } else if current {
             partition.epoch += 1;
         }
-        result_of(partition, accepted)
+        SliceResult { refused_batches, ..result_of(partition, accepted) }
+    }
+}
+
+type Judged = (BTreeMap<(usize, u64), Sequences>, Vec<BatchRefusal>);
+
+/// What the slice makes of its producers' sequences, or what is wrong with its batches.
+fn judge(
+    sequences: &BTreeMap<(usize, u64), Sequences>,
+    epochs: &BTreeMap<u64, u32>,
+    partition: usize,
+    slice: &streamhouse_proto::v1::SliceCommit,
+) -> Judged {
+    let (mut after, mut refused) = (BTreeMap::new(), Vec::new());
+    for (index, batch) in (0..).zip(&slice.producers) {
+        let key = (partition, batch.producer_id);
+        let known =
+            after.entry(key).or_insert_with(|| sequences.get(&key).cloned().unwrap_or_default());
+        let fenced = epochs.get(&batch.producer_id).is_some_and(|now| *now > batch.producer_epoch);
+        let code = match known.judge(batch.base_sequence, batch.records) {
+            _ if fenced => Some(ErrorCode::ProducerFenced),
+            Standing::Next => {
+                known.append(batch.records, slice.base_offset + batch.offset_delta);
+                continue;
+            }
+            Standing::Had { .. } => None,
+            Standing::OutOfOrder { .. } => Some(ErrorCode::OutOfOrderSequence),
+        };
+        let error = code.map(|code| ErrorInfo::new(code, "refused"));
+        refused.push(BatchRefusal { index, error, base_offset: None });
+    }
+    (after, refused)
+}
+
+#[tonic::async_trait]
+impl Producers for FakeController {
+    async fn init_producer(
+        &self,
+        _: Request<InitProducerRequest>,
+    ) -> Result<Response<InitProducerResponse>, Status> {
+        Err(Status::unimplemented("agents do not ask"))
+    }
+
+    async fn find_producers(
+        &self,
+        request: Request<FindProducersRequest>,
+    ) -> Result<Response<FindProducersResponse>, Status> {
+        let state = self.state.lock();
+        let producers = request.into_inner().producers.into_iter().map(|asked| {
+            let partition = asked.partition.unwrap().partition as usize;
+            let current = state.producer_epochs.get(&asked.producer_id).copied().unwrap_or(0);
+            let known = state.sequences.get(&(partition, asked.producer_id));
+            let run = |run: &streamhouse_segment::sequences::SequenceRun| SequenceRun {
+                first: run.first,
+                records: run.records,
+                base_offset: run.base_offset,
+            };
+            let committed = known.map(|known| CommittedSequences {
+                epoch: 0,
+                records: known.records,
+                runs: known.runs.iter().map(run).collect(),
+            });
+            ProducerProgress { current_epoch: Some(current), committed }
+        });
+        let producers = producers.collect();
+        Ok(Response::new(FindProducersResponse { producers, applied: state.applied }))
     }
 }
 

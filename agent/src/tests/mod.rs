@@ -1,6 +1,7 @@
 //! A whole agent in this process, between a controller and a store that can misbehave.
 
 mod controller;
+mod dedup;
 mod store;
 
 use crate::{Agent, AgentOptions, Fatal, StartError};

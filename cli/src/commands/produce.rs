@@ -46,6 +46,12 @@ pub(crate) struct Args {
     /// Send every record to this partition.
     #[arg(long, value_name = "P")]
     partition: Option<u32>,
+    /// Take over from whoever produces under this name; it may send nothing more.
+    #[arg(long, value_name = "NAME")]
+    producer_name: Option<String>,
+    /// Do without what keeps a record from being written twice when a batch is sent again.
+    #[arg(long, conflicts_with = "producer_name")]
+    no_idempotence: bool,
     #[command(flatten)]
     controllers: Controllers,
 }
@@ -72,11 +78,14 @@ struct Report {
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let source = Source::open(args.file.as_deref())?;
-    let producer = Producer::builder()
+    let mut builder = Producer::builder()
         .controllers(args.controllers.resolve()?)
         .connect_timeout(CONNECT_TIMEOUT)
-        .build()
-        .await?;
+        .enable_idempotence(!args.no_idempotence);
+    if let Some(name) = &args.producer_name {
+        builder = builder.producer_name(name);
+    }
+    let producer = builder.build().await?;
     // Even without any input, a topic that is not there is an error.
     let partitions = producer.partitions(&args.topic).await?;
     if let Some(partition) = args.partition.filter(|partition| *partition >= partitions) {
@@ -256,10 +265,11 @@ fn human(report: &Report) -> String {
         output::bytes(report.bytes_per_second as u64),
     );
     if report.retries > 0 {
-        text.push_str(&format!(
-            "; {} batches were sent again, at most {} records may stand twice",
-            report.retries, report.ambiguous_records
-        ));
+        text.push_str(&format!("; {} batches were sent again", report.retries));
+    }
+    if report.ambiguous_records > 0 {
+        let records = report.ambiguous_records;
+        text.push_str(&format!(", at most {records} records may stand twice"));
     }
     text
 }

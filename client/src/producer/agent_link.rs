@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::outcome::Outcome;
+use crate::errors::{Code, Refusal};
 use crate::routing::{BreakerRule, Breakers, agent_channel};
 use crate::{clock, convert};
 
@@ -195,6 +196,14 @@ impl LinkTask {
                     let (refusal, address) = convert::refusal(info);
                     Outcome::Refused { refusal, address }
                 }
+                // Never of a batch of ours, of which there are fewer on their way than offsets are kept.
+                None if result.offset_unknown => Outcome::Refused {
+                    refusal: Refusal {
+                        code: Code::Internal,
+                        message: "it was written, and where is no longer known".to_owned(),
+                    },
+                    address: None,
+                },
                 None => {
                     Outcome::Placed { base_offset: result.base_offset, applied: result.applied }
                 }

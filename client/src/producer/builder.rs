@@ -65,6 +65,9 @@ options! {
     /// means never to wait, `Duration::MAX` for ever. Default: 120 s, as long as the delivery timeout: by then what took
     /// the room has been acknowledged or has failed.
     max_block: Duration,
+    /// Every record is written exactly once and in order, whatever fails and is sent again. Without it a batch whose
+    /// outcome is unknown may be in the log twice. Default: on.
+    enable_idempotence: bool,
 }
 
 impl ProducerBuilder {
@@ -79,6 +82,13 @@ impl ProducerBuilder {
     /// this off. Default: 5, 500 ms; at most 1 h.
     pub fn circuit_breaker(mut self, failures: u32, pause: Duration) -> Self {
         self.config.breaker = BreakerRule { failures, pause };
+        self
+    }
+
+    /// A stable name, 1 to 255 bytes: a producer that is built under it takes over from whoever had it before, whose
+    /// records are refused from then on. Default: none; every producer is its own.
+    pub fn producer_name(mut self, name: impl Into<String>) -> Self {
+        self.config.producer_name = Some(name.into());
         self
     }
 
@@ -122,6 +132,10 @@ mod tests {
             (Producer::builder().retry_backoff(Duration::MAX), "retry_backoff"),
             (Producer::builder().retry_backoff_max(Duration::MAX), "retry_backoff_max"),
             (Producer::builder().circuit_breaker(5, Duration::MAX), "circuit_breaker"),
+            (Producer::builder().producer_name(""), "producer_name"),
+            (Producer::builder().producer_name("a\nb"), "producer_name"),
+            (Producer::builder().producer_name("x".repeat(256)), "producer_name"),
+            (Producer::builder().producer_name("x").enable_idempotence(false), "producer_name"),
         ] {
             assert_eq!(builder.config.validate().unwrap_err().option, option);
         }

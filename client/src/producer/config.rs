@@ -12,6 +12,9 @@ use crate::routing::{BreakerRule, PoolConfig};
 /// Whoever waits longer than this between two tries has written something else than was meant.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3600);
 
+/// In bytes.
+const LONGEST_NAME: usize = 255;
+
 #[derive(Clone, Debug)]
 pub(super) struct Config {
     pub(super) pool: PoolConfig,
@@ -29,6 +32,8 @@ pub(super) struct Config {
     pub(super) max_record_bytes: usize,
     pub(super) max_block: Duration,
     pub(super) breaker: BreakerRule,
+    pub(super) enable_idempotence: bool,
+    pub(super) producer_name: Option<String>,
 }
 
 impl Default for Config {
@@ -49,6 +54,8 @@ impl Default for Config {
             max_record_bytes: Limits::default().max_record_bytes,
             max_block: Duration::from_secs(120),
             breaker: BreakerRule::default(),
+            enable_idempotence: true,
+            producer_name: None,
         }
     }
 }
@@ -66,6 +73,7 @@ impl Config {
         ConfigError::check("max_in_flight", self.max_in_flight, 1..=64)?;
         let least = self.batch_bytes.max(self.max_record_bytes) + BATCH_OVERHEAD + 1024;
         ConfigError::check("buffer_memory", self.buffer_memory, least..=(usize::MAX >> 4))?;
+        self.validate_name()?;
         if self.request_timeout.is_zero() {
             return Err(ConfigError::new("request_timeout", "must not be zero"));
         }
@@ -81,6 +89,18 @@ impl Config {
         }
         if self.delivery_timeout < self.linger {
             return Err(ConfigError::new("delivery_timeout", "must not be shorter than linger"));
+        }
+        Ok(())
+    }
+
+    fn validate_name(&self) -> Result<(), ConfigError> {
+        let Some(name) = &self.producer_name else { return Ok(()) };
+        if !self.enable_idempotence {
+            return Err(ConfigError::new("producer_name", "needs enable_idempotence"));
+        }
+        ConfigError::check("producer_name", name.len(), 1..=LONGEST_NAME)?;
+        if name.chars().any(char::is_control) {
+            return Err(ConfigError::new("producer_name", "must not hold control characters"));
         }
         Ok(())
     }

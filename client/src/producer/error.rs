@@ -92,6 +92,21 @@ pub enum ProduceError {
         /// This or an earlier try may have been written.
         may_have_taken_effect: bool,
     },
+    /// The controllers could not be asked for a producer id.
+    #[error("no producer id: {error}")]
+    NoProducerId {
+        /// What went wrong.
+        error: CallError,
+    },
+    /// Another producer took this one's name, or the cluster has forgotten it: nothing more is written. Build a new
+    /// producer.
+    #[error("the producer is fenced: {reason}")]
+    Fenced {
+        /// In the cluster's words.
+        reason: Arc<str>,
+        /// The controllers could not say whether the record had been written before.
+        may_have_taken_effect: bool,
+    },
     /// The producer was closed or dropped.
     #[error("the producer is closed")]
     Closed {
@@ -112,9 +127,10 @@ impl ProduceError {
             | Self::UnknownTopic { .. }
             | Self::UnknownPartition { .. }
             | Self::RecordTooLarge { .. }
+            | Self::Fenced { .. }
             | Self::Closed { .. } => false,
             Self::BufferFull { .. } | Self::TopicNotLoaded { .. } | Self::TimedOut { .. } => true,
-            Self::Metadata { error, .. } => error.retryable(),
+            Self::Metadata { error, .. } | Self::NoProducerId { error } => error.retryable(),
             Self::Refused { refusal, .. } => refusal.code.retryable(),
         }
     }
@@ -128,9 +144,11 @@ impl ProduceError {
             | Self::RecordTooLarge { .. }
             | Self::BufferFull { .. }
             | Self::TopicNotLoaded { .. }
+            | Self::NoProducerId { .. }
             | Self::Metadata { .. } => false,
             Self::TimedOut { may_have_taken_effect, .. }
             | Self::Refused { may_have_taken_effect, .. }
+            | Self::Fenced { may_have_taken_effect, .. }
             | Self::Closed { may_have_taken_effect } => *may_have_taken_effect,
         }
     }

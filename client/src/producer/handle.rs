@@ -14,6 +14,7 @@ use super::builder::ProducerBuilder;
 use super::config::Config;
 use super::delivery::{Delivery, Placed};
 use super::error::{FlushError, ProduceError};
+use super::identity::{Identity, Standing};
 use super::metrics::{Counters, ProducerMetrics, Queue};
 use super::partition_task::PartitionTask;
 use super::record::Record;
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     pub(super) topics: Topics,
     pub(super) tasks: TaskTracker,
     pub(super) cancel: CancellationToken,
+    /// Who the producer is, if it is idempotent.
+    pub(super) identity: Option<Identity>,
     closed: AtomicBool,
 }
 
@@ -71,7 +74,13 @@ impl Producer {
             topic: "(not looked up yet)".into(),
             error,
         })?;
+        let takes_over = config.producer_name.is_some();
         let shared = Arc::new(Shared::new(config, metadata));
+        if let Some(identity) = shared.identity.as_ref().filter(|_| takes_over) {
+            // From here on its predecessor writes nothing more.
+            let got = identity.get().await;
+            got.map_err(|error| ProduceError::NoProducerId { error })?;
+        }
         let end = Arc::new(shared.cancel.clone().drop_guard());
         Ok(Self { shared, _end_with_the_last_clone: end })
     }
@@ -246,6 +255,9 @@ impl Producer {
         if self.shared.closed.load(Ordering::Relaxed) {
             return Err(closed());
         }
+        if let Some(reason) = self.shared.fenced() {
+            return Err(ProduceError::Fenced { reason, may_have_taken_effect: false });
+        }
         let weight = record.weight();
         // Only so that one record cannot wait for more room than there is: the limit itself is the encoder's.
         if weight + BATCH_OVERHEAD > self.shared.room.limit() {
@@ -336,6 +348,9 @@ impl Shared {
     pub(super) fn new(config: Config, metadata: Metadata) -> Self {
         let tasks = TaskTracker::new();
         let cancel = CancellationToken::new();
+        let identity = config
+            .enable_idempotence
+            .then(|| Identity::new(metadata.clone(), config.producer_name.clone()));
         Self {
             room: Room::new(config.buffer_memory),
             counters: Counters::default(),
@@ -345,7 +360,16 @@ impl Shared {
             tasks,
             cancel,
             closed: AtomicBool::new(false),
+            identity,
             config,
+        }
+    }
+
+    /// Why nothing more is written.
+    fn fenced(&self) -> Option<Arc<str>> {
+        match self.identity.as_ref()?.standing() {
+            Standing::Fenced(reason) => Some(reason),
+            Standing::Unknown | Standing::Has { .. } => None,
         }
     }
 }

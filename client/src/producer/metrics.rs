@@ -29,7 +29,8 @@ pub struct ProducerMetrics {
     pub failed_records: u64,
     /// Batches sent once more.
     pub retries: u64,
-    /// Of these, the ones whose earlier try may have been written: the upper bound of duplicated batches.
+    /// Of these, the ones whose earlier try may have been written: the upper bound of duplicated batches. 0 if the
+    /// producer is idempotent.
     pub ambiguous_retries: u64,
     /// Records in batches of `ambiguous_retries`: the upper bound of duplicated records.
     pub ambiguous_records: u64,

@@ -17,8 +17,10 @@
 //! behind it on the stream, up to one that says `restart`: the first batch that goes out after such a failure, and the
 //! first of a partition on a stream. `max_in_flight(1)` gives the same without relying on the agent.
 //!
-//! **Duplicates.** A batch whose outcome is unknown (connection lost, no answer in time) is sent again, and may then be
-//! in the log twice; [`ProducerMetrics::ambiguous_retries`] counts these.
+//! **Duplicates.** An idempotent producer, which is the default, numbers its batches, and the cluster writes each once. A
+//! batch that is given up is *settled* first, so that it is known to be written or not: see `partition_task/settling.rs`.
+//! Without idempotence a batch whose outcome is unknown (connection lost, no answer in time) is sent again, and may then
+//! be in the log twice; [`ProducerMetrics::ambiguous_retries`] counts these.
 
 mod agent_link;
 mod buffer;
@@ -28,6 +30,7 @@ mod delivery;
 mod error;
 mod handle;
 mod histogram;
+mod identity;
 mod metrics;
 mod murmur2;
 mod outcome;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod ending;
+mod settling;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use streamhouse_segment::batch::ProducerInfo;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -26,8 +26,9 @@ use super::pace::Pace;
 use super::room::BATCH_OVERHEAD;
 use super::topics::OpenTopic;
 use super::window::Window;
-use crate::errors::{CallError, Code};
+use crate::errors::{CallError, Code, Refusal};
 use crate::{clock, convert};
+use settling::Idempotence;
 
 /// An agent that says nothing for so long may have lost its lease without knowing (it was stopped, say): the
 /// controllers are asked.
@@ -48,6 +49,12 @@ struct Batch {
     /// The last failed try may have been written.
     last_ambiguous: bool,
     last: Arc<str>,
+    /// How many records of the partition come before it in the producer's epoch; 0 if it is not idempotent.
+    position: u64,
+    /// It was sent, as the one that it is stamped to be.
+    sent: bool,
+    /// It is given up, once it is known for certain that it was not written.
+    refusal: Option<Refusal>,
 }
 
 impl Batch {
@@ -97,6 +104,8 @@ pub(super) struct PartitionTask {
     linger_until: Option<Instant>,
     probe: Option<BoxFuture<'static, Result<(), CallError>>>,
     probe_at: Instant,
+    /// Which batches of an idempotent producer these are.
+    idempotence: Option<Idempotence>,
 }
 
 impl PartitionTask {
@@ -120,7 +129,9 @@ impl PartitionTask {
             linger_until: None,
             probe: None,
             probe_at: clock::now(),
+            idempotence: None,
         }
+        .with_idempotence()
     }
 
     /// Runs until the producer is closed or the topic is gone.
@@ -128,6 +139,14 @@ impl PartitionTask {
         let (cancel, deleted) = (self.shared.cancel.clone(), self.topic.gone.clone());
         let end = loop {
             self.expire();
+            let prepared = tokio::select! {
+                () = cancel.cancelled() => break None,
+                () = deleted.cancelled() => break Some(self.gone()),
+                prepared = self.prepare() => prepared,
+            };
+            if let Err(fenced) = prepared {
+                break Some(fenced);
+            }
             self.fill();
             let sent = tokio::select! {
                 () = cancel.cancelled() => break None,
@@ -147,6 +166,7 @@ impl PartitionTask {
                     }
                 }
                 () = self.buffer.changed() => {}
+                () = Idempotence::changed(&mut self.idempotence) => {}
                 result = some(&mut self.probe) => self.probed(result),
                 () = clock::until(timer) => self.tick(),
             }
@@ -157,7 +177,7 @@ impl PartitionTask {
     /// Takes batches out of the buffer and compresses them, as long as the window has room.
     fn fill(&mut self) {
         self.linger_until = None;
-        while self.window.has_room() {
+        while self.is_prepared() && self.window.has_room() {
             match self.buffer.take(clock::now()) {
                 Taken::Batch(pending) => {
                     self.topic.pass_on(self.partition);
@@ -175,9 +195,10 @@ impl PartitionTask {
     fn admit(&mut self, pending: Pending) {
         let records = pending.builder.record_count();
         let uncompressed = pending.builder.uncompressed_bytes();
+        let (stamp, position) = self.next_stamp(records);
         let bytes = pending
             .builder
-            .finish(ProducerInfo::NONE)
+            .finish(stamp)
             .expect("a batch is opened by its first record, so it is never empty");
         // What compression saved is room for further records.
         let weight = pending.weight.min(bytes.len() + BATCH_OVERHEAD);
@@ -193,13 +214,16 @@ impl PartitionTask {
             ambiguous: false,
             last_ambiguous: false,
             last: "it was never sent".into(),
+            position,
+            sent: false,
+            refusal: None,
         });
     }
 
     /// Sends what may be sent now. The error says that the topic is gone.
     async fn dispatch(&mut self) -> Result<(), ProduceError> {
         let held = self.hold_until.is_some_and(|until| clock::now() < until);
-        if held || !self.window.may_send() {
+        if held || !self.is_prepared() || !self.window.may_send() {
             return Ok(());
         }
         self.hold_until = None;
@@ -208,7 +232,8 @@ impl PartitionTask {
         }
         if self.window.can_resume() {
             for batch in self.window.iter().filter(|batch| batch.attempts > 0) {
-                self.shared.counters.retried(batch.records, batch.last_ambiguous);
+                let twice = batch.last_ambiguous && self.idempotence.is_none();
+                self.shared.counters.retried(batch.records, twice);
             }
             self.window.resume();
         }
@@ -255,6 +280,7 @@ impl PartitionTask {
         }
         let Some((id, batch)) = self.window.next_to_send() else { return false };
         batch.attempts += 1;
+        batch.sent = true;
         let now = clock::now();
         let config = &self.shared.config;
         let limit = clock::later(now, config.request_timeout)
@@ -309,10 +335,11 @@ impl PartitionTask {
     /// When something is due although nothing happens.
     fn timer(&self) -> Option<Instant> {
         let probing = self.probe.is_none() && !self.attempts.is_empty();
-        let idle = self.window.iter_idle().map(|batch| batch.opened);
-        let oldest = idle.chain(self.buffer.oldest()).min();
+        // What is not settled is not given up either.
+        let idle = self.window.iter_idle().filter(|_| self.is_prepared());
+        let oldest = idle.map(|batch| batch.opened).chain(self.buffer.oldest()).min();
         // A wait that is over says nothing while a batch in flight must be answered first.
-        let holding = self.hold_until.filter(|_| self.window.may_send());
+        let holding = self.hold_until.filter(|_| self.window.may_send() || !self.is_prepared());
         [
             holding,
             self.linger_until,

@@ -59,6 +59,11 @@ impl<B> Window<B> {
         !self.slots.is_empty() && (!self.recovering || self.can_resume())
     }
 
+    /// Whether all batches ahead of this one are done with.
+    pub(super) fn is_first(&self, id: u64) -> bool {
+        self.slots.front().is_some_and(|slot| slot.id == id)
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()

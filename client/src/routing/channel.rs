@@ -1,10 +1,12 @@
 //! One HTTP/2 connection to a peer.
 
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
 use streamhouse_proto::v1::produce_client::ProduceClient;
+use streamhouse_proto::v1::producers_client::ProducersClient;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a TCP and HTTP/2 handshake may take.
@@ -18,7 +20,26 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const AGENT_STREAM_WINDOW: u32 = 8 << 20;
 const AGENT_CONNECTION_WINDOW: u32 = 16 << 20;
 
-pub(crate) type Client = MetadataClient<Channel>;
+/// A client of one controller: of its metadata, and of its producers.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    metadata: MetadataClient<Channel>,
+    pub(crate) producers: ProducersClient<Channel>,
+}
+
+impl Deref for Client {
+    type Target = MetadataClient<Channel>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.metadata
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.metadata
+    }
+}
 
 fn endpoint(address: &str) -> Result<Endpoint, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
@@ -42,9 +63,13 @@ async fn connect(endpoint: Endpoint) -> Result<Channel, String> {
 /// Connects to a controller. An error proves that nothing was sent.
 pub(crate) async fn controller_client(address: &str) -> Result<Client, String> {
     let channel = connect(endpoint(address)?).await?;
-    Ok(MetadataClient::new(channel)
+    let producers = ProducersClient::new(channel.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let metadata = MetadataClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Ok(Client { metadata, producers })
 }
 
 /// Connects to an agent. An error proves that nothing was sent.

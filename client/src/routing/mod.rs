@@ -5,6 +5,7 @@ mod breaker;
 mod channel;
 mod controllers;
 mod metadata;
+mod producers;
 mod requester;
 mod routes;
 
@@ -12,5 +13,6 @@ pub(crate) use breaker::{BreakerRule, Breakers};
 pub(crate) use channel::{Client, agent_channel};
 pub(crate) use controllers::{ControllerPool, PoolConfig};
 pub(crate) use metadata::{MAX_OFFSETS, Metadata};
+pub(crate) use producers::{ProducerId, Progress};
 pub(crate) use requester::Requester;
 pub(crate) use routes::{Routes, TopicRoute};

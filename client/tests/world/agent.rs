@@ -19,6 +19,8 @@ pub enum Action {
     WriteAndCut,
     /// The stream breaks; nothing was written.
     Cut,
+    /// Written, and never answered; the stream goes on.
+    WriteAndForget,
     /// Waits for a permit of the world's gate, then accepts.
     Hold,
 }
@@ -66,6 +68,10 @@ async fn serve(
                     write(&world, &address, &batch).await.unwrap();
                     let _ = answers.send(cut).await;
                     return;
+                }
+                Action::WriteAndForget => {
+                    write(&world, &address, &batch).await.unwrap();
+                    continue;
                 }
                 Action::Cut => {
                     let _ = answers.send(cut).await;

@@ -3,6 +3,7 @@
 
 mod agent;
 mod controller;
+mod producers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub struct State {
     pub unavailable: bool,
     /// Look-ups find every log empty, until a topic is described linearizably.
     pub lagging: bool,
+    pub producers: producers::Producers,
     sequence: u64,
 }
 
@@ -76,7 +78,9 @@ impl World {
     pub async fn add_controller(&self) -> String {
         let (listener, address) = listen().await;
         let service = v1::metadata_server::MetadataServer::new(controller::Fake(self.clone()));
-        let server = tonic::transport::Server::builder().add_service(service);
+        let producers = v1::producers_server::ProducersServer::new(producers::Fake(self.clone()));
+        let server =
+            tonic::transport::Server::builder().add_service(service).add_service(producers);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         self.state.lock().controllers.push(address.clone());
         address
@@ -125,11 +129,15 @@ impl World {
         let mut bytes = bytes.to_vec();
         let (key, base, sequence) = {
             let mut state = self.state.lock();
+            if let Some(before) = state.producers.judge((topic, partition), &header)? {
+                return Ok((before, state.applied));
+            }
             state.sequence += 1;
             let sequence = state.sequence;
             let log = state.log(topic, partition)?;
             let base = log.next_offset;
             log.next_offset += u64::try_from(header.records_count).unwrap();
+            state.producers.append((topic, partition), &header, base);
             batch::assign(&mut bytes, base as i64, 1);
             (object(sequence).key(), base, sequence)
         };

@@ -13,8 +13,8 @@ use crate::codec;
 use crate::state::assignors::Assignor;
 use crate::state::command::{
     Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey,
-    Registration, ProducerBatch, ProducerEpoch, ProducerRequest, RequestKey, RestoreStart, RestoredObject,
-    SliceCommit,
+    ProducerBatch, ProducerEpoch, ProducerRequest, Registration, RequestKey, RestoreStart,
+    RestoredObject, SliceCommit,
 };
 use crate::state::controllers::{DiskMark, Mark};
 use crate::state::features;

@@ -53,9 +53,10 @@ impl Producers for ProducersService {
             let message = format!("{count} producers in one call, allowed are {MAX_QUESTIONS}");
             return Err(invalid(message));
         }
-        let asked = wire.producers.iter().map(|asked| {
-            Ok((partition_key(asked.partition.as_ref())?, asked.producer_id))
-        });
+        let asked = wire
+            .producers
+            .iter()
+            .map(|asked| Ok((partition_key(asked.partition.as_ref())?, asked.producer_id)));
         let asked = asked.collect::<Result<Vec<_>, Status>>()?;
         let view = self.0.view_at(wire.min_applied, wire.linearizable).await?;
         let producers = find(&view, &asked).map_err(|e| store_failed(&e))?;

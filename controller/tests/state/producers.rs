@@ -5,9 +5,7 @@ use streamhouse_controller::state::command::{
     CommandBody, PartitionKey, ProducerBatch, ProducerEpoch, ProducerRequest, SliceCommit,
 };
 use streamhouse_controller::state::producers::{self, KEPT_MS, NAME_KEPT_MS};
-use streamhouse_controller::state::reply::{
-    BatchFault, BatchRefusal, ObjectReply, Refusal, Reply,
-};
+use streamhouse_controller::state::reply::{BatchFault, BatchRefusal, ObjectReply, Refusal, Reply};
 use streamhouse_controller::state::sequences::{MAX_PARTITION_PRODUCERS, committed};
 
 struct Rig {
@@ -234,10 +232,7 @@ fn a_refused_slice_names_the_guilty_and_the_innocent_go_in_the_next() {
     let faults = rig.faults(&batches);
     assert_eq!(
         faults,
-        [
-            (1, BatchFault::Committed(Some(0))),
-            (3, BatchFault::OutOfOrder { expected: 0 })
-        ]
+        [(1, BatchFault::Committed(Some(0))), (3, BatchFault::OutOfOrder { expected: 0 })]
     );
     // Sequences moved for nobody.
     assert!(committed(&rig.machine.kv, &rig.at, b.id).unwrap().is_none());
@@ -292,7 +287,8 @@ fn a_slice_that_misplaces_its_batches_is_refused() {
         |batches| batches[1].offset_delta = u64::MAX,
     ];
     for (number, change) in (1..).zip(changes) {
-        let mut slice = SliceCommit { producers: good.producers.clone(), ..rig.slice(&[(a, 0, 4)]) };
+        let mut slice =
+            SliceCommit { producers: good.producers.clone(), ..rig.slice(&[(a, 0, 4)]) };
         change(&mut slice.producers);
         let replies = processed(rig.machine.commit(rig.session, number, vec![slice]));
         assert!(matches!(replies[0].refusal, Some(Refusal::Invalid(_))), "{replies:?}");

@@ -2,15 +2,19 @@
 
 use super::{Attempt, PROBE_AFTER, PartitionTask};
 use crate::clock;
-use crate::errors::CallError;
+use crate::errors::{CallError, Code};
 use crate::producer::error::ProduceError;
-use crate::producer::outcome::{Failure, Verdict, judge};
+use crate::producer::outcome::{Failure, Outcome, Verdict, judge};
 
 impl PartitionTask {
     /// Acts on how a try ended. The error says that the topic is gone.
     pub(super) async fn settle(&mut self, attempt: Attempt) -> Option<ProduceError> {
         let Attempt { batch: id, link_number, outcome } = attempt;
         self.probe_at = clock::now() + PROBE_AFTER;
+        let out_of_order = matches!(
+            &outcome,
+            Outcome::Refused { refusal, .. } if refusal.code == Code::OutOfOrderSequence
+        );
         match judge(outcome) {
             Verdict::Placed { base_offset, applied } => {
                 self.shared.routes.observe(applied);
@@ -22,7 +26,13 @@ impl PartitionTask {
                     self.placed(batch, base_offset);
                 }
             }
-            Verdict::Retry(failure) => self.failed(id, &failure),
+            Verdict::Retry(failure) => {
+                if out_of_order && self.window.is_first(id) {
+                    // Nothing of it is missing: the cluster knows it otherwise than we do.
+                    self.lose_track();
+                }
+                self.failed(id, &failure);
+            }
             Verdict::Doubt(failure) => {
                 let gone = tokio::select! {
                     () = self.shared.cancel.cancelled() => false,
@@ -33,6 +43,7 @@ impl PartitionTask {
                 }
                 self.failed(id, &failure);
             }
+            Verdict::Fail(refusal) if self.idempotence.is_some() => self.refused(id, refusal),
             Verdict::Fail(refusal) => {
                 if let Some(batch) = self.window.remove(id) {
                     let error = ProduceError::Refused {

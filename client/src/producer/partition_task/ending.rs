@@ -5,23 +5,14 @@ use crate::clock;
 use crate::producer::buffer::Pending;
 use crate::producer::delivery::Completion;
 use crate::producer::error::ProduceError;
+use tokio::time::Instant;
 
 impl PartitionTask {
     /// Fails what has waited too long and is not in flight.
     pub(super) fn expire(&mut self) {
         let timeout = self.shared.config.delivery_timeout;
         let Some(deadline) = clock::now().checked_sub(timeout) else { return };
-        for batch in self.window.take_idle(|batch| batch.opened <= deadline) {
-            let error = ProduceError::TimedOut {
-                topic: self.topic.route.name.clone(),
-                partition: self.partition,
-                after: timeout,
-                attempts: batch.attempts,
-                last: batch.last.clone(),
-                may_have_taken_effect: batch.ambiguous,
-            };
-            self.give_up(batch, error);
-        }
+        self.expire_window(deadline);
         for pending in self.buffer.take_expired(deadline) {
             let error = ProduceError::TimedOut {
                 topic: self.topic.route.name.clone(),
@@ -32,6 +23,32 @@ impl PartitionTask {
                 may_have_taken_effect: false,
             };
             self.give_up_pending(pending, error);
+        }
+    }
+
+    fn expire_window(&mut self, deadline: Instant) {
+        if self.must_settle(deadline) {
+            return;
+        }
+        let late = self.window.take_idle(|batch| batch.opened <= deadline);
+        let first = late.first().map(|batch| batch.position);
+        for batch in late {
+            let error = self.timed_out(&batch, batch.ambiguous);
+            self.give_up(batch, error);
+        }
+        if let Some(first) = first {
+            self.close_gap(first);
+        }
+    }
+
+    pub(super) fn timed_out(&self, batch: &Batch, may_have_taken_effect: bool) -> ProduceError {
+        ProduceError::TimedOut {
+            topic: self.topic.route.name.clone(),
+            partition: self.partition,
+            after: self.shared.config.delivery_timeout,
+            attempts: batch.attempts,
+            last: batch.last.clone(),
+            may_have_taken_effect,
         }
     }
 
@@ -64,7 +81,7 @@ impl PartitionTask {
     /// Fails all that is left, with `error` or because the producer is closed.
     pub(super) fn end(mut self, error: Option<ProduceError>) {
         self.shared.topics.forget(&self.topic);
-        if error.is_some() {
+        if matches!(error, Some(ProduceError::UnknownTopic { .. })) {
             self.topic.gone.cancel();
         }
         let closed = |sent| ProduceError::Closed { may_have_taken_effect: sent };

@@ -15,7 +15,7 @@ use streamhouse_segment::ids::TopicId;
 fn task(in_flight: u64) -> PartitionTask {
     let controllers = vec!["127.0.0.1:1".to_owned()];
     let pool = PoolConfig { controllers, ..PoolConfig::default() };
-    let config = Config { pool: pool.clone(), ..Config::default() };
+    let config = Config { pool: pool.clone(), enable_idempotence: false, ..Config::default() };
     let rules = BatchRules {
         records: 1,
         bytes: config.batch_bytes,
