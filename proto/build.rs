@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "streamhouse/v1/common.proto",
     "streamhouse/v1/metadata.proto",
     "streamhouse/v1/sessions.proto",
     "streamhouse/v1/produce.proto",
     "streamhouse/v1/raft.proto",
     "streamhouse/v1/backups.proto",
+    "streamhouse/v1/collector.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

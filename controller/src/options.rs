@@ -43,6 +43,11 @@ pub struct ControllerOptions {
     pub limits: Limits,
     /// When this one leads, it backs the metadata up into the cluster's store.
     pub backups: Option<BackupPlan>,
+    /// An object that left the index is deleted no sooner than this: a reader
+    /// may still hold a plan that names it.
+    pub gc_grace: Duration,
+    /// From one sweep for unreachable objects to the next.
+    pub gc_interval: Duration,
 }
 
 impl ControllerOptions {
@@ -53,7 +58,9 @@ impl ControllerOptions {
 
     /// Options with the defaults: sessions end after 3 s of silence, 500 ms
     /// after a broken stream, and send heartbeats every 300 ms; a snapshot
-    /// every 100,000 entries, of which the last 10,000 stay; no backups.
+    /// every 100,000 entries, of which the last 10,000 stay; no backups;
+    /// unreachable objects are looked for every 10 minutes, and deleted an
+    /// hour after they left the index.
     pub fn new(
         node_id: u64,
         listen: SocketAddr,
@@ -75,6 +82,8 @@ impl ControllerOptions {
             keep_logs: 10_000,
             limits: Limits::default(),
             backups: None,
+            gc_grace: Duration::from_secs(3_600),
+            gc_interval: Duration::from_secs(600),
         }
     }
 }

@@ -10,6 +10,9 @@ use super::state_store::StateStore;
 use super::types::{EncodedCommand, Entry, LogId, Payload};
 use super::view::StateView;
 use crate::codec;
+use crate::state::collector::{
+    self, Collector, CollectorStep, KeptBackups, ObjectName, SweepReport,
+};
 use crate::state::command::{
     Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
     RequestKey, RestoreStart, RestoredObject, SliceCommit,
@@ -17,7 +20,7 @@ use crate::state::command::{
 use crate::state::controllers::{DiskMark, Mark};
 use crate::state::kv::KvRead;
 use crate::state::reply::{ObjectReply, Reply, SliceReply};
-use crate::state::{partitions, sessions};
+use crate::state::{cluster, partitions, sessions};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -202,11 +205,39 @@ fn body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
             };
             CommandBody::RestoreSlices { restore, objects: vec![object] }
         }
-        _ => CommandBody::EndRestore { restore, parts: u64::from(b % 3) },
+        25 => CommandBody::EndRestore { restore, parts: u64::from(b % 3) },
+        _ => CommandBody::Collect(collect(state, a, b, session, instance)),
     }
 }
 
-const KINDS: u8 = 26;
+const KINDS: u8 = 28;
+
+/// A step of the collector, or of its operator.
+fn collect(state: &MemoryState, a: u8, b: u8, session: u64, instance: [u8; 16]) -> CollectorStep {
+    let own = cluster::cluster(&state.kv).unwrap();
+    let generation = own.map_or(GenerationKey { counter: 1, random: 1 }, |own| own.generation);
+    let Collector { holder, epoch, .. } = collector::collector(&state.kv).unwrap();
+    match b % 8 {
+        0 => CollectorStep::SetPaused(a.is_multiple_of(2)),
+        1 => CollectorStep::ConfirmGeneration(generation),
+        2 => {
+            let report = SweepReport { listed: u64::from(a), ..SweepReport::default() };
+            CollectorStep::Report { session: holder, epoch, report }
+        }
+        3 | 4 => CollectorStep::Acquire { session, instance },
+        _ => {
+            let object = |sequence| ObjectName { generation, session, sequence };
+            let oldest_index = Some(u64::from(a)).filter(|_| b >= 128);
+            CollectorStep::Allow {
+                session: holder,
+                epoch,
+                grace_ms: 1_000,
+                backups: KeptBackups { oldest_index, of_others: false },
+                objects: (0..4).map(object).collect(),
+            }
+        }
+    }
+}
 
 /// Fails to compile when there is a command that [`body`] does not make.
 fn known(body: &CommandBody) {
@@ -227,7 +258,8 @@ fn known(body: &CommandBody) {
         | CommandBody::BeginRestore(_)
         | CommandBody::RestorePairs { .. }
         | CommandBody::RestoreSlices { .. }
-        | CommandBody::EndRestore { .. } => {}
+        | CommandBody::EndRestore { .. }
+        | CommandBody::Collect(_) => {}
     }
 }
 

@@ -2,15 +2,18 @@
 
 mod attach;
 mod backups;
+mod collector;
 mod lookup;
 mod members;
 mod metadata;
 mod offsets;
+mod rates;
 mod sessions;
 mod topics;
 mod watch;
 
 pub(crate) use backups::BackupsService;
+pub(crate) use collector::CollectorService;
 pub(crate) use metadata::MetadataService;
 pub(crate) use sessions::SessionsService;
 

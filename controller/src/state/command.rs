@@ -3,6 +3,7 @@
 //! Stored in the log under the rules of [`crate::codec`]: variants and fields
 //! are only ever appended. Time and random values travel inside (PURE, CLOCK).
 
+use super::collector::CollectorStep;
 use super::controllers::DiskMark;
 use bincode::{Decode, Encode};
 
@@ -151,6 +152,8 @@ pub enum CommandBody {
         /// How many parts the backup has.
         parts: u64,
     },
+    /// What the collector of unreachable objects asks, or its operator.
+    Collect(CollectorStep),
 }
 
 /// What is restored, and into which generation.

@@ -5,6 +5,7 @@
 //! domains read. Keys and values are listed in [`keys`].
 
 pub mod cluster;
+pub mod collector;
 pub mod command;
 pub mod controllers;
 pub mod keys;
@@ -38,6 +39,7 @@ pub fn apply(
     index: u64,
     command: &Command,
 ) -> Result<(Reply, Vec<Effect>), KvError> {
+    tx.begin_entry(index);
     let now_ms = cluster::advance(tx, command.time_ms)?;
     // Not remembered for RETRY: the same request may succeed once it is over.
     if restore::holds_up(tx, &command.body)? {
@@ -97,5 +99,6 @@ fn execute(
         }
         CommandBody::RestoreSlices { restore, objects } => restore::slices(tx, *restore, objects),
         CommandBody::EndRestore { restore, parts } => restore::end(tx, *restore, *parts),
+        CommandBody::Collect(step) => collector::step(tx, now_ms, step),
     }
 }

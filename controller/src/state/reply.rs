@@ -2,6 +2,7 @@
 //!
 //! Replies are stored for RETRY, so they follow the rules of [`crate::codec`].
 
+use super::collector::CollectorReply;
 use super::command::{GenerationKey, PartitionKey, TopicKey};
 use bincode::{Decode, Encode};
 
@@ -36,6 +37,8 @@ pub enum Reply {
     },
     /// One per slice of a `RestoreSlices`.
     Restored(Vec<Option<Refusal>>),
+    /// To a step of the collector.
+    Collector(CollectorReply),
 }
 
 /// Why a command, or a part of it, was refused.

@@ -174,7 +174,8 @@ pub(super) fn holds_up(kv: &dyn KvRead, body: &CommandBody) -> Result<bool, KvEr
         CommandBody::CreateTopic { .. }
         | CommandBody::DeleteTopic { .. }
         | CommandBody::RegisterSession(_)
-        | CommandBody::CommitOffsets { .. } => Ok(restoring(kv)?.is_some()),
+        | CommandBody::CommitOffsets { .. }
+        | CommandBody::Collect(_) => Ok(restoring(kv)?.is_some()),
         // Without sessions these have nothing to change; commits are answered
         // *outcome unknown*, so the way of every commit is spared the look.
         CommandBody::EndSession { .. }

@@ -8,6 +8,10 @@ use std::fmt::Debug;
 use streamhouse_controller::backup::file::Header;
 use streamhouse_controller::codec;
 use streamhouse_controller::state::cluster::Cluster;
+use streamhouse_controller::state::collector::{
+    Collector, CollectorReply, CollectorStep, KeptBackups, ObjectName, SweepReport, Unindexed,
+    Verdict,
+};
 use streamhouse_controller::state::command::{
     Command, CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, Registration,
     RequestKey, RestoreStart, RestoredObject, SliceCommit,
@@ -160,7 +164,55 @@ fn bodies() -> Vec<(&'static str, CommandBody)> {
             },
         ),
         ("end-restore", CommandBody::EndRestore { restore: generation(), parts: 301 }),
+        (
+            "collect-acquire",
+            CommandBody::Collect(CollectorStep::Acquire { session: 12, instance: [4; 16] }),
+        ),
+        (
+            "collect-allow",
+            CommandBody::Collect(CollectorStep::Allow {
+                session: 12,
+                epoch: 3,
+                grace_ms: 3_600_000,
+                backups: KeptBackups { oldest_index: Some(70_000), of_others: true },
+                objects: vec![object_name()],
+            }),
+        ),
+        (
+            "collect-report",
+            CommandBody::Collect(CollectorStep::Report {
+                session: 12,
+                epoch: 3,
+                report: sweep_report(),
+            }),
+        ),
+        ("collect-pause", CommandBody::Collect(CollectorStep::SetPaused(true))),
+        ("collect-confirm", CommandBody::Collect(CollectorStep::ConfirmGeneration(generation()))),
     ]
+}
+
+fn object_name() -> ObjectName {
+    ObjectName { generation: generation(), session: 12, sequence: 9 }
+}
+
+fn sweep_report() -> SweepReport {
+    SweepReport {
+        finished_ms: 1_700_000_000_000,
+        took_ms: 1_500,
+        listed: 300,
+        listed_bytes: 70_000,
+        orphans: 5,
+        orphan_bytes: 500,
+        deleted: 4,
+        deleted_bytes: 400,
+        waiting: 3,
+        kept_for_backups: 2,
+        unconfirmed: 1,
+        foreign: 6,
+        errors: 7,
+        oldest_orphan_ms: 1_600_000_000_000,
+        last_error: "no".into(),
+    }
 }
 
 fn refusals() -> Vec<(&'static str, Refusal)> {
@@ -202,6 +254,23 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("controller", Reply::Controller(4)),
         ("restoring", Reply::Restoring { generation: generation(), next_part: 300 }),
         ("restored", Reply::Restored(vec![None, Some(Refusal::Stale)])),
+        ("collector-granted", Reply::Collector(CollectorReply::Granted { epoch: 3 })),
+        ("collector-held", Reply::Collector(CollectorReply::Held { holder: 12 })),
+        ("collector-paused", Reply::Collector(CollectorReply::Paused)),
+        ("collector-allowed", Reply::Collector(CollectorReply::Allowed(verdicts()))),
+        ("collector-done", Reply::Collector(CollectorReply::Done)),
+    ]
+}
+
+fn verdicts() -> Vec<Verdict> {
+    vec![
+        Verdict::Reachable,
+        Verdict::Undecided,
+        Verdict::Waiting,
+        Verdict::InBackup,
+        Verdict::Unconfirmed,
+        Verdict::Foreign,
+        Verdict::Unreachable,
     ]
 }
 
@@ -287,6 +356,17 @@ fn values(golden: &mut Golden) {
         feature_level: 1,
     };
     golden.check("backup header", &header);
+    let collector = Collector {
+        epoch: 3,
+        holder: 12,
+        renewed_ms: 1_700_000_000_000,
+        paused: true,
+        confirmed: Some(generation()),
+    };
+    golden.check("value collector", &collector);
+    golden.check("value sweep-report", &sweep_report());
+    let left = Unindexed { generation: generation(), index: 70_000, time_ms: 1_700_000_000_000 };
+    golden.check("value unindexed", &left);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! command after another, as the log would have it.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
 
+mod collector;
 mod commits;
 mod golden;
 mod machine;
