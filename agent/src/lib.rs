@@ -8,18 +8,23 @@
 //! * [`engine`]: what to do, decided without I/O: leases, buffers, sequence numbers, what an answer means
 //! * [`core`]: the one task that owns the engine, feeds it and does what it decides
 //! * [`put`], [`commit`], [`release`], [`attach`], [`session`]: the tasks that talk to the store and the controllers
+//! * [`collector`]: the sweep for unreachable objects, by the one agent that the controllers chose
+//! * [`metrics`], [`outside`]: what it tells of itself
 //! * [`agent`]: start, drain and stop
 
 mod agent;
 mod attach;
 mod backoff;
 mod clock;
+pub mod collector;
 mod commit;
 mod controllers;
 mod core;
 mod engine;
 mod inflow;
+mod metrics;
 mod options;
+mod outside;
 mod partition;
 mod put;
 mod release;

@@ -8,6 +8,7 @@ use crate::commit::Committer;
 use crate::controllers::{Client, Controllers};
 use crate::core::{Events, Order, SessionStart};
 use crate::engine::SessionIds;
+use crate::metrics::Probes;
 use crate::options::Fatal;
 use crate::release::Releaser;
 use std::time::Duration;
@@ -53,6 +54,7 @@ pub(crate) struct Keeper {
     /// No new session any more.
     pub(crate) draining: CancellationToken,
     pub(crate) stop: CancellationToken,
+    pub(crate) probes: Probes,
 }
 
 impl Keeper {
@@ -130,6 +132,7 @@ impl Keeper {
         let ids = ids_of(response);
         let session = response.session;
         tracing::info!(session, address = self.identity.address, "session opened");
+        self.probes.sessions.increment(1);
         let over = self.stop.child_token();
         let ttl = session_ttl(response);
         let (commits, commit_inbox) = mpsc::channel(1);
@@ -138,7 +141,9 @@ impl Keeper {
         self.orders.send(Order::Start(start)).await.ok()?;
 
         let (controllers, events) = (self.controllers.clone(), self.events.clone());
-        let committer = Committer { session, instance, controllers, events, over: over.clone() };
+        let probes = self.probes.clone();
+        let committer =
+            Committer { session, instance, controllers, events, over: over.clone(), probes };
         let stop = self.stop.clone();
         self.tracker.spawn(async move {
             stop.run_until_cancelled(committer.run(commit_inbox)).await;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use std::time::Instant;
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo, ProduceResult};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::Span;
 
 /// Where a stream's answers go. Unbounded, but never longer than the stream's unanswered batches, which are (BOUND:
 /// [`crate::service`] takes a place for each before it admits it, and gives it back as the answer leaves).
@@ -19,6 +20,8 @@ pub(crate) struct Ticket {
     correlation: u64,
     /// What the batch's refusal breaks. None for a batch that is wrong in itself: those behind it go on.
     run: Option<Run>,
+    /// Follows the batch from its stream to its answer, where somebody looks.
+    span: Span,
     /// The batch's share of the buffer budget, given back with the answer.
     _room: Option<OwnedSemaphorePermit>,
 }
@@ -29,7 +32,12 @@ impl Ticket {
         correlation: u64,
         room: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        Self { results: Some(results), correlation, run: None, _room: room }
+        Self { results: Some(results), correlation, run: None, span: Span::none(), _room: room }
+    }
+
+    pub(crate) fn followed_by(mut self, span: Span) -> Self {
+        self.span = span;
+        self
     }
 
     pub(crate) fn in_run(mut self, run: Run) -> Self {
@@ -45,6 +53,7 @@ impl Ticket {
     /// ACK: called only with the answer to the commit in hand.
     pub(crate) fn acknowledge(mut self, base_offset: u64, applied: u64) {
         let correlation = self.correlation;
+        self.span.in_scope(|| tracing::trace!(base_offset, applied, "batch acknowledged"));
         self.send(ProduceResult { correlation, error: None, base_offset, applied });
     }
 
@@ -57,6 +66,7 @@ impl Ticket {
             run.end();
         }
         let correlation = self.correlation;
+        self.span.in_scope(|| tracing::trace!(error = error.message, "batch refused"));
         self.send(ProduceResult { correlation, error: Some(error), ..Default::default() });
     }
 

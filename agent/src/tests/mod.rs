@@ -1,6 +1,8 @@
 //! A whole agent in this process, between a controller and a store that can misbehave.
 
 mod controller;
+mod hostile;
+mod seen;
 mod store;
 
 use crate::{Agent, AgentOptions, Fatal, StartError};
@@ -201,8 +203,8 @@ async fn refused_slices_are_resubmitted_in_order_under_the_raised_epoch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_bytes_under_the_key_are_a_success() {
     let rig = Rig::new(|_| {}).await;
-    rig.store.fail_next(store::Fault::Lost);
-    rig.store.fail_next(store::Fault::AnswerLost);
+    rig.store.fail_next(store::Fault::LOST);
+    rig.store.fail_next(store::Fault::ANSWER_LOST);
     let mut producer = rig.producer().await;
     producer.send(0).await;
     assert_eq!(producer.acknowledged(1).await, [0]);
