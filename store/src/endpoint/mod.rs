@@ -5,7 +5,10 @@
 //! Whether two creators of one key can both win is decided by the store underneath, atomically for
 //! [`InMemory`](object_store::memory::InMemory) and for a folder. Signatures are checked.
 
+mod faults;
 mod objects;
+
+pub use faults::{Faults, Weather};
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,6 +30,7 @@ const SECRET_KEY: &str = "not-a-secret";
 /// A running endpoint. Dropping it closes its port and all its connections.
 pub struct Endpoint {
     address: SocketAddr,
+    faults: Arc<Faults>,
     /// The accepting task, which owns the connections' tasks. Dropping the set ends it.
     _server: JoinSet<()>,
 }
@@ -34,14 +38,21 @@ pub struct Endpoint {
 impl Endpoint {
     /// Serve `objects` on a free port of 127.0.0.1.
     pub async fn start(objects: Arc<dyn ObjectStore>) -> io::Result<Self> {
-        let mut builder = S3ServiceBuilder::new(Objects::new(objects));
+        let faults = Arc::new(Faults::default());
+        let mut builder = S3ServiceBuilder::new(Objects::new(objects, Arc::clone(&faults)));
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = builder.build();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let mut server = JoinSet::new();
-        server.spawn(serve(listener, service));
-        Ok(Self { address, _server: server })
+        server.spawn(serve(listener, service, Arc::clone(&faults)));
+        Ok(Self { address, faults, _server: server })
+    }
+
+    /// What it does to its callers; by default nothing.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// `http://127.0.0.1:<port>`
@@ -66,11 +77,13 @@ impl Endpoint {
 }
 
 /// Connections are tasks of the set, which ends them when it is dropped with this task.
-async fn serve(listener: TcpListener, service: S3Service) {
+async fn serve(listener: TcpListener, service: S3Service, faults: Arc<Faults>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
+                // Closed at once: nobody is there.
+                Ok(_) if faults.is_out() => {}
                 Ok((stream, _)) => {
                     connections.spawn(serve_connection(stream, service.clone()));
                 }
