@@ -15,7 +15,7 @@ ifneq ($(wildcard /usr/lib/ccache/c++),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help build demo test test-power test-scale test-kills check fix deps deps-test clean
+.PHONY: help build demo test test-power test-scale test-kills test-store check fix deps deps-test clean
 
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
@@ -25,6 +25,7 @@ help:
 	@echo "make fix     formatting and the lints that can be fixed mechanically"
 	@echo "make test-power   power cuts under running controllers, CUTS=300 of them"
 	@echo "make test-kills   controllers come, go and hang; leaders die for KILLS=120 seconds"
+	@echo "make test-store   an object store that refuses half of all requests, then all of them, for STORE=60 seconds"
 	@echo "make test-scale   a state of SCALE=1000000 segments: start, look-ups, snapshots, memory"
 	@echo "make clean   remove the build"
 
@@ -40,11 +41,15 @@ test: deps-test
 CUTS ?= 300
 SCALE ?= 1000000
 KILLS ?= 120
+STORE ?= 60
 test-power: deps-test
 	STREAMHOUSE_POWER_CUTS=$(CUTS) $(CARGO) test --release --locked --workspace --test disk -- --nocapture power_cut
 
 test-kills: deps-test
 	STREAMHOUSE_KILLS_SECONDS=$(KILLS) $(CARGO) test --release --locked --workspace --test availability -- --nocapture
+
+test-store: deps-test
+	STREAMHOUSE_STORE_SECONDS=$(STORE) $(CARGO) test --release --locked --workspace --test hostile_store -- --nocapture
 
 test-scale: deps-test
 	STREAMHOUSE_SCALE=$(SCALE) $(CARGO) test --release --locked --workspace --test scale -- --nocapture

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "streamhouse/v1/common.proto",
     "streamhouse/v1/metadata.proto",
     "streamhouse/v1/sessions.proto",
@@ -11,6 +11,7 @@ const FILES: [&str; 8] = [
     "streamhouse/v1/backups.proto",
     "streamhouse/v1/producers.proto",
     "streamhouse/v1/groups.proto",
+    "streamhouse/v1/collector.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,14 +1,18 @@
 //! An agent's life: start, drain, stop.
 
 use crate::clock;
+use crate::collector::Collector;
 use crate::controllers::{Client, Controllers};
 use crate::core::{Core, Inboxes, Order, Status};
 use crate::inflow::Metered;
+use crate::metrics::{Metrics, Probes};
 use crate::options::{AgentOptions, Fatal, ShutdownError, StartError};
+use crate::outside::{Outside, Parts};
 use crate::put::Uploader;
 use crate::service::{Bounds, ProduceService};
 use crate::session::{Identity, Keeper, Standing};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -37,6 +41,7 @@ const LAST_MOMENTS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Agent {
     address: String,
+    http: Option<SocketAddr>,
     shutdown_timeout: Duration,
     controllers: Controllers,
     orders: mpsc::Sender<Order>,
@@ -57,6 +62,13 @@ impl Agent {
     pub async fn start(options: AgentOptions, store: Option<Store>) -> Result<Agent, StartError> {
         options.check()?;
         let controllers = Controllers::new(&options.controllers)?;
+        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        // Whatever was started ends again if the rest cannot be.
+        let unstarted = stop.clone().drop_guard();
+        let outside = match options.http_listen {
+            Some(listen) => Some(listen_http(listen, &stop, &tracker).await?),
+            None => None,
+        };
         let store = match store {
             Some(store) => store,
             None => Store::open(&options.store_url)?,
@@ -67,7 +79,9 @@ impl Agent {
         let bound = listener.local_addr().map_err(listening)?;
         let address = options.advertised(bound)?;
 
-        let agent = Self::spawn(&options, controllers, &store, listener, address);
+        unstarted.disarm();
+        let ground = Ground { stop, tracker, outside };
+        let agent = Self::spawn(&options, ground, controllers, &store, listener, address);
         agent.registered().await?;
         tracing::info!(address = agent.address, store = store.url(), "agent started");
         Ok(agent)
@@ -75,23 +89,26 @@ impl Agent {
 
     fn spawn(
         options: &AgentOptions,
+        ground: Ground,
         controllers: Controllers,
         store: &Store,
         listener: TcpListener,
         address: String,
     ) -> Self {
-        let (stop, draining, closing) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let tracker = TaskTracker::new();
+        let Ground { stop, tracker, outside } = ground;
+        let probes = outside.as_ref().map_or_else(Probes::default, |(.., it)| it.probes());
+        let (draining, closing) = (stop.child_token(), CancellationToken::new());
         let status = Arc::new(Status::default());
         let (arrivals, arrival_inbox) = mpsc::channel(ARRIVALS);
         let (events, event_inbox) = mpsc::channel(EVENTS);
         let (orders, order_inbox) = mpsc::channel(4);
         let (standing, standing_now) = watch::channel(Standing::Starting);
 
-        let uploader = Uploader::new(store.clone(), options.put_timeout);
+        let (timeout, most) = (options.put_timeout, options.max_uploads);
+        let uploader = Uploader::new(store.clone(), timeout, most, probes.clone());
         let rules = options.rules(store);
-        let core = Core::new(rules, uploader, events.clone(), tracker.clone(), Arc::clone(&status));
+        let (uploads, tasks) = (uploader.clone(), tracker.clone());
+        let core = Core::new(rules, uploads, events.clone(), tasks, Arc::clone(&status));
         let inboxes = Inboxes { arrivals: arrival_inbox, events: event_inbox, orders: order_inbox };
         tracker.spawn(core.run(inboxes, stop.clone()));
 
@@ -101,7 +118,17 @@ impl Agent {
             max_streams: options.max_streams,
             max_stream_batches: options.max_stream_batches,
         };
-        let service = ProduceService::new(bounds, arrivals, tracker.clone(), closing.clone());
+        let (tasks, closed, counted) = (tracker.clone(), closing.clone(), probes.clone());
+        let service = ProduceService::new(bounds, arrivals, tasks, closed, counted);
+        if let Some((_, outside)) = &outside {
+            outside.observe(Parts {
+                address: address.clone(),
+                status: Arc::clone(&status),
+                service: service.clone(),
+                uploader,
+                draining: draining.clone(),
+            });
+        }
         let server = serve(service, listener, closing.clone());
         tracker.spawn(watch_server(server, standing.clone(), stop.clone()));
 
@@ -120,10 +147,21 @@ impl Agent {
             standing,
             draining: draining.clone(),
             stop: stop.clone(),
+            probes: probes.clone(),
         };
         tracker.spawn(keeper.run());
+        let collector = Collector {
+            store: store.clone(),
+            controllers: controllers.clone(),
+            status: Arc::clone(&status),
+            rate: options.gc_rate,
+            probes,
+        };
+        let idle = draining.clone();
+        tracker.spawn(async move { idle.run_until_cancelled(collector.run()).await });
         Self {
             address,
+            http: outside.map(|(address, _)| address),
             shutdown_timeout: options.shutdown_timeout,
             controllers,
             orders,
@@ -148,6 +186,11 @@ impl Agent {
     /// Where producers reach this agent, `host:port`.
     pub fn address(&self) -> String {
         self.address.clone()
+    }
+
+    /// Where it answers over HTTP, if it does.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http
     }
 
     /// The current session's id; 0 while there is none.
@@ -255,6 +298,28 @@ impl Agent {
         let mut standing = self.standing.clone();
         let _ = standing.wait_for(|standing| *standing == Standing::Closed).await;
     }
+}
+
+/// What is there before the agent is.
+struct Ground {
+    stop: CancellationToken,
+    tracker: TaskTracker,
+    outside: Option<(SocketAddr, Arc<Outside>)>,
+}
+
+async fn listen_http(
+    listen: SocketAddr,
+    stop: &CancellationToken,
+    tracker: &TaskTracker,
+) -> Result<(SocketAddr, Arc<Outside>), StartError> {
+    let listening = |error| StartError::Listen { listen, error };
+    let listener = TcpListener::bind(listen).await.map_err(listening)?;
+    let address = listener.local_addr().map_err(listening)?;
+    let metrics =
+        Metrics::new().map_err(|error| StartError::Metrics { message: error.to_string() })?;
+    let outside = Outside::new(metrics);
+    tracker.spawn(streamhouse_observe::serve(Arc::clone(&outside), listener, stop.clone()));
+    Ok((address, outside))
 }
 
 /// A requester of its own for each call: numbers of one requester must arrive in order.

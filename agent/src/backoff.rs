@@ -50,6 +50,24 @@ impl RetryBudget {
         self.full_at = Some(full_at);
         (full_at - now).saturating_sub(each * self.burst)
     }
+
+    /// Takes a token if one may be used at once.
+    pub(crate) fn take_now(&mut self, now: Instant) -> bool {
+        let each = Duration::from_secs(1) / self.per_second;
+        let full_at = self.full_at.filter(|at| *at > now).unwrap_or(now) + each;
+        let free = full_at - now <= each * self.burst;
+        if free {
+            self.full_at = Some(full_at);
+        }
+        free
+    }
+
+    /// A request succeeded, which is worth a token: a store that refuses every second request is asked twice as often,
+    /// and one that refuses all of them hardly at all.
+    pub(crate) fn earn(&mut self, now: Instant) {
+        let each = Duration::from_secs(1) / self.per_second;
+        self.full_at = self.full_at.and_then(|at| at.checked_sub(each)).filter(|at| *at > now);
+    }
 }
 
 #[cfg(test)]
@@ -76,5 +94,19 @@ mod tests {
         assert_eq!(budget.take(start), Duration::from_millis(200));
         // A second later the bucket is full again.
         assert_eq!(budget.take(start + Duration::from_secs(1)), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_succeeds_earns_a_retry_and_nothing_is_taken_ahead_of_time() {
+        let mut budget = RetryBudget::new(10, 2);
+        let start = clock::now();
+        assert!(budget.take_now(start) && budget.take_now(start));
+        assert!(!budget.take_now(start));
+        budget.earn(start);
+        assert!(budget.take_now(start) && !budget.take_now(start));
+        assert!(budget.take_now(start + Duration::from_millis(100)));
+        // A full bucket holds no more than it can.
+        (0..10).for_each(|_| budget.earn(start));
+        assert_eq!((0..10).filter(|_| budget.take_now(start)).count(), 2);
     }
 }

@@ -5,9 +5,11 @@
 //! session has ended.
 
 use crate::backoff::Backoff;
+use crate::clock;
 use crate::controllers::{CallFailed, Controllers};
 use crate::core::{Event, Events};
 use crate::engine::CommitAnswer;
+use crate::metrics::Probes;
 use std::time::Duration;
 use streamhouse_proto::v1::{
     CommitObjectsRequest, CommitObjectsResponse, ErrorCode, ErrorInfo, ObjectCommit,
@@ -30,6 +32,7 @@ pub(crate) struct Committer {
     pub(crate) events: Events,
     /// The session has ended.
     pub(crate) over: CancellationToken,
+    pub(crate) probes: Probes,
 }
 
 impl Committer {
@@ -38,13 +41,45 @@ impl Committer {
         while let Some(objects) = inbox.recv().await {
             let instance = self.instance.to_vec();
             let request = CommitObjectsRequest { session: self.session, objects, instance };
+            let began = clock::now();
             let answer = tokio::select! {
                 answer = self.commit(&request) => answer,
                 () = self.last_words() => CommitAnswer::Unknown,
             };
+            let took = clock::now().saturating_duration_since(began);
+            self.probes.commit_seconds.record(took.as_secs_f64());
+            self.count_refused(&answer);
+            self.trace(&request, &answer);
             if self.events.send((self.session, Event::Committed(answer))).await.is_err() {
                 break;
             }
+        }
+    }
+
+    fn trace(&self, request: &CommitObjectsRequest, answer: &CommitAnswer) {
+        let session = self.session;
+        for ObjectCommit { sequence, .. } in &request.objects {
+            match answer {
+                CommitAnswer::Answered(response) => {
+                    let applied = response.applied;
+                    tracing::trace!(session, sequence, applied, "object's commit answered");
+                }
+                CommitAnswer::Refused => {
+                    tracing::trace!(session, sequence, "object's commit refused");
+                }
+                CommitAnswer::Unknown => {
+                    tracing::trace!(session, sequence, "object's commit without an answer");
+                }
+            }
+        }
+    }
+
+    fn count_refused(&self, answer: &CommitAnswer) {
+        let CommitAnswer::Answered(response) = answer else { return };
+        let slices = response.results.iter().flat_map(|result| &result.slices);
+        for error in slices.filter(|slice| !slice.accepted).filter_map(|slice| slice.error.as_ref())
+        {
+            self.probes.slice_refused(error.code());
         }
     }
 

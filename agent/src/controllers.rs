@@ -11,6 +11,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use streamhouse_proto::v1::collector_client::CollectorClient;
 use streamhouse_proto::v1::producers_client::ProducersClient;
 use streamhouse_proto::v1::sessions_client::SessionsClient;
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
@@ -54,7 +55,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 struct Member {
     address: String,
-    client: Client,
+    channel: Channel,
     /// Named when the agent was started: it stays. What is advertised need not be reachable from here.
     given: bool,
     /// The cluster has removed it.
@@ -72,14 +73,7 @@ impl Member {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .connect_lazy();
-        let producers = ProducersClient::new(channel.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let sessions = SessionsClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let client = Client { sessions, producers };
-        Ok(Self { address: address.to_owned(), client, given, gone: AtomicBool::new(false) })
+        Ok(Self { address: address.to_owned(), channel, given, gone: AtomicBool::new(false) })
     }
 }
 
@@ -135,7 +129,18 @@ impl Controllers {
     }
 
     pub(crate) fn client(&self, member: usize) -> Client {
-        self.members.read()[member].client.clone()
+        let channel = self.channel(member);
+        let producers = ProducersClient::new(channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let sessions = SessionsClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Client { sessions, producers }
+    }
+
+    fn channel(&self, member: usize) -> Channel {
+        self.members.read()[member].channel.clone()
     }
 
     pub(crate) fn address(&self, member: usize) -> String {
@@ -226,13 +231,34 @@ impl Controllers {
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_member(name, |member| call(self.client(member))).await
+    }
+
+    /// The same for the collector's service.
+    pub(crate) async fn call_collector<T, F, Fut>(
+        &self,
+        name: &'static str,
+        call: F,
+    ) -> Result<T, CallFailed>
+    where
+        F: Fn(CollectorClient<Channel>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_member(name, |member| call(CollectorClient::new(self.channel(member)))).await
+    }
+
+    async fn call_member<T, F, Fut>(&self, name: &'static str, call: F) -> Result<T, CallFailed>
+    where
+        F: Fn(usize) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut leader = self.preferred.subscribe();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut doubtful = false;
         let (mut waiting_since, mut said) = (clock::now(), false);
         loop {
             let member = *leader.borrow_and_update();
-            let attempt = tokio::time::timeout(CALL_TIMEOUT, call(self.client(member)));
+            let attempt = tokio::time::timeout(CALL_TIMEOUT, call(member));
             let error = tokio::select! {
                 answer = attempt => match answer {
                     Ok(Ok(response)) => return Ok(response.into_inner()),

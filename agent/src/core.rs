@@ -8,13 +8,14 @@ use crate::engine::{
 use crate::partition::PartitionId;
 use crate::put::{self, Uploaded, Uploader};
 use crate::ticket::Arrival;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use streamhouse_proto::v1::{AttachResponse, ErrorCode, ErrorInfo, ObjectCommit};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// What a session's tasks tell, with the session that it is about.
 pub(crate) type Events = mpsc::Sender<(u64, Event)>;
@@ -68,6 +69,8 @@ pub(crate) struct Status {
     /// The newest session, ended or not, and the instance that it was registered for.
     pub(crate) newest: Mutex<Option<(u64, [u8; 16])>>,
     pub(crate) leases: AtomicUsize,
+    /// It is the one that deletes unreachable objects.
+    pub(crate) collecting: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -269,7 +272,12 @@ fn perform(
 ) {
     match action {
         Action::Upload(order) => {
-            let upload = upload(order, uploader.clone(), events.clone());
+            let span = tracing::trace_span!(
+                "object",
+                session = order.id.session.0,
+                sequence = order.id.sequence
+            );
+            let upload = upload(order, uploader.clone(), events.clone()).instrument(span);
             let over = session.over.clone();
             tracker.spawn(async move { over.run_until_cancelled(upload).await });
         }
@@ -299,9 +307,15 @@ async fn upload(order: UploadOrder, uploader: Uploader, events: Events) {
             return;
         }
     };
+    for slice in &object.slices {
+        let (topic, partition) = (slice.topic, slice.partition);
+        let (base_offset, last_offset) = (slice.base_offset, slice.last_offset);
+        tracing::trace!(%topic, partition, base_offset, last_offset, "slice in object");
+    }
     drop(order);
     let _ = events.send((session, Event::Built(sequence, put::describe(&object)))).await;
     let uploaded = uploader.put(&object).await;
+    tracing::trace!(bytes = object.size, ?uploaded, "object uploaded");
     drop(object);
     let _ = events.send((session, Event::Uploaded(sequence, uploaded))).await;
 }
@@ -316,6 +330,7 @@ async fn sleep_until(at: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Probes;
     use crate::options::AgentOptions;
     use streamhouse_segment::{ClusterId, Generation, SessionId};
     use streamhouse_store::Store;
@@ -342,7 +357,7 @@ mod tests {
         let store = Store::open("memory://core").unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();
         let rules = AgentOptions::new(Vec::new(), listen, "memory://core").rules(&store);
-        let uploader = Uploader::new(store, Duration::from_secs(1));
+        let uploader = Uploader::new(store, Duration::from_secs(1), 4, Probes::default());
         let (_arrivals, arrivals) = mpsc::channel(1);
         let (told, events) = mpsc::channel(1);
         let (orders, order_inbox) = mpsc::channel(4);

@@ -9,12 +9,15 @@
 //! * [`core`]: the one task that owns the engine, feeds it and does what it decides
 //! * [`fate`]: how copies of one batch share what becomes of it (DEDUP)
 //! * [`put`], [`commit`], [`look_up`], [`release`], [`attach`], [`session`]: the tasks that talk to the store and the controllers
+//! * [`collector`]: the sweep for unreachable objects, by the one agent that the controllers chose
+//! * [`metrics`], [`outside`]: what it tells of itself
 //! * [`agent`]: start, drain and stop
 
 mod agent;
 mod attach;
 mod backoff;
 mod clock;
+pub mod collector;
 mod commit;
 mod controllers;
 mod core;
@@ -22,7 +25,9 @@ mod engine;
 mod fate;
 mod inflow;
 mod look_up;
+mod metrics;
 mod options;
+mod outside;
 mod partition;
 mod put;
 mod release;

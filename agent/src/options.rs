@@ -46,6 +46,10 @@ pub struct AgentOptions {
     pub max_stream_batches: usize,
     /// What a batch may cost.
     pub limits: Limits,
+    /// Where to answer `/healthz`, `/readyz` and `/metrics` over HTTP. Default: nowhere.
+    pub http_listen: Option<SocketAddr>,
+    /// Unreachable objects deleted in a second, while this agent is the one that does. Default: 100.
+    pub gc_rate: u32,
 }
 
 impl AgentOptions {
@@ -68,6 +72,8 @@ impl AgentOptions {
             max_streams: 1_024,
             max_stream_batches: 8_192,
             limits: Limits::default(),
+            http_listen: None,
+            gc_rate: 100,
         }
     }
 
@@ -79,6 +85,7 @@ impl AgentOptions {
             ("buffer_bytes", self.buffer_bytes),
             ("max_streams", self.max_streams),
             ("max_stream_batches", self.max_stream_batches),
+            ("gc_rate", self.gc_rate as usize),
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((option, _)) => Err(StartError::Zero { option }),
@@ -134,6 +141,12 @@ pub enum StartError {
         listen: SocketAddr,
         /// What the system said.
         error: std::io::Error,
+    },
+    /// The metrics' recorder cannot be made.
+    #[error("metrics: {message}")]
+    Metrics {
+        /// What is wrong.
+        message: String,
     },
     /// The agent listens everywhere and was not told where producers reach it.
     #[error("listening on {listen} needs an address to advertise")]

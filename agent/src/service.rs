@@ -14,12 +14,14 @@
 
 use crate::clock;
 use crate::inflow::Share;
+use crate::metrics::Probes;
 use crate::partition::PartitionId;
 use crate::run::Runs;
 use crate::ticket::{Arrival, Pending, Results, Room, Sequence, Ticket};
 use bytes::Bytes;
 use futures::Stream;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -33,6 +35,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Span;
 
 /// The most answers in one message.
 const MAX_RESULTS: usize = 1_024;
@@ -59,6 +62,18 @@ struct Shared {
     tracker: TaskTracker,
     /// Streams are to be ended, after their last answer.
     closing: CancellationToken,
+    max_streams: usize,
+    /// Streams so far.
+    opened: AtomicU64,
+    probes: Probes,
+}
+
+/// How much of its bounds the service uses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    pub(crate) streams: usize,
+    pub(crate) buffer_bytes: usize,
+    pub(crate) buffer_limit_bytes: usize,
 }
 
 /// How much the service takes at once.
@@ -76,6 +91,7 @@ impl ProduceService {
         inbox: mpsc::Sender<Vec<Arrival>>,
         tracker: TaskTracker,
         closing: CancellationToken,
+        probes: Probes,
     ) -> Self {
         let room_bytes = bounds.buffer_bytes.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
         let max_streams = bounds.max_streams.min(Semaphore::MAX_PERMITS);
@@ -88,8 +104,20 @@ impl ProduceService {
             max_stream_batches: bounds.max_stream_batches.min(Semaphore::MAX_PERMITS),
             tracker,
             closing,
+            max_streams,
+            opened: AtomicU64::new(1),
+            probes,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let Shared { room, room_bytes, streams, max_streams, .. } = &*self.shared;
+        Usage {
+            streams: max_streams - streams.available_permits(),
+            buffer_bytes: room_bytes - room.available_permits(),
+            buffer_limit_bytes: *room_bytes,
+        }
     }
 }
 
@@ -122,9 +150,11 @@ impl Produce for ProduceService {
             ties: Arc::clone(&ties),
             admitted: Vec::new(),
             runs: Runs::default(),
+            stream: self.shared.opened.fetch_add(1, Ordering::Relaxed),
         };
         self.shared.tracker.spawn(reader.run(request.into_inner()));
-        Ok(Response::new(Answers { answers, places, ties }))
+        let probes = self.shared.probes.clone();
+        Ok(Response::new(Answers { answers, places, ties, probes }))
     }
 }
 
@@ -148,12 +178,21 @@ pub(crate) struct Answers {
     answers: mpsc::UnboundedReceiver<ProduceResult>,
     places: Arc<Semaphore>,
     ties: Arc<Ties>,
+    probes: Probes,
 }
 
 impl Drop for Answers {
     fn drop(&mut self) {
         // The producer hung up: its reader may be waiting for a place.
         self.places.close();
+    }
+}
+
+impl Answers {
+    fn count(&self, results: &[ProduceResult]) {
+        let errors = results.iter().filter_map(|result| result.error.as_ref());
+        let refused = errors.map(|error| self.probes.refused(error.code())).count();
+        self.probes.acknowledged.increment((results.len() - refused) as u64);
     }
 }
 
@@ -167,6 +206,7 @@ impl Stream for Answers {
             return Poll::Ready(self.ties.failure().take().map(Err));
         }
         self.places.add_permits(count);
+        self.count(&results);
         Poll::Ready(Some(Ok(ProduceResponse { results })))
     }
 }
@@ -182,6 +222,8 @@ struct Reader {
     ties: Arc<Ties>,
     admitted: Vec<Arrival>,
     runs: Runs,
+    /// Counts the streams of this agent.
+    stream: u64,
 }
 
 /// The stream is to be read no further.
@@ -262,6 +304,7 @@ impl Reader {
             ticket(None).refuse(ErrorInfo::new(ErrorCode::Overloaded, message));
             return Err(Stop);
         };
+        let span = self.follow(&batch, partition);
         let (room, batch) = match message {
             Some(room) => (room.clone(), batch.batch),
             None => {
@@ -269,11 +312,19 @@ impl Reader {
                 (Arc::new(room), Bytes::copy_from_slice(&batch.batch))
             }
         };
-        let ticket = ticket(Some(room)).in_run(run);
+        let ticket = ticket(Some(room)).in_run(run).followed_by(span);
         let (records, sequence) = (header.records_count.unsigned_abs(), Sequence::of(&header));
         let pending = Pending { batch, records, sequence, arrived: now, ticket };
         self.admitted.push(Arrival { partition, pending });
         Ok(())
+    }
+
+    /// A span for one batch; nothing where nobody looks.
+    fn follow(&self, batch: &ProduceBatch, partition: PartitionId) -> Span {
+        let (stream, correlation) = (self.stream, batch.correlation);
+        let span = tracing::trace_span!("batch", stream, correlation, %partition);
+        span.in_scope(|| tracing::trace!(bytes = batch.batch.len(), "batch admitted"));
+        span
     }
 
     fn check(&self, batch: &ProduceBatch) -> Result<(PartitionId, BatchHeader), ErrorInfo> {
@@ -316,6 +367,14 @@ impl Reader {
             return Ok(());
         }
         let place = self.shared.inbox.reserve().await.map_err(|_| Stop)?;
+        let admitted = self.admitted.iter().map(|arrival| &arrival.pending);
+        let (bytes, records) = admitted.fold((0, 0), |(bytes, records), pending| {
+            (bytes + pending.batch.len() as u64, records + u64::from(pending.records))
+        });
+        let probes = &self.shared.probes;
+        probes.batches_in.increment(self.admitted.len() as u64);
+        probes.batch_bytes_in.increment(bytes);
+        probes.records_in.increment(records);
         place.send(std::mem::take(&mut self.admitted));
         Ok(())
     }
@@ -387,7 +446,13 @@ mod tests {
         let (arrivals, inbox) = mpsc::channel(16);
         let (tracker, closing) = (TaskTracker::new(), CancellationToken::new());
         Rig {
-            service: ProduceService::new(bounds, arrivals, tracker.clone(), closing),
+            service: ProduceService::new(
+                bounds,
+                arrivals,
+                tracker.clone(),
+                closing,
+                Probes::default(),
+            ),
             inbox,
             tracker,
         }

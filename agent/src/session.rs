@@ -9,6 +9,7 @@ use crate::controllers::{Client, Controllers};
 use crate::core::{Events, Order, SessionStart};
 use crate::engine::SessionIds;
 use crate::look_up::Looker;
+use crate::metrics::Probes;
 use crate::options::Fatal;
 use crate::release::Releaser;
 use std::time::Duration;
@@ -54,6 +55,7 @@ pub(crate) struct Keeper {
     /// No new session any more.
     pub(crate) draining: CancellationToken,
     pub(crate) stop: CancellationToken,
+    pub(crate) probes: Probes,
 }
 
 impl Keeper {
@@ -131,6 +133,7 @@ impl Keeper {
         let ids = ids_of(response);
         let session = response.session;
         tracing::info!(session, address = self.identity.address, "session opened");
+        self.probes.sessions.increment(1);
         let over = self.stop.child_token();
         let ttl = session_ttl(response);
         let (commits, commit_inbox) = mpsc::channel(1);
@@ -142,7 +145,9 @@ impl Keeper {
         self.orders.send(Order::Start(start)).await.ok()?;
 
         let (controllers, events) = (self.controllers.clone(), self.events.clone());
-        let committer = Committer { session, instance, controllers, events, over: over.clone() };
+        let probes = self.probes.clone();
+        let committer =
+            Committer { session, instance, controllers, events, over: over.clone(), probes };
         let stop = self.stop.clone();
         self.tracker.spawn(async move {
             stop.run_until_cancelled(committer.run(commit_inbox)).await;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo, ProduceResult};
 use streamhouse_segment::BatchHeader;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::Span;
 
 /// Where a stream's answers go. Unbounded, but never longer than the stream's unanswered batches, which are (BOUND:
 /// [`crate::service`] takes a place for each before it admits it, and gives it back as the answer leaves).
@@ -27,13 +28,21 @@ pub(crate) struct Ticket {
     run: Option<Run>,
     /// Who else waits for what becomes of the batch, if its producer is idempotent.
     fate: Option<Fate>,
+    /// Follows the batch from its stream to its answer, where somebody looks.
+    span: Span,
     /// The batch's share of the buffer budget, given back with the answer.
     room: Option<Room>,
 }
 
 impl Ticket {
     pub(crate) fn new(results: Results, correlation: u64, room: Option<Room>) -> Self {
-        Self { results: Some(results), correlation, run: None, fate: None, room }
+        let span = Span::none();
+        Self { results: Some(results), correlation, run: None, fate: None, span, room }
+    }
+
+    pub(crate) fn followed_by(mut self, span: Span) -> Self {
+        self.span = span;
+        self
     }
 
     pub(crate) fn in_run(mut self, run: Run) -> Self {
@@ -62,6 +71,7 @@ impl Ticket {
             fate.written(Written { base_offset, applied });
         }
         let correlation = self.correlation;
+        self.span.in_scope(|| tracing::trace!(base_offset, applied, "batch acknowledged"));
         self.send(ProduceResult { correlation, base_offset, applied, ..Default::default() });
     }
 
@@ -70,6 +80,7 @@ impl Ticket {
         if let Some(fate) = self.fate.take() {
             fate.had(base_offset, applied);
         }
+        self.span.in_scope(|| tracing::trace!(base_offset, applied, "batch had before"));
         self.send(ProduceResult {
             correlation: self.correlation,
             error: None,
@@ -91,6 +102,7 @@ impl Ticket {
             fate.failed(&error);
         }
         let correlation = self.correlation;
+        self.span.in_scope(|| tracing::trace!(error = error.message, "batch refused"));
         self.send(ProduceResult { correlation, error: Some(error), ..Default::default() });
     }
 

@@ -209,6 +209,8 @@ fn partition(wire: v1::Partition) -> PartitionDescription {
         high_watermark: wire.high_watermark,
         segments: wire.segments,
         bytes: wire.bytes,
+        last_minute_records: wire.last_minute_records,
+        last_minute_bytes: wire.last_minute_bytes,
     }
 }
 

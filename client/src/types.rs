@@ -202,4 +202,8 @@ pub struct PartitionDescription {
     pub segments: u64,
     /// How many bytes these hold in the object store.
     pub bytes: u64,
+    /// Records appended within the last minute, about; told by [`Admin::describe_topic`](crate::Admin::describe_topic).
+    pub last_minute_records: u64,
+    /// Their bytes in the object store.
+    pub last_minute_bytes: u64,
 }

@@ -15,12 +15,15 @@ use crate::metrics::{Metrics, Probes};
 use crate::options::ControllerOptions;
 use crate::places::Places;
 use crate::raft::{RaftNode, RaftOptions};
-use crate::service::{BackupsService, MetadataService, ProducersService, SessionsService, Shared};
+use crate::service::{
+    BackupsService, CollectorService, MetadataService, ProducersService, SessionsService, Shared,
+};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::backups_server::BackupsServer;
+use streamhouse_proto::v1::collector_server::CollectorServer;
 use streamhouse_proto::v1::metadata_server::MetadataServer;
 use streamhouse_proto::v1::producers_server::ProducersServer;
 use streamhouse_proto::v1::sessions_server::SessionsServer;
@@ -185,6 +188,11 @@ impl Controller {
             )
             .add_service(
                 ProducersServer::new(ProducersService(Arc::clone(&shared)))
+                    .max_decoding_message_size(limits.message_bytes)
+                    .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            )
+            .add_service(
+                CollectorServer::new(CollectorService(Arc::clone(&shared)))
                     .max_decoding_message_size(limits.message_bytes)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             )

@@ -47,6 +47,11 @@ pub struct ControllerOptions {
     pub group_retention: Duration,
     /// When this one leads, it backs the metadata up into the cluster's store.
     pub backups: Option<BackupPlan>,
+    /// An object that left the index is deleted no sooner than this: a reader
+    /// may still hold a plan that names it.
+    pub gc_grace: Duration,
+    /// From one sweep for unreachable objects to the next.
+    pub gc_interval: Duration,
 }
 
 impl ControllerOptions {
@@ -63,7 +68,8 @@ impl ControllerOptions {
     /// Options with the defaults: sessions end after 3 s of silence, 500 ms
     /// after a broken stream, and send heartbeats every 300 ms; a snapshot
     /// every 100,000 entries, of which the last 10,000 stay; groups are removed
-    /// after 7 days; no backups.
+    /// after 7 days; no backups; unreachable objects are looked for every 10
+    /// minutes, and deleted an hour after they left the index.
     pub fn new(
         node_id: u64,
         listen: SocketAddr,
@@ -86,6 +92,8 @@ impl ControllerOptions {
             limits: Limits::default(),
             group_retention: Duration::from_secs(7 * 24 * 3600),
             backups: None,
+            gc_grace: Duration::from_secs(3_600),
+            gc_interval: Duration::from_secs(600),
         }
     }
 }

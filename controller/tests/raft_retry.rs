@@ -11,6 +11,7 @@ use std::sync::Arc;
 use streamhouse_controller::codec;
 use streamhouse_controller::raft::{self, CommandClock, Member, RaftOptions, StateView};
 use streamhouse_controller::state::assignors::Assignor;
+use streamhouse_controller::state::collector::CollectorStep;
 use streamhouse_controller::state::command::{
     CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey,
     ProducerRequest, Registration, RequestKey, RestoreStart, RestoredObject, SliceCommit,
@@ -125,6 +126,7 @@ const LIFE: &[Step] = &[
     },
     |_| CommandBody::ExpireGroups { groups: vec![GROUP.into()], idle_before_ms: u64::MAX },
     |_| CommandBody::DeleteGroup { group: "readers".into() },
+    |_| CommandBody::Collect(CollectorStep::SetPaused(true)),
     |view| {
         let epoch = partitions::partition(view, &PARTITION).unwrap().unwrap().lease_epoch;
         CommandBody::ReleaseLeases { session: session(view).0, leases: vec![(PARTITION, epoch)] }

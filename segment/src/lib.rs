@@ -11,12 +11,14 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod backup_name;
 pub mod batch;
 pub mod ids;
 pub mod keys;
 pub mod object;
 pub mod sequences;
 
+pub use backup_name::BackupName;
 pub use batch::{
     BatchBuilder, BatchError, BatchHeader, Compression, DecodedBatch, Headers, Limits, NO_HEADERS,
     ProducerInfo, Record, RecordRef, assign, decode, split, validate, validate_for_produce,

@@ -18,6 +18,8 @@ pub struct Listed {
     pub key: String,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was written, by the store's clock: milliseconds since the epoch. Only to be shown.
+    pub modified_ms: u64,
 }
 
 impl Store {
@@ -47,7 +49,8 @@ impl Store {
         while page.len() < limit || !self.lists_in_order() {
             let Some(meta) = objects.try_next().await.map_err(fail)? else { break };
             let Some(key) = self.relative(&meta.location) else { continue };
-            page.push(Listed { key, size: meta.size });
+            let modified_ms = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
+            page.push(Listed { key, size: meta.size, modified_ms });
             if page.len() > limit {
                 page.pop();
             }

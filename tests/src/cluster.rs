@@ -32,6 +32,10 @@ pub struct LocalCluster {
     http: Vec<SocketAddr>,
     /// What every controller is started with besides.
     flags: Vec<String>,
+    /// What every agent is started with besides.
+    agent_flags: Vec<String>,
+    /// The object store, if it is another than a folder of the cluster's, and what processes must know to reach it.
+    store: Option<(String, Vec<(String, String)>)>,
     /// Those that joined later, and whom they asked.
     joins: BTreeMap<usize, String>,
     /// Controllers have disks that can lose their power.
@@ -41,6 +45,17 @@ pub struct LocalCluster {
     guardian: Guardian,
     folder: TempDir,
     _alone: MutexGuard<'static, ()>,
+}
+
+/// What a cluster is made of, where it is not the usual.
+#[derive(Clone, Debug, Default)]
+pub struct Setup<'a> {
+    /// Flags for every controller.
+    pub controller_flags: &'a [&'a str],
+    /// Flags for every agent.
+    pub agent_flags: &'a [&'a str],
+    /// The store's URL, and the environment with which it is reached.
+    pub store: Option<(String, Vec<(String, String)>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,20 +71,26 @@ impl LocalCluster {
     ///
     /// If it cannot within a minute.
     pub fn start(controllers: usize, agents: usize) -> Self {
-        Self::start_with(controllers, agents, false, &[])
+        Self::start_with(controllers, agents, false, &Setup::default())
+    }
+
+    /// The same, made otherwise.
+    pub fn start_as(controllers: usize, agents: usize, setup: &Setup<'_>) -> Self {
+        Self::start_with(controllers, agents, false, setup)
     }
 
     /// The same, with these flags for every controller.
     pub fn start_with_flags(controllers: usize, agents: usize, flags: &[&str]) -> Self {
-        Self::start_with(controllers, agents, false, flags)
+        let setup = Setup { controller_flags: flags, ..Setup::default() };
+        Self::start_with(controllers, agents, false, &setup)
     }
 
     /// The same without agents, each controller on a disk that can lose its power: see [`Disk`].
     pub fn start_on_disks(controllers: usize) -> Self {
-        Self::start_with(controllers, 0, true, &[])
+        Self::start_with(controllers, 0, true, &Setup::default())
     }
 
-    fn start_with(controllers: usize, agents: usize, disks: bool, flags: &[&str]) -> Self {
+    fn start_with(controllers: usize, agents: usize, disks: bool, setup: &Setup<'_>) -> Self {
         let alone = guard::one_at_a_time();
         let mut addresses: Vec<SocketAddr> = free_ports(controllers * 2 + agents)
             .into_iter()
@@ -81,7 +102,9 @@ impl LocalCluster {
             controllers: addresses,
             agents: agent_addresses,
             http,
-            flags: flags.iter().map(ToString::to_string).collect(),
+            flags: setup.controller_flags.iter().map(ToString::to_string).collect(),
+            agent_flags: setup.agent_flags.iter().map(ToString::to_string).collect(),
+            store: setup.store.clone(),
             joins: BTreeMap::new(),
             disks,
             processes: BTreeMap::new(),
@@ -214,10 +237,14 @@ impl LocalCluster {
 
     /// Starts agent `n`.
     pub fn start_agent(&mut self, n: usize) {
-        let store = format!("file://{}", self.objects().display());
+        let folder = || format!("file://{}", self.objects().display());
+        let store = self.store.as_ref().map_or_else(folder, |(url, _)| url.clone());
         let listen = self.agents[n - 1].to_string();
         let controllers = self.controllers();
-        let args = ["agent", "--controllers", &controllers, "--listen", &listen, "--store", &store];
+        let mut args =
+            vec!["agent", "--controllers", &controllers, "--listen", &listen, "--store", &store];
+        let flags = self.agent_flags.clone();
+        args.extend(flags.iter().map(String::as_str));
         self.spawn(Role::Agent, n, &args);
     }
 
@@ -231,6 +258,7 @@ impl LocalCluster {
         let child = Command::new(binary())
             .args(args)
             .envs(environment)
+            .envs(self.store_environment())
             .env_remove("STREAMHOUSE_CONTROLLERS")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
@@ -241,9 +269,29 @@ impl LocalCluster {
         self.processes.insert((role, n), child);
     }
 
+    /// How the store is reached.
+    fn store_environment(&self) -> impl Iterator<Item = (String, String)> {
+        self.store.iter().flat_map(|(_, environment)| environment.clone())
+    }
+
+    /// What agent `n` has logged so far.
+    pub fn agent_log(&self, n: usize) -> String {
+        let path = self.folder().join(format!("agent-{n}.log"));
+        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+    }
+
     /// The most memory that controller `n` has had resident, in bytes.
     pub fn peak_memory(&self, n: usize) -> u64 {
-        let pid = self.processes[&(Role::Controller, n)].id();
+        self.peak_memory_of(Role::Controller, n)
+    }
+
+    /// The most memory that agent `n` has had resident, in bytes.
+    pub fn peak_agent_memory(&self, n: usize) -> u64 {
+        self.peak_memory_of(Role::Agent, n)
+    }
+
+    fn peak_memory_of(&self, role: Role, n: usize) -> u64 {
+        let pid = self.processes[&(role, n)].id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<u64>().ok());
@@ -308,13 +356,17 @@ impl LocalCluster {
 
     /// Runs a command of this cluster with that input.
     pub fn run_with_input(&self, args: &[&str], input: &[u8]) -> Finished {
-        run_with(args, &[("STREAMHOUSE_CONTROLLERS", &self.controllers())], input)
+        let mut environment: Vec<_> = self.store_environment().collect();
+        environment.push(("STREAMHOUSE_CONTROLLERS".to_owned(), self.controllers()));
+        let environment = environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        run_with(args, &environment.collect::<Vec<_>>(), input)
     }
 
     /// Starts a command of this cluster, with pipes for its input, output and errors.
     pub fn spawn_command(&self, args: &[&str]) -> Running {
         let child = Command::new(binary())
             .args(args)
+            .envs(self.store_environment())
             .env("STREAMHOUSE_CONTROLLERS", self.controllers())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

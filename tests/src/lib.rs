@@ -17,7 +17,7 @@ mod wait;
 
 pub use binary::{Finished, binary, run, run_with};
 pub use clock::Stopwatch;
-pub use cluster::{LocalCluster, Running};
+pub use cluster::{LocalCluster, Running, Setup};
 pub use disk::{Disk, Random, Tail};
 pub use http::http_get;
 pub use local::{UpCluster, signal};

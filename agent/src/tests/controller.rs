@@ -13,7 +13,7 @@ use streamhouse_proto::v1::{
     DrainSessionResponse, ErrorCode, ErrorInfo, FindProducersRequest, FindProducersResponse,
     Generation, InitProducerRequest, InitProducerResponse, Lease, ObjectCommit, ObjectResult,
     ProducerProgress, RegisterRequest, RegisterResponse, ReleaseLeasesRequest,
-    ReleaseLeasesResponse, SequenceRun, SliceResult, TopicPartition,
+    ReleaseLeasesResponse, SequenceRun, SliceCommit, SliceResult, TopicPartition,
 };
 use streamhouse_segment::sequences::{Sequences, Standing};
 use tokio::net::TcpListener;
@@ -44,6 +44,8 @@ pub(super) struct Partition {
     pub(super) next_offset: u64,
     /// Base and last offset of every accepted slice.
     pub(super) slices: Vec<(u64, u64)>,
+    /// Where the bytes of each are: session, sequence, and what its commit said.
+    pub(super) places: Vec<(u64, u64, SliceCommit)>,
 }
 
 #[derive(Debug, Default)]
@@ -174,7 +176,9 @@ impl State {
         }
         self.last_sequence += 1;
         self.applied += 1;
-        let mut slices: Vec<_> = object.slices.iter().map(|slice| self.apply(slice)).collect();
+        let place = (session, object.sequence);
+        let slices = object.slices.iter().map(|slice| self.apply(place, slice));
+        let mut slices: Vec<_> = slices.collect();
         for abandoned in &object.abandoned_partitions {
             let partition = &mut self.partitions[abandoned.partition as usize];
             partition.epoch += 1;
@@ -185,7 +189,7 @@ impl State {
         result
     }
 
-    fn apply(&mut self, slice: &streamhouse_proto::v1::SliceCommit) -> SliceResult {
+    fn apply(&mut self, (session, sequence): (u64, u64), slice: &SliceCommit) -> SliceResult {
         let number = slice.partition.as_ref().unwrap().partition as usize;
         let partition = &mut self.partitions[number];
         let current = slice.lease_epoch == partition.epoch;
@@ -199,6 +203,7 @@ impl State {
             self.sequences.extend(known);
             partition.next_offset = slice.last_offset + 1;
             partition.slices.push((slice.base_offset, slice.last_offset));
+            partition.places.push((session, sequence, slice.clone()));
         } else if current {
             partition.epoch += 1;
         }

@@ -2,6 +2,8 @@
 
 mod controller;
 mod dedup;
+mod hostile;
+mod seen;
 mod store;
 
 use crate::{Agent, AgentOptions, Fatal, StartError};
@@ -202,8 +204,8 @@ async fn refused_slices_are_resubmitted_in_order_under_the_raised_epoch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn our_own_bytes_under_the_key_are_a_success() {
     let rig = Rig::new(|_| {}).await;
-    rig.store.fail_next(store::Fault::Lost);
-    rig.store.fail_next(store::Fault::AnswerLost);
+    rig.store.fail_next(store::Fault::LOST);
+    rig.store.fail_next(store::Fault::ANSWER_LOST);
     let mut producer = rig.producer().await;
     producer.send(0).await;
     assert_eq!(producer.acknowledged(1).await, [0]);

@@ -1,33 +1,74 @@
 //! A store in memory whose writes can be made to fail, with two switches: did it happen, was it reported.
 
 use futures::stream::BoxStream;
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use streamhouse_store::{Store, StoreKind};
 use tokio::sync::watch;
 
-/// What happens to a write.
+/// What happens to a write: two switches.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Fault {
-    /// It does not happen, and that is reported.
-    Lost,
-    /// It happens, and is reported as failed.
-    AnswerLost,
+pub(super) struct Fault {
+    /// Whether it happens.
+    pub(super) happens: bool,
+    /// What is said of it.
+    pub(super) reported: Reported,
 }
+
+/// What is said of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reported {
+    /// An answer of a server with this status line and body.
+    Answer(&'static str),
+    /// A success that lacks what stores send with one: a proxy's page, an error in the body.
+    OddSuccess,
+    /// The connection ended before the answer.
+    Reset,
+    /// No connection was made.
+    Unreachable,
+    /// 412: the key is taken.
+    Exists,
+    /// 403, as the credentials have expired.
+    Denied,
+    /// No answer ever comes.
+    Nothing,
+}
+
+/// What happens to a read.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ReadFault {
+    /// It is refused for now.
+    Throttled,
+    /// Half of what was asked for comes.
+    Truncated,
+    /// The connection ends.
+    Reset,
+}
+
+impl Fault {
+    /// It does not happen, and a server says that it failed.
+    pub(super) const LOST: Self = Self { happens: false, reported: Reported::Answer(FAILED) };
+    /// It happens, and a server says that it failed.
+    pub(super) const ANSWER_LOST: Self = Self { happens: true, reported: Reported::Answer(FAILED) };
+}
+
+const FAILED: &str = "500 Internal Server Error: <Error><Code>InternalError</Code></Error>";
 
 #[derive(Debug)]
 pub(super) struct FaultyStore {
     inner: InMemory,
     faults: parking_lot::Mutex<VecDeque<Fault>>,
-    down: AtomicBool,
+    read_faults: parking_lot::Mutex<VecDeque<ReadFault>>,
+    /// What happens to every write that has no fault of its own.
+    always: parking_lot::Mutex<Option<Fault>>,
     /// Writes wait while it is set.
     held: watch::Sender<bool>,
     /// Writes so far, failed ones included.
@@ -39,7 +80,8 @@ impl FaultyStore {
         Arc::new(Self {
             inner: InMemory::new(),
             faults: parking_lot::Mutex::default(),
-            down: AtomicBool::new(false),
+            read_faults: parking_lot::Mutex::default(),
+            always: parking_lot::Mutex::default(),
             held: watch::Sender::new(false),
             writes: watch::Sender::new(0),
         })
@@ -54,9 +96,19 @@ impl FaultyStore {
         self.faults.lock().push_back(fault);
     }
 
+    /// The next read fails so.
+    pub(super) fn fail_next_read(&self, fault: ReadFault) {
+        self.read_faults.lock().push_back(fault);
+    }
+
     /// Every write fails, or none.
     pub(super) fn set_down(&self, down: bool) {
-        self.down.store(down, Ordering::SeqCst);
+        self.fail_always(down.then_some(Fault::LOST));
+    }
+
+    /// Every write fails so, or none.
+    pub(super) fn fail_always(&self, fault: Option<Fault>) {
+        *self.always.lock() = fault;
     }
 
     /// Writes wait, or go on.
@@ -77,10 +129,37 @@ impl fmt::Display for FaultyStore {
     }
 }
 
-fn failure() -> Error {
-    // As `object_store` words an answer of a server that failed: the write may have happened.
-    let answer = "Server returned non-2xx status code: 500 Internal Server Error: faulty";
-    Error::Generic { store: "faulty", source: answer.into() }
+/// An answer, as `object_store` words it.
+fn answer(answer: &str) -> Error {
+    let text = format!("Server returned non-2xx status code: {answer}");
+    Error::Generic { store: "faulty", source: text.into() }
+}
+
+fn transport(kind: HttpErrorKind) -> Error {
+    let source = HttpError::new(kind, std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+    Error::Generic { store: "faulty", source: source.into() }
+}
+
+fn denied(at: &Path) -> Error {
+    let source = "Server returned non-2xx status code: 403 Forbidden: <Error><Code>ExpiredToken</Code></Error>";
+    Error::PermissionDenied { path: at.to_string(), source: source.into() }
+}
+
+async fn report(reported: Reported, at: &Path) -> Error {
+    match reported {
+        Reported::Answer(text) => answer(text),
+        Reported::OddSuccess => {
+            Error::Generic { store: "faulty", source: "ETag Header missing from response".into() }
+        }
+        Reported::Reset => transport(HttpErrorKind::Interrupted),
+        Reported::Unreachable => transport(HttpErrorKind::Connect),
+        Reported::Exists => {
+            let source = "412 Precondition Failed".into();
+            Error::AlreadyExists { path: at.to_string(), source }
+        }
+        Reported::Denied => denied(at),
+        Reported::Nothing => std::future::pending().await,
+    }
 }
 
 #[tonic::async_trait]
@@ -94,12 +173,15 @@ impl ObjectStore for FaultyStore {
         self.writes.send_modify(|writes| *writes += 1);
         let mut held = self.held.subscribe();
         let _ = held.wait_for(|held| !held).await;
-        let fault = self.faults.lock().pop_front();
-        if self.down.load(Ordering::SeqCst) || matches!(fault, Some(Fault::Lost)) {
-            return Err(failure());
+        let always = *self.always.lock();
+        let Some(fault) = self.faults.lock().pop_front().or(always) else {
+            return self.inner.put_opts(at, payload, options).await;
+        };
+        if fault.happens {
+            // What a second request for the key finds is what the first one wrote.
+            let _ = self.inner.put_opts(at, payload, options).await;
         }
-        let done = self.inner.put_opts(at, payload, options).await;
-        if fault.is_some() { Err(failure()) } else { done }
+        Err(report(fault.reported, at).await)
     }
 
     async fn put_multipart_opts(
@@ -110,7 +192,16 @@ impl ObjectStore for FaultyStore {
         self.inner.put_multipart_opts(at, options).await
     }
 
-    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+    async fn get_opts(&self, at: &Path, mut options: GetOptions) -> Result<GetResult> {
+        let fault = self.read_faults.lock().pop_front();
+        match (fault, &options.range) {
+            (Some(ReadFault::Throttled), _) => return Err(answer("503 Slow Down: ")),
+            (Some(ReadFault::Reset), _) => return Err(transport(HttpErrorKind::Interrupted)),
+            (Some(ReadFault::Truncated), Some(GetRange::Suffix(bytes))) => {
+                options.range = Some(GetRange::Suffix(bytes / 2));
+            }
+            _ => {}
+        }
         self.inner.get_opts(at, options).await
     }
 

@@ -43,6 +43,12 @@ pub(crate) struct Args {
     /// Bytes of batches not yet acknowledged; beyond it producers have to wait. Default: 256 MiB.
     #[arg(long, value_name = "BYTES")]
     buffer_bytes: Option<usize>,
+    /// Where to answer /healthz, /readyz and /metrics over HTTP, HOST:PORT. Default: nowhere.
+    #[arg(long, value_name = "ADDR")]
+    http_listen: Option<String>,
+    /// Unreachable objects deleted in a second, while this agent is the one that deletes them. Default: 100.
+    #[arg(long, value_name = "N")]
+    gc_rate: Option<u32>,
 }
 
 impl Args {
@@ -55,7 +61,11 @@ impl Args {
                 "--listen {listen} is no address to reach the agent at: give --advertise HOST:PORT"
             )));
         }
+        let http_listen = self.http_listen.as_deref();
+        let http_listen = http_listen.map(|text| listen::address("--http-listen", text));
         let mut options = AgentOptions::new(self.controllers.resolve()?, listen, self.store);
+        options.http_listen = http_listen.transpose()?;
+        options.gc_rate = self.gc_rate.unwrap_or(options.gc_rate);
         options.advertise = advertise;
         options.group = self.group;
         options.zone = self.zone;

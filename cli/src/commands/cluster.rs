@@ -1,6 +1,7 @@
 //! `streamhouse cluster`: who the controllers are, how they stand, who leads them, and backups of what they keep.
 
 mod backup;
+mod gc;
 mod status;
 mod verify;
 
@@ -75,6 +76,8 @@ enum Action {
     Backup(backup::TakeArgs),
     /// Bring a backup back into a new, empty cluster, and what was written after it from the bucket.
     Restore(backup::RestoreArgs),
+    /// How the collector of unreachable objects stands, and what its last sweep found; or pause it, or let it go on.
+    Gc(gc::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -139,6 +142,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         Action::Verify(args) => verify::run(args, format).await,
         Action::Backup(args) => backup::take(args, format).await,
         Action::Restore(args) => backup::restore(args, format).await,
+        Action::Gc(args) => gc::run(args, format).await,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::output::Format;
 use crate::signals::StopSignals;
 
 const SHORTEST_BACKUP: Duration = Duration::from_secs(1);
+const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT, then hands leadership over and exits with 0.
 #[derive(Debug, clap::Args)]
@@ -83,6 +84,12 @@ struct Run {
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     #[arg(requires = "backup_every")]
     backup_keep: u64,
+    /// How long objects stay that left the index: readers may still be at them.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    gc_grace: Duration,
+    /// From one sweep for unreachable objects to the next; one of the agents makes them.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    gc_interval: Duration,
 }
 
 /// The old data is kept beside the new. The controller is then started as before: it comes back under a number of its
@@ -184,6 +191,8 @@ async fn serve(args: Run, limits: &LimitFlags) -> anyhow::Result<()> {
         .map(|text| listen::address("--http-listen", text))
         .transpose()?;
     options.backups = backups(args.backup_every, args.backup_keep)?;
+    options.gc_grace = args.gc_grace;
+    options.gc_interval = gc_interval(args.gc_interval)?;
     options.advertise = args.advertise.as_deref().map(controllers::address).transpose()?;
 
     // Before anything is started, so that no signal finds it half done.
@@ -230,6 +239,13 @@ fn backups(every: Option<Duration>, keep: u64) -> Result<Option<BackupPlan>, Fai
     }
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     Ok(Some(BackupPlan { every, keep }))
+}
+
+fn gc_interval(interval: Duration) -> Result<Duration, Failure> {
+    if interval < SHORTEST_SWEEP {
+        return Err(Failure::usage("--gc-interval is shorter than a second"));
+    }
+    Ok(interval)
 }
 
 /// `1=a:1,2=b:2` as a map.

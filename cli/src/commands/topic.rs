@@ -85,6 +85,9 @@ struct Partition {
     high_watermark: u64,
     segments: u64,
     bytes: u64,
+    /// Over the last minute.
+    records_per_second: f64,
+    bytes_per_second: f64,
 }
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
@@ -152,6 +155,8 @@ impl From<PartitionDescription> for Partition {
             high_watermark: partition.high_watermark,
             segments: partition.segments,
             bytes: partition.bytes,
+            records_per_second: partition.last_minute_records as f64 / 60.0,
+            bytes_per_second: partition.last_minute_bytes as f64 / 60.0,
         }
     }
 }
@@ -177,6 +182,8 @@ fn human_description(described: &Described) -> String {
         "high watermark",
         "segments",
         "size",
+        "records/s",
+        "bytes/s",
     ]);
     for p in &described.partitions {
         table.add_row([
@@ -188,6 +195,8 @@ fn human_description(described: &Described) -> String {
             p.high_watermark.to_string(),
             p.segments.to_string(),
             output::bytes(p.bytes),
+            format!("{:.1}", p.records_per_second),
+            output::bytes(p.bytes_per_second as u64),
         ]);
     }
     let records = output::count(described.records);

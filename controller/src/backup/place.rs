@@ -5,17 +5,15 @@
 //! <folder>/<generation>-<index>.backup               in a folder that was named
 //! ```
 //!
-//! The index is decimal and zero-padded to 20 digits, so that the order of the
-//! names is that of the backups. A generation has one state at an index, so
-//! two that write one name write the same bytes.
+//! See [`BackupName`]. A generation has one state at an index, so two that write
+//! one name write the same bytes.
 
 use super::BackupError;
 use super::file::Header;
 use crate::state::command::GenerationKey;
-use streamhouse_segment::{ClusterId, Generation};
+use streamhouse_segment::{BackupName, ClusterId, Generation};
 use streamhouse_store::{GetError, Store, StoreOptions};
 
-const SUFFIX: &str = ".backup";
 /// Backups listed at once.
 const PAGE: usize = 1_000;
 
@@ -26,14 +24,14 @@ pub(crate) fn generation(key: GenerationKey) -> Generation {
 
 /// What a backup is called.
 fn name(header: &Header) -> String {
-    format!("{}-{:020}{SUFFIX}", generation(header.generation), header.index)
+    let generation = generation(header.generation);
+    BackupName { generation, index: header.index }.to_string()
 }
 
 /// Generation and index of the backup of that name.
 fn parse(name: &str) -> Option<(Generation, u64)> {
-    let (generation, index) = name.strip_suffix(SUFFIX)?.rsplit_once('-')?;
-    let digits = index.len() == 20 && index.bytes().all(|b| b.is_ascii_digit());
-    Some((generation.parse().ok()?, index.parse().ok().filter(|_| digits)?))
+    let name: BackupName = name.parse().ok()?;
+    Some((name.generation, name.index))
 }
 
 /// The folder of a cluster's backups in its own store.
@@ -109,7 +107,7 @@ impl Place {
 /// `url` as a folder and a backup's whole name.
 fn split(url: &str) -> Option<(&str, String)> {
     let (parent, name) = url.rsplit_once('/')?;
-    name.ends_with(SUFFIX).then(|| (parent, name.to_owned()))
+    name.ends_with(BackupName::SUFFIX).then(|| (parent, name.to_owned()))
 }
 
 /// A backup that lies in a folder.

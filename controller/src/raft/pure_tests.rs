@@ -11,6 +11,9 @@ use super::types::{EncodedCommand, Entry, LogId, Payload};
 use super::view::StateView;
 use crate::codec;
 use crate::state::assignors::Assignor;
+use crate::state::collector::{
+    self, Collector, CollectorStep, KeptBackups, ObjectName, SweepReport,
+};
 use crate::state::command::{
     Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey,
     ProducerBatch, ProducerEpoch, ProducerRequest, Registration, RequestKey, RestoreStart,
@@ -20,7 +23,7 @@ use crate::state::controllers::{DiskMark, Mark};
 use crate::state::features;
 use crate::state::kv::KvRead;
 use crate::state::reply::{ObjectReply, Reply, SliceReply};
-use crate::state::{groups, partitions, producers, sequences, sessions};
+use crate::state::{cluster, groups, partitions, producers, sequences, sessions};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -237,6 +240,7 @@ fn body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
                 producer: (b % 4 == 1).then_some(ProducerEpoch { id, epoch }),
             })
         }
+        37 | 38 => CommandBody::Collect(collect(state, a, b, session, instance)),
         _ => group_body(state, kind, a, b),
     }
 }
@@ -276,7 +280,34 @@ fn group_body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
     }
 }
 
-const KINDS: u8 = 37;
+const KINDS: u8 = 39;
+
+/// A step of the collector, or of its operator.
+fn collect(state: &MemoryState, a: u8, b: u8, session: u64, instance: [u8; 16]) -> CollectorStep {
+    let own = cluster::cluster(&state.kv).unwrap();
+    let generation = own.map_or(GenerationKey { counter: 1, random: 1 }, |own| own.generation);
+    let Collector { holder, epoch, .. } = collector::collector(&state.kv).unwrap();
+    match b % 8 {
+        0 => CollectorStep::SetPaused(a.is_multiple_of(2)),
+        1 => CollectorStep::ConfirmGeneration(generation),
+        2 => {
+            let report = SweepReport { listed: u64::from(a), ..SweepReport::default() };
+            CollectorStep::Report { session: holder, epoch, report }
+        }
+        3 | 4 => CollectorStep::Acquire { session, instance },
+        _ => {
+            let object = |sequence| ObjectName { generation, session, sequence };
+            let oldest_index = Some(u64::from(a)).filter(|_| b >= 128);
+            CollectorStep::Allow {
+                session: holder,
+                epoch,
+                grace_ms: 1_000,
+                backups: KeptBackups { oldest_index, of_others: false },
+                objects: (0..4).map(object).collect(),
+            }
+        }
+    }
+}
 
 /// Fails to compile when there is a command that [`body`] does not make.
 fn known(body: &CommandBody) {
@@ -305,7 +336,8 @@ fn known(body: &CommandBody) {
         | CommandBody::ReleasePartitions { .. }
         | CommandBody::CommitMemberOffsets { .. }
         | CommandBody::DeleteGroup { .. }
-        | CommandBody::ExpireGroups { .. } => {}
+        | CommandBody::ExpireGroups { .. }
+        | CommandBody::Collect(_) => {}
     }
 }
 

@@ -1,8 +1,10 @@
 //! Topics: create, delete, list, describe.
 
+use super::rates::{self, LastMinute};
 use super::{Shared, address_of};
 use crate::convert::{id16, partition_state, request_key, topic_wire};
 use crate::errors::{not_shown, propose_failed, refused, store_failed, unexpected};
+use crate::state::cluster;
 use crate::state::command::{CommandBody, TopicKey};
 use crate::state::names::shown;
 use crate::state::partitions::{self, Partition};
@@ -122,6 +124,8 @@ pub(super) async fn describe(
         return Err(to_status(ErrorInfo::new(ErrorCode::TopicNotReady, message)));
     }
     let all = partitions::partitions(&view, &id, 0, usize::MAX).map_err(|e| store_failed(&e))?;
+    let now_ms = cluster::time_ms(&view).map_err(|e| store_failed(&e))?.max(shared.clock.now_ms());
+    let entries = rates::share(all.len());
     let mut addresses = HashMap::new();
     let mut described = Vec::with_capacity(all.len());
     for (key, partition) in all {
@@ -134,7 +138,12 @@ pub(super) async fn describe(
             }
         };
         let state = partition_state(&key, &partition, address);
-        described.push(describe_partition(state, &partition));
+        let rate = match wire.linearizable {
+            true => rates::last_minute(&view, &key, &partition, now_ms, entries),
+            false => Ok(LastMinute::default()),
+        };
+        let rate = rate.map_err(|e| store_failed(&e))?;
+        described.push(describe_partition(state, &partition, rate));
     }
     Ok(v1::DescribeTopicResponse {
         topic: Some(topic_wire(&id, &topic)),
@@ -143,7 +152,11 @@ pub(super) async fn describe(
     })
 }
 
-fn describe_partition(state: v1::PartitionState, partition: &Partition) -> v1::Partition {
+fn describe_partition(
+    state: v1::PartitionState,
+    partition: &Partition,
+    rate: LastMinute,
+) -> v1::Partition {
     v1::Partition {
         partition: state.partition.map_or(0, |p| p.partition),
         holder: state.holder,
@@ -153,5 +166,7 @@ fn describe_partition(state: v1::PartitionState, partition: &Partition) -> v1::P
         high_watermark: state.high_watermark,
         segments: partition.segments,
         bytes: partition.bytes,
+        last_minute_records: rate.records,
+        last_minute_bytes: rate.bytes,
     }
 }

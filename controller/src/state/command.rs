@@ -4,6 +4,7 @@
 //! are only ever appended. Time and random values travel inside (PURE, CLOCK).
 
 use super::assignors::Assignor;
+use super::collector::CollectorStep;
 use super::controllers::DiskMark;
 use super::features;
 use super::groups::MemberId;
@@ -207,6 +208,8 @@ pub enum CommandBody {
         /// Cluster time before which the last thing must have happened.
         idle_before_ms: u64,
     },
+    /// What the collector of unreachable objects asks, or its operator.
+    Collect(CollectorStep),
 }
 
 impl CommandBody {
@@ -242,7 +245,8 @@ impl CommandBody {
             | Self::ReleasePartitions { .. }
             | Self::CommitMemberOffsets { .. }
             | Self::DeleteGroup { .. }
-            | Self::ExpireGroups { .. } => 2,
+            | Self::ExpireGroups { .. }
+            | Self::Collect(_) => 2,
         }
     }
 }

@@ -10,6 +10,9 @@
 //! | `05` | disk id | the controller number given to it, `u64` |
 //! | `06` | | [`Restoring`](super::restore::Restoring), while a backup is being restored |
 //! | `07` | | sessions up to this one are of an earlier generation, `u64` |
+//! | `08` | | [`Collector`](super::collector::Collector) |
+//! | `09` | | [`SweepReport`](super::collector::SweepReport), of the last sweep |
+//! | `0a` | session, sequence | [`Unindexed`](super::collector::Unindexed), until its deletion is allowed |
 //! | `0e` | | how many partitions all those topics have, `u64` |
 //! | `0f` | | how many topics there are, in whatever stage, `u64` |
 //! | `10` | topic name | topic id |
@@ -61,6 +64,9 @@ pub(super) mod tag {
     pub(crate) const CONTROLLER_DISK: u8 = 0x05;
     pub(crate) const RESTORING: u8 = 0x06;
     pub(crate) const SESSIONS_BEFORE: u8 = 0x07;
+    pub(crate) const COLLECTOR: u8 = 0x08;
+    pub(crate) const SWEEP: u8 = 0x09;
+    pub(crate) const UNINDEXED: u8 = 0x0a;
     pub(crate) const PARTITION_COUNT: u8 = 0x0e;
     pub(crate) const TOPIC_COUNT: u8 = 0x0f;
     pub(crate) const TOPIC_NAME: u8 = 0x10;

@@ -86,12 +86,24 @@ impl KvRead for MemoryKv {
 pub struct Transaction<'a> {
     base: &'a dyn KvRead,
     writes: BTreeMap<Vec<u8>, Option<Value>>,
+    /// The log's index of the entry that is being applied.
+    index: u64,
 }
 
 impl<'a> Transaction<'a> {
     /// An empty transaction over `base`.
     pub fn new(base: &'a dyn KvRead) -> Self {
-        Self { base, writes: BTreeMap::new() }
+        Self { base, writes: BTreeMap::new(), index: 0 }
+    }
+
+    /// From now on it applies the entry at `index`.
+    pub(super) fn begin_entry(&mut self, index: u64) {
+        self.index = index;
+    }
+
+    /// The log's index of the entry that is being applied.
+    pub(super) fn index(&self) -> u64 {
+        self.index
     }
 
     /// Sets `key`.

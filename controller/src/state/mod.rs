@@ -6,6 +6,7 @@
 
 pub mod assignors;
 pub mod cluster;
+pub mod collector;
 pub mod command;
 pub mod controllers;
 mod dedup;
@@ -44,6 +45,7 @@ pub fn apply(
     index: u64,
     command: &Command,
 ) -> Result<(Reply, Vec<Effect>), KvError> {
+    tx.begin_entry(index);
     let now_ms = cluster::advance(tx, command.time_ms)?;
     // Not remembered for RETRY: the same request may succeed once it is over.
     if restore::holds_up(tx, &command.body)? {
@@ -122,5 +124,6 @@ fn execute(
         CommandBody::ExpireGroups { groups, idle_before_ms } => {
             groups::expire(tx, groups, *idle_before_ms)
         }
+        CommandBody::Collect(step) => collector::step(tx, now_ms, step),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Replies are stored for RETRY, so they follow the rules of [`crate::codec`].
 
+use super::collector::CollectorReply;
 use super::command::{GenerationKey, PartitionKey, ProducerEpoch, TopicKey};
 use super::groups::MemberId;
 use bincode::{Decode, Encode};
@@ -44,6 +45,8 @@ pub enum Reply {
         /// See [`Member`](super::groups::Member).
         epoch: u32,
     },
+    /// To a step of the collector.
+    Collector(CollectorReply),
 }
 
 /// Why a command, or a part of it, was refused.

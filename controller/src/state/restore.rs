@@ -213,7 +213,8 @@ pub(super) fn holds_up(kv: &dyn KvRead, body: &CommandBody) -> Result<bool, KvEr
         | CommandBody::InitProducer(_)
         | CommandBody::CommitOffsets { .. }
         | CommandBody::JoinGroup(_)
-        | CommandBody::DeleteGroup { .. } => Ok(restoring(kv)?.is_some()),
+        | CommandBody::DeleteGroup { .. }
+        | CommandBody::Collect(_) => Ok(restoring(kv)?.is_some()),
         // Without sessions these have nothing to change; commits are answered
         // *outcome unknown*, so the way of every commit is spared the look.
         CommandBody::EndSession { .. }

@@ -4,6 +4,7 @@
 //! entry can take the place of many small ones; its source is an enum, so that
 //! other places than an agent's object can be added.
 
+use super::collector::{self, ObjectName};
 use super::command::{
     GenerationKey, ObjectCommit, ObjectContents, PartitionKey, RestoredObject, SliceCommit,
     TopicKey,
@@ -109,6 +110,20 @@ pub fn segments_from(
         Ok((base, typed::decode(&key, &value)?))
     });
     entries.collect()
+}
+
+/// The last entry that begins before `offset`, with its base offset.
+pub fn last_before(
+    kv: &dyn KvRead,
+    partition: &PartitionKey,
+    offset: u64,
+) -> Result<Option<(u64, IndexEntry)>, KvError> {
+    let (first, _) = Key::new(tag::SEGMENT).partition(partition).range();
+    let Some((key, value)) = kv.last(&first, &segment_key(partition, offset))? else {
+        return Ok(None);
+    };
+    let base = trailing_u64(&key).ok_or_else(|| typed::malformed(&key))?;
+    Ok(Some((base, typed::decode(&key, &value)?)))
 }
 
 /// An object's record, while the index refers to it.
@@ -501,11 +516,13 @@ pub(super) fn delete_some(
     let removed = pairs.len();
     for (key, value) in pairs {
         let entry: IndexEntry = typed::decode(&key, &value)?;
-        let Source::L0 { session, sequence, .. } = entry.source;
+        let Source::L0 { generation, session, sequence } = entry.source;
         if let Some(mut record) = object(tx, session, sequence)? {
             record.live -= 1;
             if record.live == 0 {
                 tx.delete(object_key(session, sequence));
+                let name = ObjectName { generation, session, sequence };
+                collector::left_the_index(tx, &name)?;
             } else {
                 typed::put(tx, object_key(session, sequence), &record);
             }

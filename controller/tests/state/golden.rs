@@ -4,12 +4,16 @@
 
 use crate::machine::Machine;
 use bincode::{Decode, Encode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use streamhouse_controller::backup::file::{Encoder, Header};
 use streamhouse_controller::codec;
 use streamhouse_controller::state::assignors::Assignor;
 use streamhouse_controller::state::cluster::Cluster;
+use streamhouse_controller::state::collector::{
+    Collector, CollectorReply, CollectorStep, KeptBackups, ObjectName, SweepReport, Unindexed,
+    Verdict,
+};
 use streamhouse_controller::state::command::{
     Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey, ProducerBatch,
     ProducerEpoch, ProducerRequest, Registration, RequestKey, RestoreStart, RestoredObject,
@@ -237,7 +241,55 @@ fn bodies() -> Vec<(&'static str, CommandBody)> {
             "expire-groups",
             CommandBody::ExpireGroups { groups: vec!["readers".into()], idle_before_ms: 9 },
         ),
+        (
+            "collect-acquire",
+            CommandBody::Collect(CollectorStep::Acquire { session: 12, instance: [4; 16] }),
+        ),
+        (
+            "collect-allow",
+            CommandBody::Collect(CollectorStep::Allow {
+                session: 12,
+                epoch: 3,
+                grace_ms: 3_600_000,
+                backups: KeptBackups { oldest_index: Some(70_000), of_others: true },
+                objects: vec![object_name()],
+            }),
+        ),
+        (
+            "collect-report",
+            CommandBody::Collect(CollectorStep::Report {
+                session: 12,
+                epoch: 3,
+                report: sweep_report(),
+            }),
+        ),
+        ("collect-pause", CommandBody::Collect(CollectorStep::SetPaused(true))),
+        ("collect-confirm", CommandBody::Collect(CollectorStep::ConfirmGeneration(generation()))),
     ]
+}
+
+fn object_name() -> ObjectName {
+    ObjectName { generation: generation(), session: 12, sequence: 9 }
+}
+
+fn sweep_report() -> SweepReport {
+    SweepReport {
+        finished_ms: 1_700_000_000_000,
+        took_ms: 1_500,
+        listed: 300,
+        listed_bytes: 70_000,
+        orphans: 5,
+        orphan_bytes: 500,
+        deleted: 4,
+        deleted_bytes: 400,
+        waiting: 3,
+        kept_for_backups: 2,
+        unconfirmed: 1,
+        foreign: 6,
+        errors: 7,
+        oldest_orphan_ms: 1_600_000_000_000,
+        last_error: "no".into(),
+    }
 }
 
 fn refusals() -> Vec<(&'static str, Refusal)> {
@@ -301,6 +353,23 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("restored", Reply::Restored(vec![None, Some(Refusal::Stale)])),
         ("producer", Reply::Producer(producer())),
         ("member", Reply::Member { epoch: 7 }),
+        ("collector-granted", Reply::Collector(CollectorReply::Granted { epoch: 3 })),
+        ("collector-held", Reply::Collector(CollectorReply::Held { holder: 12 })),
+        ("collector-paused", Reply::Collector(CollectorReply::Paused)),
+        ("collector-allowed", Reply::Collector(CollectorReply::Allowed(verdicts()))),
+        ("collector-done", Reply::Collector(CollectorReply::Done)),
+    ]
+}
+
+fn verdicts() -> Vec<Verdict> {
+    vec![
+        Verdict::Reachable,
+        Verdict::Undecided,
+        Verdict::Waiting,
+        Verdict::InBackup,
+        Verdict::Unconfirmed,
+        Verdict::Foreign,
+        Verdict::Unreachable,
     ]
 }
 
@@ -426,6 +495,17 @@ fn values(golden: &mut Golden) {
         feature_level: 1,
     };
     golden.check("backup header", &header);
+    let collector = Collector {
+        epoch: 3,
+        holder: 12,
+        renewed_ms: 1_700_000_000_000,
+        paused: true,
+        confirmed: Some(generation()),
+    };
+    golden.check("value collector", &collector);
+    golden.check("value sweep-report", &sweep_report());
+    let left = Unindexed { generation: generation(), index: 70_000, time_ms: 1_700_000_000_000 };
+    golden.check("value unindexed", &left);
     golden.check("value result-processed", &ObjectReply::Processed(vec![slice_reply()]));
     golden.check("value result-refused", &ObjectReply::Refused(Refusal::Stale));
     golden.check("value topic-id", &[1u8; 16]);
@@ -453,12 +533,17 @@ fn variants<T: Decode<()>>() -> usize {
     usize::from((0..u8::MAX).find(unknown).unwrap())
 }
 
+/// How many variants these are of.
+fn shown<T: Encode>(values: Vec<(&'static str, T)>) -> usize {
+    values.iter().map(|(_, value)| codec::encode(value)[1]).collect::<BTreeSet<_>>().len()
+}
+
 /// Whoever appends a variant appends its bytes, too.
 #[test]
 fn no_command_reply_or_refusal_is_missing() {
-    assert_eq!(bodies().len(), variants::<CommandBody>());
-    assert_eq!(replies().len(), variants::<Reply>());
-    assert_eq!(refusals().len(), variants::<Refusal>());
+    assert_eq!(shown(bodies()), variants::<CommandBody>());
+    assert_eq!(shown(replies()), variants::<Reply>());
+    assert_eq!(shown(refusals()), variants::<Refusal>());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
 
 mod assignors;
+mod collector;
 mod commits;
 mod golden;
 mod groups;

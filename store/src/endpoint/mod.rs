@@ -5,9 +5,11 @@
 //! Whether two creators of one key can both win is decided by the store underneath, atomically for
 //! [`InMemory`](object_store::memory::InMemory) and for a folder. Signatures are checked.
 
+mod faults;
 mod interfere;
 mod objects;
 
+pub use faults::{Faults, Weather};
 pub use interfere::{Fate, Interference};
 
 use std::io;
@@ -31,6 +33,7 @@ const SECRET_KEY: &str = "not-a-secret";
 /// A running endpoint. Dropping it closes its port and all its connections.
 pub struct Endpoint {
     address: SocketAddr,
+    faults: Arc<Faults>,
     /// The accepting task, which owns the connections' tasks. Dropping the set ends it.
     _server: JoinSet<()>,
 }
@@ -46,14 +49,21 @@ impl Endpoint {
         objects: Arc<dyn ObjectStore>,
         interference: Arc<dyn Interference>,
     ) -> io::Result<Self> {
-        let mut builder = S3ServiceBuilder::new(Objects::new(objects));
+        let faults = Arc::new(Faults::default());
+        let mut builder = S3ServiceBuilder::new(Objects::new(objects, Arc::clone(&faults)));
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = builder.build();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let mut server = JoinSet::new();
-        server.spawn(serve(listener, service, interference));
-        Ok(Self { address, _server: server })
+        server.spawn(serve(listener, service, interference, Arc::clone(&faults)));
+        Ok(Self { address, faults, _server: server })
+    }
+
+    /// What it does to its callers; by default nothing.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// `http://127.0.0.1:<port>`
@@ -90,11 +100,18 @@ impl Endpoint {
 }
 
 /// Connections are tasks of the set, which ends them when it is dropped with this task.
-async fn serve(listener: TcpListener, service: S3Service, interference: Arc<dyn Interference>) {
+async fn serve(
+    listener: TcpListener,
+    service: S3Service,
+    interference: Arc<dyn Interference>,
+    faults: Arc<Faults>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
+                // Closed at once: nobody is there.
+                Ok(_) if faults.is_out() => {}
                 Ok((stream, _)) => {
                     let (service, interference) = (service.clone(), Arc::clone(&interference));
                     connections.spawn(serve_connection(stream, service, interference));

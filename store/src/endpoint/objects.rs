@@ -15,14 +15,16 @@ use s3s::dto::{
 };
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
+use super::faults::Faults;
+
 /// S3's own page size.
 const PAGE: usize = 1000;
 
-pub(super) struct Objects(Arc<dyn ObjectStore>);
+pub(super) struct Objects(Arc<dyn ObjectStore>, Arc<Faults>);
 
 impl Objects {
-    pub(super) fn new(objects: Arc<dyn ObjectStore>) -> Self {
-        Self(objects)
+    pub(super) fn new(objects: Arc<dyn ObjectStore>, faults: Arc<Faults>) -> Self {
+        Self(objects, faults)
     }
 }
 
@@ -32,6 +34,7 @@ impl S3 for Objects {
         &self,
         request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
+        self.1.pass()?;
         let input = request.input;
         let path = path(&input.bucket, &input.key)?;
         let mode = match input.if_none_match {
@@ -58,6 +61,7 @@ impl S3 for Objects {
         &self,
         request: S3Request<GetObjectInput>,
     ) -> S3Result<S3Response<GetObjectOutput>> {
+        self.1.pass()?;
         let input = request.input;
         let path = path(&input.bucket, &input.key)?;
         let size = self.0.head(&path).await.map_err(answer)?.size;
@@ -81,6 +85,7 @@ impl S3 for Objects {
         &self,
         request: S3Request<HeadObjectInput>,
     ) -> S3Result<S3Response<HeadObjectOutput>> {
+        self.1.pass()?;
         let path = path(&request.input.bucket, &request.input.key)?;
         let meta = self.0.head(&path).await.map_err(answer)?;
         Ok(S3Response::new(HeadObjectOutput {
@@ -95,6 +100,7 @@ impl S3 for Objects {
         &self,
         request: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.1.pass()?;
         let path = path(&request.input.bucket, &request.input.key)?;
         match self.0.delete(&path).await {
             Ok(()) | Err(Error::NotFound { .. }) => {
@@ -108,6 +114,7 @@ impl S3 for Objects {
         &self,
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        self.1.pass()?;
         let input = request.input;
         if input.delimiter.is_some() {
             return Err(s3_error!(NotImplemented));
