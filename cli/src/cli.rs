@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, chaos, cluster, consume, controller, down, produce, segment, status, topic, up,
+    agent, bench, chaos, cluster, consume, controller, down, explain, produce, segment, status,
+    topic, up,
 };
 use crate::exit;
 use crate::logs::LogFormat;
@@ -60,4 +61,6 @@ pub(crate) enum Command {
     Segment(segment::Args),
     /// Try a cluster under faults: does it keep what it acknowledged?
     Chaos(chaos::Args),
+    /// Show which object, slice and batch hold a record, and who wrote them.
+    Explain(explain::Args),
 }

@@ -2,6 +2,7 @@
 
 mod acks;
 mod audit;
+mod consume;
 mod failover;
 mod figures;
 mod latency;
@@ -11,6 +12,7 @@ mod objects;
 mod processes;
 mod produce;
 mod sessions;
+mod usage;
 mod workload;
 
 use clap::Subcommand;
@@ -33,6 +35,8 @@ enum Action {
     Produce(produce::Args),
     /// A steady rate: from send to acknowledgement, and from send to poll.
     Latency(latency::Args),
+    /// One process that reads a topic from its beginning.
+    Consume(consume::Args),
 }
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
@@ -41,5 +45,6 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         Action::Failover(args) => failover::run(args, format).await,
         Action::Produce(args) => produce::run(args, format).await,
         Action::Latency(args) => latency::run(args, format).await,
+        Action::Consume(args) => consume::run(args, format).await,
     }
 }
