@@ -15,7 +15,7 @@ ifneq ($(wildcard /usr/lib/ccache/c++),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help build demo test test-power test-scale test-kills check fix deps deps-test clean
+.PHONY: help build demo test test-power test-scale test-kills test-read-memory check fix deps deps-test clean
 
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-power   power cuts under running controllers, CUTS=300 of them"
 	@echo "make test-kills   controllers come, go and hang; leaders die for KILLS=120 seconds"
 	@echo "make test-scale   a state of SCALE=1000000 segments: start, look-ups, snapshots, memory"
+	@echo "make test-read-memory   READ_MIB=10240 of records read within twice the memory limit"
 	@echo "make clean   remove the build"
 
 build: deps
@@ -40,6 +41,7 @@ test: deps-test
 CUTS ?= 300
 SCALE ?= 1000000
 KILLS ?= 120
+READ_MIB ?= 10240
 test-power: deps-test
 	STREAMHOUSE_POWER_CUTS=$(CUTS) $(CARGO) test --release --locked --workspace --test disk -- --nocapture power_cut
 
@@ -48,6 +50,9 @@ test-kills: deps-test
 
 test-scale: deps-test
 	STREAMHOUSE_SCALE=$(SCALE) $(CARGO) test --release --locked --workspace --test scale -- --nocapture
+
+test-read-memory: deps-test
+	STREAMHOUSE_READ_MIB=$(READ_MIB) $(CARGO) test --release --locked --workspace --test reading -- --nocapture memory
 
 check:
 	scripts/check.sh

@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, cluster, consume, controller, down, produce, segment, status, topic, up,
+    agent, bench, cluster, consume, controller, down, explain, produce, segment, status, topic, up,
 };
 use crate::exit;
 use crate::logs::LogFormat;
@@ -58,4 +58,6 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Look into an object of the store.
     Segment(segment::Args),
+    /// Show which object, slice and batch hold a record, and who wrote them.
+    Explain(explain::Args),
 }

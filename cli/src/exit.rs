@@ -209,7 +209,7 @@ fn produce_kind(error: &ProduceError) -> Kind {
 
 fn consume_kind(error: &ConsumeError) -> Kind {
     match error {
-        ConsumeError::Config(_) => Kind::Usage,
+        ConsumeError::Config(_) | ConsumeError::NotSubscribed => Kind::Usage,
         ConsumeError::UnknownTopic { .. }
         | ConsumeError::TopicDeleted { .. }
         | ConsumeError::UnknownPartition { .. } => Kind::Name,
@@ -227,6 +227,8 @@ fn consume_kind(error: &ConsumeError) -> Kind {
         | ConsumeError::OffsetOutOfRange { .. }
         | ConsumeError::StoreNotOpen { .. }
         | ConsumeError::NoGroup
+        | ConsumeError::CommitsWaiting { .. }
+        | ConsumeError::Cache(_)
         | ConsumeError::Ended => Kind::Failed,
     }
 }

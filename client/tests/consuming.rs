@@ -10,63 +10,9 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use streamhouse_client::consumer::{ConsumeError, ConsumerBuilder, Record as Read};
-use streamhouse_client::{
-    Admin, AdminError, Consumer, OffsetReset, Producer, Record, TopicPartition,
-};
-use world::World;
-
-/// Long enough for anything that will happen.
-const SOON: Duration = Duration::from_secs(20);
-
-async fn cluster(partitions: usize) -> (World, String, Producer) {
-    let (world, controller) = World::new().await;
-    let agent = world.add_agent().await;
-    world.add_topic("orders", partitions, &agent);
-    let producer = Producer::builder()
-        .controllers([&*controller])
-        .batch_size(10)
-        .linger(Duration::ZERO)
-        .build()
-        .await
-        .unwrap();
-    (world, controller, producer)
-}
-
-async fn fill(producer: &Producer, partition: u32, range: std::ops::Range<u64>) {
-    for number in range {
-        let record = Record::to("orders")
-            .partition(partition)
-            .key(format!("k{}", number % 3))
-            .value(format!("v{number}"))
-            .header("n", format!("{number}"));
-        drop(producer.send(record).await.unwrap());
-    }
-    producer.flush().await.unwrap();
-}
-
-fn builder(world: &World, controller: &str) -> ConsumerBuilder {
-    Consumer::builder()
-        .controllers([controller])
-        .topics(["orders"])
-        .object_store(world.store())
-        .offset_reset(OffsetReset::Earliest)
-}
-
-/// Polls until so many records came.
-async fn read(consumer: &mut Consumer, count: usize) -> Vec<Read> {
-    let mut records = Vec::new();
-    while records.len() < count {
-        let polled = consumer.poll(SOON).await.unwrap();
-        assert!(!polled.is_empty(), "only {} of {count} records came", records.len());
-        records.extend(polled);
-    }
-    records
-}
-
-fn offsets(records: &[Read]) -> Vec<u64> {
-    records.iter().map(|record| record.offset).collect()
-}
+use streamhouse_client::consumer::ConsumeError;
+use streamhouse_client::{Admin, AdminError, Consumer, OffsetReset, Record, TopicPartition};
+use world::reading::{SOON, builder, cluster, fill, offsets, read};
 
 #[tokio::test]
 async fn everything_sent_is_read_once_and_in_order() {

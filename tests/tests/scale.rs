@@ -260,6 +260,7 @@ fn a_large_state_is_found_again_looked_up_and_snapshotted() {
                     offset: random.below(*next),
                     max_segments: 1,
                     max_bytes: 0,
+                    from_timestamp_ms: None,
                 };
                 let request = v1::FindSegmentsRequest {
                     ranges: vec![range],

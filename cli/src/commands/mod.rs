@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod consume;
 pub(crate) mod controller;
 pub(crate) mod down;
+pub(crate) mod explain;
 mod listen;
 pub(crate) mod produce;
 pub(crate) mod segment;
@@ -49,6 +50,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Consume(args) => consume::run(args, format).await,
             Command::Bench(args) => bench::run(args, format).await,
             Command::Segment(args) => segment::run(args, format).await,
+            Command::Explain(args) => explain::run(args, format).await,
         }
     });
     // A thread may still sit in a read of stdin that nobody can end; it must not hold up the exit.

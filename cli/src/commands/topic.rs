@@ -1,4 +1,6 @@
-//! `streamhouse topic`: create, list, describe, delete.
+//! `streamhouse topic`: create, list, describe, delete, offsets.
+
+mod offsets;
 
 use std::collections::BTreeMap;
 
@@ -46,6 +48,8 @@ enum Action {
         #[command(flatten)]
         controllers: Controllers,
     },
+    /// Show where a topic's partitions begin and end, and which record was the first from a time on.
+    Offsets(offsets::Args),
 }
 
 #[derive(Debug, Serialize)]
@@ -110,6 +114,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
             let changed = Changed { topic: name, id: id.to_string(), partitions: None };
             format.print(&changed, |c| format!("deleted topic {}", c.topic))
         }
+        Action::Offsets(args) => offsets::run(args, format).await,
     }
 }
 

@@ -1,5 +1,6 @@
-//! What `produce` reads: a source of bytes, cut into lines, each perhaps with a key.
+//! What commands are given: lines to `produce`, each perhaps with a key, and points in time.
 
 pub(crate) mod key;
 pub(crate) mod lines;
 pub(crate) mod source;
+pub(crate) mod when;

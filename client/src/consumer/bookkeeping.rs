@@ -17,37 +17,48 @@ struct Entry {
 /// See the module. Partitions go by their slot.
 #[derive(Debug, Default)]
 pub(super) struct Bookkeeping {
-    entries: Vec<Entry>,
+    entries: Vec<Option<Entry>>,
     /// Whether the records of the last poll were iterated to the end.
     last_poll: Option<Arc<AtomicBool>>,
 }
 
 impl Bookkeeping {
-    /// One more partition, read from `position`; `committed` is what its group has.
-    pub(super) fn add(&mut self, position: Option<u64>, committed: Option<u64>) {
-        self.entries.push(Entry { position, taken: position, committed });
+    /// The slot's partition is read from `position`; `committed` is what its group has.
+    pub(super) fn add(&mut self, slot: usize, position: Option<u64>, committed: Option<u64>) {
+        if self.entries.len() <= slot {
+            self.entries.resize(slot + 1, None);
+        }
+        self.entries[slot] = Some(Entry { position, taken: position, committed });
+    }
+
+    /// The slot's partition is not read any more.
+    pub(super) fn remove(&mut self, slot: usize) {
+        self.entries[slot] = None;
     }
 
     pub(super) fn position(&self, slot: usize) -> Option<u64> {
-        self.entries[slot].position
+        self.entries[slot].as_ref()?.position
     }
 
-    /// The slots without a position.
+    /// A slot without a position.
     pub(super) fn lost(&self) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.position.is_none())
+        let lost = |entry: &Option<Entry>| entry.is_some_and(|entry| entry.position.is_none());
+        self.entries.iter().position(lost)
     }
 
     /// The application polls again: what it got before is taken.
     pub(super) fn begin_poll(&mut self) {
         self.last_poll = None;
-        for entry in &mut self.entries {
+        for entry in self.entries.iter_mut().flatten() {
             entry.taken = entry.position;
         }
     }
 
     /// Records up to `next` were handed out by the current poll.
     pub(super) fn advance(&mut self, slot: usize, next: u64) {
-        self.entries[slot].position = Some(next);
+        if let Some(entry) = &mut self.entries[slot] {
+            entry.position = Some(next);
+        }
     }
 
     /// The current poll's records, by their flag.
@@ -57,8 +68,9 @@ impl Bookkeeping {
 
     /// The application, or the reset policy, went elsewhere.
     pub(super) fn seek(&mut self, slot: usize, offset: u64) {
-        let entry = &mut self.entries[slot];
-        (entry.position, entry.taken) = (Some(offset), Some(offset));
+        if let Some(entry) = &mut self.entries[slot] {
+            (entry.position, entry.taken) = (Some(offset), Some(offset));
+        }
     }
 
     /// What an automatic commit may say.
@@ -75,19 +87,20 @@ impl Bookkeeping {
     /// What an explicit commit says: the application asks for it, so all that was handed out counts.
     pub(super) fn positions(&self) -> Vec<(usize, u64)> {
         let positions = self.entries.iter().enumerate();
-        positions.filter_map(|(slot, entry)| Some((slot, entry.position?))).collect()
+        positions.filter_map(|(slot, entry)| Some((slot, entry.as_ref()?.position?))).collect()
     }
 
-    /// These offsets are committed.
-    pub(super) fn committed(&mut self, offsets: &[(usize, u64)]) {
-        for (slot, offset) in offsets {
-            self.entries[*slot].committed = Some(*offset);
+    /// This offset is committed.
+    pub(super) fn committed(&mut self, slot: usize, offset: u64) {
+        if let Some(entry) = &mut self.entries[slot] {
+            entry.committed = Some(offset);
         }
     }
 
     fn changed(&self, which: impl Fn(&Entry) -> Option<u64>) -> Vec<(usize, u64)> {
         let entries = self.entries.iter().enumerate();
         entries
+            .filter_map(|(slot, entry)| Some((slot, entry.as_ref()?)))
             .filter_map(|(slot, entry)| Some((slot, which(entry)?, entry.committed)))
             .filter(|(_, offset, committed)| Some(*offset) != *committed)
             .map(|(slot, offset, _)| (slot, offset))
@@ -110,7 +123,7 @@ mod tests {
     #[test]
     fn what_was_just_received_is_not_committed_automatically() {
         let mut books = Bookkeeping::default();
-        books.add(Some(5), Some(5));
+        books.add(0, Some(5), Some(5));
         poll(&mut books, 8);
         assert_eq!(books.taken(), []);
         poll(&mut books, 11);
@@ -121,7 +134,7 @@ mod tests {
     #[test]
     fn close_includes_the_last_poll_only_if_it_was_iterated_to_the_end() {
         let mut books = Bookkeeping::default();
-        books.add(Some(0), None);
+        books.add(0, Some(0), None);
         let flag = poll(&mut books, 8);
         assert_eq!(books.taken_at_close(), [(0, 0)]);
         flag.store(true, Ordering::Release);
@@ -131,21 +144,21 @@ mod tests {
     #[test]
     fn an_offset_is_committed_once() {
         let mut books = Bookkeeping::default();
-        books.add(Some(0), None);
+        books.add(0, Some(0), None);
         // A start position that was never committed is: a restart must not skip what came meanwhile.
         assert_eq!(books.taken(), [(0, 0)]);
         poll(&mut books, 4);
         books.begin_poll();
         let due = books.taken();
         assert_eq!(due, [(0, 4)]);
-        books.committed(&due);
+        books.committed(0, due[0].1);
         assert_eq!(books.taken(), []);
     }
 
     #[test]
     fn a_seek_takes_the_place_of_what_was_handed_out() {
         let mut books = Bookkeeping::default();
-        books.add(Some(0), None);
+        books.add(0, Some(0), None);
         poll(&mut books, 10);
         books.seek(0, 3);
         assert_eq!((books.taken(), books.position(0)), (vec![(0, 3)], Some(3)));
@@ -154,11 +167,23 @@ mod tests {
     #[test]
     fn a_partition_without_a_position_is_found_and_never_committed() {
         let mut books = Bookkeeping::default();
-        books.add(Some(1), Some(1));
-        books.add(None, None);
+        books.add(0, Some(1), Some(1));
+        books.add(1, None, None);
         assert_eq!(books.lost(), Some(1));
         assert_eq!(books.positions(), [(0, 1)]);
         books.seek(1, 9);
+        assert_eq!(books.lost(), None);
+    }
+
+    #[test]
+    fn a_partition_that_is_no_longer_read_is_not_committed() {
+        let mut books = Bookkeeping::default();
+        books.add(0, Some(1), None);
+        books.add(1, Some(2), None);
+        books.remove(0);
+        books.committed(0, 9);
+        books.advance(0, 9);
+        assert_eq!((books.positions(), books.position(0)), (vec![(1, 2)], None));
         assert_eq!(books.lost(), None);
     }
 }

@@ -1,12 +1,15 @@
 //! Builds a [`Consumer`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use streamhouse_store::Store;
 
+use super::cache::{CacheError, SegmentCache, SegmentCacheBuilder};
 use super::error::ConsumeError;
 use super::handle::Consumer;
+use super::subscription::Subscription;
 use crate::errors::ConfigError;
 use crate::routing::PoolConfig;
 use crate::types::TopicPartition;
@@ -21,6 +24,9 @@ pub enum OffsetReset {
     Latest,
     /// Not at all: it is an error.
     None,
+    /// From the first record that is not older than this, by its timestamp and this machine's clock; from the end if
+    /// all are older.
+    Since(Duration),
 }
 
 /// Options of a [`Consumer`]; each says its default.
@@ -36,6 +42,11 @@ pub struct ConsumerBuilder {
     pub(super) max_poll_records: usize,
     pub(super) fetch_memory: usize,
     pub(super) object_store: Option<Store>,
+    pub(super) pattern: Option<String>,
+    pub(super) metadata_refresh: Duration,
+    pub(super) shared_cache: Option<SegmentCache>,
+    /// Of a cache to be opened, if any.
+    pub(super) cache: Option<SegmentCacheBuilder>,
 }
 
 impl Default for ConsumerBuilder {
@@ -51,6 +62,10 @@ impl Default for ConsumerBuilder {
             max_poll_records: 10_000,
             fetch_memory: 64 << 20,
             object_store: None,
+            pattern: None,
+            metadata_refresh: Duration::from_secs(30),
+            shared_cache: None,
+            cache: None,
         }
     }
 }
@@ -69,7 +84,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Reads all partitions of these topics, which must exist.
+    /// Reads all partitions of these topics, which must exist; partitions that they get later are noticed. Without
+    /// topics, a pattern or partitions the consumer waits for [`Consumer::subscribe`] and the like.
     pub fn topics<S: Into<Arc<str>>>(mut self, topics: impl IntoIterator<Item = S>) -> Self {
         self.topics.extend(topics.into_iter().map(Into::into));
         self
@@ -78,6 +94,46 @@ impl ConsumerBuilder {
     /// Reads these partitions, given as `(topic, partition)`.
     pub fn assign<P: Into<TopicPartition>>(mut self, all: impl IntoIterator<Item = P>) -> Self {
         self.assigned.extend(all.into_iter().map(Into::into));
+        self
+    }
+
+    /// Reads all partitions of every topic whose whole name matches this regular expression, those that are created
+    /// later included. Not together with topics or partitions.
+    pub fn topics_matching(mut self, pattern: impl Into<String>) -> Self {
+        self.pattern = Some(pattern.into());
+        self
+    }
+
+    /// How often topics and partitions that are new are looked for. Default: 30 s. What came into being after the
+    /// consumer subscribed is read from its beginning, unless the group has an offset there.
+    pub fn metadata_refresh(mut self, every: Duration) -> Self {
+        self.metadata_refresh = every;
+        self
+    }
+
+    /// Reads through this cache, which several consumers may share. Default: none.
+    pub fn cache(mut self, cache: SegmentCache) -> Self {
+        self.shared_cache = Some(cache);
+        self
+    }
+
+    /// Keeps segments in this folder, so that they are fetched once. Consumers of one process that name the same folder
+    /// share it; the sizes are those of the first. It may be deleted at any time. Default: no cache.
+    pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.cache = Some(self.cache.unwrap_or_default().dir(dir));
+        self
+    }
+
+    /// How large the folder may become. Default: 1 GiB.
+    pub fn cache_size_bytes(mut self, bytes: u64) -> Self {
+        self.cache = Some(self.cache.unwrap_or_default().size_bytes(bytes));
+        self
+    }
+
+    /// How many bytes of segments are kept in memory, besides `fetch_memory`. Default: 32 MiB where there is a
+    /// `cache_dir`, else none.
+    pub fn cache_memory_bytes(mut self, bytes: usize) -> Self {
+        self.cache = Some(self.cache.unwrap_or_default().memory_bytes(bytes));
         self
     }
 
@@ -140,14 +196,38 @@ impl ConsumerBuilder {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.topics.is_empty() && self.assigned.is_empty() {
-            return Err(ConfigError::new("topics", "nothing to read: name topics or partitions"));
+        if self.pattern.is_some() && !(self.topics.is_empty() && self.assigned.is_empty()) {
+            let problem = "a pattern stands alone: name no topics or partitions besides";
+            return Err(ConfigError::new("topics_matching", problem));
+        }
+        if self.metadata_refresh.is_zero() {
+            return Err(ConfigError::new("metadata_refresh", "must not be zero"));
         }
         if self.group_id.as_deref() == Some("") {
             return Err(ConfigError::new("group_id", "must not be empty"));
         }
         ConfigError::check("max_poll_records", self.max_poll_records, 1..=usize::MAX)?;
         ConfigError::check("fetch_memory", self.fetch_memory, 1 << 16..=usize::MAX)
+    }
+
+    /// What to read from the start.
+    pub(super) fn take_subscription(&mut self) -> Result<Subscription, ConfigError> {
+        match self.pattern.take() {
+            Some(pattern) => Subscription::pattern(&pattern),
+            None => Ok(Subscription::Topics {
+                names: self.topics.drain(..).collect(),
+                partitions: self.assigned.drain(..).collect(),
+            }),
+        }
+    }
+
+    /// The cache asked for, if any.
+    pub(super) async fn open_cache(&self) -> Result<Option<SegmentCache>, CacheError> {
+        match (&self.shared_cache, &self.cache) {
+            (Some(cache), _) => Ok(Some(cache.clone())),
+            (None, Some(options)) => Ok(Some(options.clone().open().await?)),
+            (None, None) => Ok(None),
+        }
     }
 }
 
@@ -156,12 +236,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_consumer_of_nothing_is_refused() {
-        let error = Consumer::builder().validate().unwrap_err();
-        assert_eq!(error.option, "topics");
+    fn options_that_cannot_work_are_refused_by_name() {
         let builder = Consumer::builder().topics(["a"]);
         assert!(builder.validate().is_ok());
         assert!(builder.clone().group_id("").validate().is_err());
-        assert!(builder.max_poll_records(0).validate().is_err());
+        assert!(builder.clone().max_poll_records(0).validate().is_err());
+        let error = builder.topics_matching("b").validate().unwrap_err();
+        assert_eq!(error.option, "topics_matching");
     }
 }

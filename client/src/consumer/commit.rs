@@ -1,36 +1,137 @@
-//! Committing a group's offsets.
+//! Committing a group's offsets: one task sends them, in the order in which they were asked for.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use streamhouse_proto::v1;
 use streamhouse_segment::ids::TopicId;
+use tokio::sync::{mpsc, oneshot};
 
 use super::error::ConsumeError;
+use super::metrics::{Counters, count};
 use crate::convert;
 use crate::errors::{CallError, Code};
 use crate::routing::{Client, MAX_OFFSETS, Metadata, Requester};
 use crate::types::TopicPartition;
 
-/// One partition's offset to commit: the next one to read.
+/// BOUND: commits that wait for their turn.
+pub(super) const WAITING: usize = 64;
+
+/// An offset to commit, or one that was: the next one to read, and what the application noted beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CommittedOffset {
+    /// The offset of the next record to read.
+    pub offset: u64,
+    /// The application's own words, at most 4,096 bytes; empty for none.
+    pub metadata: String,
+}
+
+impl From<u64> for CommittedOffset {
+    fn from(offset: u64) -> Self {
+        Self { offset, metadata: String::new() }
+    }
+}
+
+/// One partition's offset to commit.
 #[derive(Clone, Debug)]
 pub(super) struct Offset {
     pub(super) at: Arc<TopicPartition>,
     pub(super) topic: TopicId,
-    pub(super) offset: u64,
+    pub(super) committed: CommittedOffset,
+}
+
+/// A commit that is under way: a future of its outcome. Dropping it does not call it back.
+#[derive(Debug)]
+pub struct PendingCommit(oneshot::Receiver<Result<(), ConsumeError>>);
+
+impl Future for PendingCommit {
+    type Output = Result<(), ConsumeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = Pin::new(&mut self.0).poll(context);
+        outcome.map(|answer| answer.unwrap_or(Err(ConsumeError::Ended)))
+    }
+}
+
+impl PendingCommit {
+    /// The outcome, once there is one.
+    pub(super) fn outcome(&mut self) -> Option<Result<(), ConsumeError>> {
+        match self.0.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(ConsumeError::Ended)),
+        }
+    }
+}
+
+struct Request {
+    offsets: Vec<Offset>,
+    outcome: oneshot::Sender<Result<(), ConsumeError>>,
+}
+
+/// Where commits are handed in.
+#[derive(Debug)]
+pub(super) struct CommitQueue {
+    pub(super) group: Arc<str>,
+    requests: mpsc::Sender<Request>,
+}
+
+impl CommitQueue {
+    /// The queue, and the task that empties it: it ends once the queue is dropped and everything in it was sent.
+    pub(super) fn new(
+        group: Arc<str>,
+        metadata: Metadata,
+        counters: Arc<Counters>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (requests, mut waiting) = mpsc::channel::<Request>(WAITING);
+        let committer = Committer { group: group.clone(), metadata, requester: Requester::new() };
+        // GROUP: one at a time, so that the controllers get them in the order of their numbers.
+        let task = async move {
+            while let Some(request) = waiting.recv().await {
+                let outcome = committer.commit(&request.offsets).await;
+                let counter = match outcome {
+                    Ok(()) => &counters.commits,
+                    Err(_) => &counters.failed_commits,
+                };
+                count(counter, 1);
+                // The caller need not wait for it.
+                let _ = request.outcome.send(outcome);
+            }
+        };
+        (Self { group, requests }, task)
+    }
+
+    /// Hands a commit in, once there is room.
+    pub(super) async fn commit(&self, offsets: Vec<Offset>) -> PendingCommit {
+        let (outcome, pending) = oneshot::channel();
+        // Without the task the sender is dropped, and the outcome says so.
+        let _ = self.requests.send(Request { offsets, outcome }).await;
+        PendingCommit(pending)
+    }
+
+    /// Hands a commit in, if there is room.
+    pub(super) fn try_commit(&self, offsets: Vec<Offset>) -> Result<PendingCommit, ConsumeError> {
+        let (outcome, pending) = oneshot::channel();
+        match self.requests.try_send(Request { offsets, outcome }) {
+            Ok(()) => Ok(PendingCommit(pending)),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ConsumeError::Ended),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                Err(ConsumeError::CommitsWaiting { group: self.group.clone(), limit: WAITING })
+            }
+        }
+    }
 }
 
 /// Commits for one group.
-#[derive(Clone, Debug)]
-pub(super) struct Committer {
-    pub(super) group: Arc<str>,
-    pub(super) metadata: Metadata,
-    pub(super) requester: Arc<Requester>,
+struct Committer {
+    group: Arc<str>,
+    metadata: Metadata,
+    requester: Requester,
 }
 
 impl Committer {
-    /// GROUP: the controllers apply one requester's commits in the order of their numbers, so the caller has at most
-    /// one under way.
-    pub(super) async fn commit(self, offsets: Vec<Offset>) -> Result<(), ConsumeError> {
+    async fn commit(&self, offsets: &[Offset]) -> Result<(), ConsumeError> {
         for some in offsets.chunks(MAX_OFFSETS) {
             self.commit_some(some).await?;
         }
@@ -78,7 +179,7 @@ impl Committer {
 fn wire(offset: &Offset) -> v1::OffsetCommit {
     v1::OffsetCommit {
         partition: Some(convert::topic_partition(offset.topic, offset.at.partition)),
-        offset: offset.offset,
-        metadata: String::new(),
+        offset: offset.committed.offset,
+        metadata: offset.committed.metadata.clone(),
     }
 }

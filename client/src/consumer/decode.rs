@@ -1,9 +1,16 @@
 //! From fetched bytes to records: checksum, decompression, and one walk over every record. Runs off the polling task.
+//!
+//! A run is decoded in steps, each within an allowance of decompressed bytes: what a megabyte of the store becomes in
+//! memory can be two hundred times as much.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use streamhouse_segment::batch::{self, Limits};
+use streamhouse_segment::batch::{self, BatchError, BatchHeader, Limits};
 use streamhouse_segment::object::verify_slice;
 
+use super::budget::Hold;
+use super::cache::SegmentCache;
 use super::error::ConsumeError;
 use super::plan::Slice;
 use crate::types::TopicPartition;
@@ -19,61 +26,269 @@ pub(super) struct ReadyBatch {
     pub(super) next_offset: u64,
     /// How much memory it holds.
     pub(super) bytes: usize,
+    /// Without compression its records lie in the fetched bytes.
+    pub(super) _fetched: Option<Arc<Hold>>,
 }
 
-/// Decodes consecutive slices, from offset `from` on. READ: all of them hold, or none is handed out.
-pub(super) fn decode(
-    at: &TopicPartition,
-    slices: &[(Slice, Bytes)],
-    from: u64,
-    limits: &Limits,
-) -> Result<Vec<ReadyBatch>, ConsumeError> {
-    let mut ready = Vec::new();
-    for (slice, bytes) in slices {
-        let corrupt = |problem: String| ConsumeError::Corrupt {
-            at: at.clone(),
-            object: slice.object.key(),
-            start: slice.start,
-            end: slice.end,
-            base_offset: slice.base_offset,
-            last_offset: slice.last_offset,
-            problem,
+/// The bytes of a run, slice by slice.
+#[derive(Clone, Debug)]
+pub(super) struct Pieces {
+    pub(super) slices: Arc<[Bytes]>,
+    pub(super) hold: Arc<Hold>,
+    /// They come from the store, so the cache does not have them.
+    pub(super) fresh: bool,
+}
+
+/// How far a run is decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    slice: usize,
+    /// Where the next batch begins in it.
+    position: usize,
+    /// The slice's checksum was found right.
+    verified: bool,
+}
+
+impl Progress {
+    /// The same place, in bytes that nobody has looked at yet.
+    pub(super) fn unverified(self) -> Self {
+        Self { verified: false, ..self }
+    }
+}
+
+/// One step of decoding a run.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) at: Arc<TopicPartition>,
+    pub(super) slices: Arc<[Slice]>,
+    pub(super) pieces: Pieces,
+    pub(super) progress: Progress,
+    /// Nothing before this offset is wanted.
+    pub(super) from: u64,
+    /// How many bytes may be decompressed.
+    pub(super) allowance: usize,
+    /// Nothing else is in memory: the first batch passes whatever its size.
+    pub(super) alone: bool,
+    pub(super) cache: Option<SegmentCache>,
+}
+
+/// What a step brought. READ: the batches are good even where the run ends in an error.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) batches: Vec<ReadyBatch>,
+    pub(super) progress: Progress,
+    pub(super) end: End,
+}
+
+/// Why a step ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// That was all of the run.
+    Done,
+    /// The next batch may need this many bytes, more than what was left of the allowance.
+    Full { needs: usize },
+    /// READ: from here on nothing of the run may be handed out.
+    Failed(ConsumeError),
+}
+
+impl Job {
+    pub(super) fn run(self) -> Decoded {
+        let mut decoded = Decoded { batches: Vec::new(), progress: self.progress, end: End::Done };
+        if let Err(end) = self.advance(&mut decoded) {
+            decoded.end = end;
+        }
+        decoded
+    }
+
+    /// Ends with `Ok` at the end of the run.
+    fn advance(&self, decoded: &mut Decoded) -> Result<(), End> {
+        let limits = Limits::default();
+        let mut left = self.allowance;
+        while let Some(slice) = self.slices.get(decoded.progress.slice) {
+            let bytes = &self.pieces.slices[decoded.progress.slice];
+            if !decoded.progress.verified {
+                verify_slice(bytes, slice.crc32c, slice.base_offset, slice.last_offset)
+                    .map_err(|error| End::Failed(self.corrupt(slice, error.to_string())))?;
+                decoded.progress.verified = true;
+                self.keep(slice, bytes);
+            }
+            for one in batch::split(bytes.slice(decoded.progress.position..)) {
+                let wrong = |e: BatchError| End::Failed(self.corrupt(slice, e.to_string()));
+                let one = one.map_err(wrong)?;
+                let size = one.len();
+                let last = BatchHeader::parse(&one).map_err(wrong)?.last_offset().unsigned_abs();
+                if last >= self.from {
+                    // BOUND: what it becomes is known before it is decompressed.
+                    let needs = batch::decoded_bound(&one, &limits).map_err(wrong)?;
+                    let first = self.alone && decoded.batches.is_empty();
+                    if needs > left && !first {
+                        return Err(End::Full { needs });
+                    }
+                    left = left.saturating_sub(needs);
+                    let batch = self.decode(one, last + 1, &limits).map_err(wrong)?;
+                    decoded.batches.push(batch);
+                }
+                decoded.progress.position += size;
+            }
+            let slice = decoded.progress.slice + 1;
+            decoded.progress = Progress { slice, position: 0, verified: false };
+        }
+        Ok(())
+    }
+
+    fn decode(
+        &self,
+        bytes: Bytes,
+        next_offset: u64,
+        limits: &Limits,
+    ) -> Result<ReadyBatch, BatchError> {
+        let decoded = batch::decode(bytes, limits)?;
+        let mut skip = 0;
+        for record in decoded.record_refs() {
+            if record?.offset.unsigned_abs() < self.from {
+                skip += 1;
+            }
+        }
+        let header = &decoded.header;
+        let count = if header.is_control() { 0 } else { decoded.record_count() as usize - skip };
+        let plain = header.compression()? == batch::Compression::None;
+        let bytes = decoded.decompressed_bytes();
+        let mut records = decoded.into_iter();
+        if skip > 0 {
+            records.nth(skip - 1);
+        }
+        let fetched = plain.then(|| self.pieces.hold.clone());
+        Ok(ReadyBatch { records, count, next_offset, bytes, _fetched: fetched })
+    }
+
+    /// READ: only bytes whose checksum holds go into the cache.
+    fn keep(&self, slice: &Slice, bytes: &Bytes) {
+        if let (Some(cache), true) = (&self.cache, self.pieces.fresh) {
+            cache.insert(slice, bytes);
+        }
+    }
+
+    fn corrupt(&self, slice: &Slice, problem: String) -> ConsumeError {
+        slice.corrupt(&self.at, problem)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::budget::Budget;
+    use streamhouse_segment::batch::{BatchBuilder, Compression, NO_HEADERS, ProducerInfo, assign};
+    use streamhouse_segment::ids::{ClusterId, Generation, ObjectId, SessionId};
+
+    /// A slice of three batches with ten records each.
+    fn slice(compression: Compression) -> (Slice, Bytes) {
+        let mut bytes = Vec::new();
+        for base in [0, 10, 20] {
+            let mut builder = BatchBuilder::new(compression, Limits::default());
+            for number in 0..10 {
+                let value = format!("record {}", base + number);
+                builder.push(1, Some(b"key"), Some(value.as_bytes()), NO_HEADERS).unwrap();
+            }
+            let mut batch = builder.finish(ProducerInfo::NONE).unwrap().to_vec();
+            assign(&mut batch, base, 1);
+            bytes.extend(batch);
+        }
+        let object = ObjectId {
+            cluster: ClusterId::from_bytes([1; 16]),
+            generation: Generation { counter: 1, random: 1 },
+            session: SessionId(1),
+            sequence: 1,
         };
-        verify_slice(bytes, slice.crc32c, slice.base_offset, slice.last_offset)
-            .map_err(|error| corrupt(error.to_string()))?;
-        for one in batch::split(bytes.clone()) {
-            let one = one.map_err(|error| corrupt(error.to_string()))?;
-            let batch =
-                decode_batch(one, from, limits).map_err(|error| corrupt(error.to_string()))?;
-            ready.extend(batch);
-        }
+        let slice = Slice {
+            base_offset: 0,
+            last_offset: 29,
+            object,
+            start: 0,
+            end: bytes.len() as u64,
+            crc32c: crc32c::crc32c(&bytes),
+        };
+        (slice, bytes.into())
     }
-    Ok(ready)
-}
 
-fn decode_batch(
-    bytes: Bytes,
-    from: u64,
-    limits: &Limits,
-) -> Result<Option<ReadyBatch>, batch::BatchError> {
-    let header = batch::BatchHeader::parse(&bytes)?;
-    let last = header.last_offset().unsigned_abs();
-    if last < from {
-        return Ok(None);
-    }
-    let decoded = batch::decode(bytes, limits)?;
-    let mut skip = 0;
-    for record in decoded.record_refs() {
-        if record?.offset.unsigned_abs() < from {
-            skip += 1;
+    fn job(slice: Slice, bytes: Bytes) -> Job {
+        let hold = Arc::new(Budget::default().take(bytes.len()));
+        Job {
+            at: Arc::new(TopicPartition::new("t", 0)),
+            slices: [slice].into(),
+            pieces: Pieces { slices: [bytes].into(), hold, fresh: true },
+            progress: Progress::default(),
+            from: 0,
+            allowance: usize::MAX,
+            alone: false,
+            cache: None,
         }
     }
-    let control = decoded.header.is_control();
-    let count = if control { 0 } else { decoded.record_count() as usize - skip };
-    let bytes = decoded.decompressed_bytes();
-    let mut records = decoded.into_iter();
-    if skip > 0 {
-        records.nth(skip - 1);
+
+    fn counts(decoded: &Decoded) -> Vec<usize> {
+        decoded.batches.iter().map(|batch| batch.count).collect()
     }
-    Ok(Some(ReadyBatch { records, count, next_offset: last + 1, bytes }))
+
+    #[test]
+    fn a_run_is_decoded_in_steps_within_the_allowance() {
+        for compression in [Compression::None, Compression::Lz4] {
+            let (slice, bytes) = slice(compression);
+            let needs = batch::decoded_bound(&bytes, &Limits::default()).unwrap();
+            let mut progress = Progress::default();
+            let mut seen = 0;
+            for step in 0..3 {
+                let mut job = job(slice.clone(), bytes.clone());
+                (job.progress, job.allowance) = (progress, needs);
+                let decoded = job.run();
+                assert_eq!(counts(&decoded), [10], "{compression:?} {step}");
+                seen += decoded.batches[0].count;
+                progress = decoded.progress;
+                assert_eq!(matches!(decoded.end, End::Done), step == 2);
+            }
+            assert_eq!(seen, 30);
+        }
+    }
+
+    #[test]
+    fn a_batch_over_the_allowance_passes_only_alone() {
+        let (slice, bytes) = slice(Compression::Lz4);
+        let mut small = job(slice.clone(), bytes.clone());
+        small.allowance = 1;
+        let decoded = small.run();
+        assert!(matches!(decoded.end, End::Full { needs } if needs > 1));
+        assert!(decoded.batches.is_empty());
+        let mut alone = job(slice, bytes);
+        (alone.allowance, alone.alone) = (1, true);
+        assert_eq!(counts(&alone.run()), [10]);
+    }
+
+    #[test]
+    fn nothing_before_the_offset_asked_for_is_handed_out() {
+        let (slice, bytes) = slice(Compression::Lz4);
+        let mut job = job(slice, bytes);
+        job.from = 13;
+        let decoded = job.run();
+        assert_eq!(counts(&decoded), [7, 10]);
+        let first = decoded.batches.into_iter().next().unwrap().records.next().unwrap().unwrap();
+        assert_eq!(first.offset, 13);
+    }
+
+    #[test]
+    fn no_byte_of_a_slice_can_be_flipped_unnoticed() {
+        // READ: each bit of the slice in turn.
+        for compression in [Compression::None, Compression::Lz4] {
+            let (slice, bytes) = slice(compression);
+            for position in 0..bytes.len() {
+                for bit in 0..8 {
+                    let mut damaged = bytes.to_vec();
+                    damaged[position] ^= 1 << bit;
+                    let decoded = job(slice.clone(), damaged.into()).run();
+                    assert!(decoded.batches.is_empty(), "byte {position} bit {bit}");
+                    let End::Failed(ConsumeError::Corrupt { object, .. }) = decoded.end else {
+                        panic!("byte {position} bit {bit} went unnoticed")
+                    };
+                    assert_eq!(object, slice.object.key());
+                }
+            }
+        }
+    }
 }

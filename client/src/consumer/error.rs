@@ -5,6 +5,7 @@ use std::sync::Arc;
 use streamhouse_store::GetError;
 use thiserror::Error;
 
+use super::cache::CacheError;
 use crate::errors::{CallError, ConfigError, Refusal};
 use crate::types::TopicPartition;
 
@@ -47,9 +48,9 @@ pub enum ConsumeError {
         /// The partition.
         at: TopicPartition,
     },
-    /// The position is no longer, or not yet, in the log, and the reset policy is `none`.
+    /// The offset is no longer, or not yet, in the log. Of a position only where the reset policy is `none`.
     #[error(
-        "offset {offset} of {at} is out of range: the log reaches from {log_start} to {high_watermark}, and offset_reset is none"
+        "offset {offset} of {at} is out of range: the log reaches from {log_start} to {high_watermark}"
     )]
     OffsetOutOfRange {
         /// The partition.
@@ -104,10 +105,14 @@ pub enum ConsumeError {
         found: u64,
     },
     /// The object store could not be read.
-    #[error("reading {at}: {error}")]
+    #[error("reading bytes {start}..{end} of an object for {at}: {error}")]
     Store {
         /// The partition.
         at: TopicPartition,
+        /// First byte wanted.
+        start: u64,
+        /// One past the last byte wanted.
+        end: u64,
         /// What the store said; it names the object.
         error: GetError,
     },
@@ -149,6 +154,20 @@ pub enum ConsumeError {
         /// Why.
         refusal: Refusal,
     },
+    /// More commits wait for their turn than may.
+    #[error("{limit} commits of group {group} are waiting already, no more may")]
+    CommitsWaiting {
+        /// The group.
+        group: Arc<str>,
+        /// How many may wait.
+        limit: usize,
+    },
+    /// The consumer was asked for records before it was told of what.
+    #[error("this consumer reads nothing: subscribe to topics or assign partitions first")]
+    NotSubscribed,
+    /// The segment cache could not be opened.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// The consumer's own tasks have ended: a bug.
     #[error("the consumer's tasks have ended")]
     Ended,
@@ -170,7 +189,10 @@ impl ConsumeError {
             | Self::IndexGap { .. }
             | Self::StoreNotOpen { .. }
             | Self::NoGroup
+            | Self::NotSubscribed
+            | Self::Cache(_)
             | Self::Ended => false,
+            Self::CommitsWaiting { .. } => true,
             Self::Store { error, .. } => error.can_retry(),
             Self::LookUp { refusal, .. } | Self::CommitRefused { refusal, .. } => {
                 refusal.code.retryable()
@@ -197,6 +219,9 @@ impl ConsumeError {
             | Self::LookUp { .. }
             | Self::Call(_)
             | Self::NoGroup
+            | Self::CommitsWaiting { .. }
+            | Self::NotSubscribed
+            | Self::Cache(_)
             | Self::Ended => false,
             Self::Commit { error, .. } => error.may_have_taken_effect(),
             Self::CommitRefused { refusal, .. } => refusal.code.may_have_taken_effect(),

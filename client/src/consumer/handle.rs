@@ -1,69 +1,70 @@
 //! The consumer's public face.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamhouse_segment::ids::TopicId;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use streamhouse_proto::v1;
+use streamhouse_segment::ids::{ClusterId, TopicId};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::assignment::{AssignmentEvent, Events};
 use super::bookkeeping::Bookkeeping;
+use super::budget::Budget;
 use super::builder::{ConsumerBuilder, OffsetReset};
-use super::commit::{Committer, Offset};
+use super::commit::CommitQueue;
+use super::committing::Automatic;
 use super::error::ConsumeError;
 use super::fetcher::{Fetcher, Parts};
-use super::metrics::{ConsumerMetrics, Counters};
-use super::offsets::describe;
+use super::metrics::{ConsumerMetrics, Counters, count};
 use super::ready::Ready;
 use super::records::Records;
-use super::slot::Slot;
 use super::source::Source;
+use super::subscription::Subscription;
+use super::table::Table;
 use super::targets::Targets;
-use super::watch::WatchTask;
 use crate::clock;
-use crate::routing::{Metadata, Requester};
-use crate::types::{PartitionDescription, TopicPartition};
+use crate::routing::Metadata;
+use crate::types::TopicPartition;
 
 /// Watch messages between the watch task and the fetcher.
 const UPDATES: usize = 16;
 
-/// An automatic commit that is under way.
-#[derive(Debug)]
-struct Commit {
-    offsets: Vec<(usize, u64)>,
-    task: JoinHandle<Result<(), ConsumeError>>,
-}
-
 /// Reads records. Dropping it ends its tasks and commits nothing; [`close`](Self::close) does.
 #[derive(Debug)]
 pub struct Consumer {
-    /// By slot.
-    pub(super) partitions: Vec<Arc<TopicPartition>>,
-    topics: Vec<TopicId>,
+    pub(super) options: ConsumerBuilder,
+    pub(super) cluster: ClusterId,
     pub(super) metadata: Metadata,
-    pub(super) committer: Option<Committer>,
-    books: Bookkeeping,
-    targets: Arc<Targets>,
-    ready: Arc<Ready>,
-    counters: Arc<Counters>,
-    max_poll_records: usize,
-    /// `None`: no automatic commits.
-    auto_commit: Option<Duration>,
-    next_auto_commit: Instant,
-    committing: Option<Commit>,
-    tasks: TaskTracker,
+    pub(super) source: Arc<Source>,
+    pub(super) counters: Arc<Counters>,
+    // What is read, and how far.
+    pub(super) subscription: Subscription,
+    pub(super) table: Table,
+    pub(super) books: Bookkeeping,
+    pub(super) paused: BTreeSet<usize>,
+    // Between this handle and the fetcher.
+    pub(super) targets: Arc<Targets>,
+    pub(super) ready: Arc<Ready>,
+    fetched: Arc<Budget>,
+    // Changes of the assignment: where they come from, and those that are not yet followed.
+    pub(super) events: Option<Events>,
+    pub(super) pending: VecDeque<AssignmentEvent>,
+    pub(super) news: Arc<Notify>,
+    pub(super) updates: mpsc::Sender<v1::WatchResponse>,
+    pub(super) watched: BTreeSet<TopicId>,
+    pub(super) watching: Option<DropGuard>,
+    // Commits.
+    pub(super) commits: Option<CommitQueue>,
+    pub(super) automatic: Option<Automatic>,
+    pub(super) next_commit: Instant,
+    // Tasks.
+    pub(super) tasks: TaskTracker,
+    pub(super) cancel: CancellationToken,
     end_with_me: DropGuard,
-}
-
-/// A partition as it is when the consumer is built.
-struct Found {
-    at: Arc<TopicPartition>,
-    topic: TopicId,
-    state: PartitionDescription,
 }
 
 impl Consumer {
@@ -72,68 +73,70 @@ impl Consumer {
         ConsumerBuilder::default()
     }
 
-    pub(super) async fn start(options: ConsumerBuilder) -> Result<Self, ConsumeError> {
+    pub(super) async fn start(mut options: ConsumerBuilder) -> Result<Self, ConsumeError> {
         let metadata = Metadata::new(options.pool.clone())?;
         let cluster = metadata.cluster().await?;
         let counters = Arc::new(Counters::default());
-        let store = options.object_store.clone();
-        let source = Source::new(store, metadata.clone(), counters.clone());
+        let (store, cache) = (options.object_store.clone(), options.open_cache().await?);
+        let source = Source::new(store, cache, metadata.clone(), counters.clone());
         source.open(cluster.store_url.as_deref())?;
-        let found = find(&metadata, &options).await?;
-        let books = positions(&metadata, &options, &found).await?;
-
-        let offsets = (0..found.len()).map(|slot| books.position(slot));
-        let targets = Arc::new(Targets::new(offsets));
-        let ready = Arc::new(Ready::default());
         let tasks = TaskTracker::new();
-        let cancel = CancellationToken::new();
+        let commits = options.group_id.clone().map(|group| {
+            let (queue, task) = CommitQueue::new(group, metadata.clone(), counters.clone());
+            tasks.spawn(task);
+            queue
+        });
+        let subscription = options.take_subscription()?;
         let (updates, watched) = mpsc::channel(UPDATES);
-        let mut watched_topics: Vec<_> = found.iter().map(|found| found.topic).collect();
-        watched_topics.sort();
-        watched_topics.dedup();
-        for watch in WatchTask::all(&metadata, &watched_topics, &updates, &ready) {
-            tasks.spawn(watch.run(cancel.clone()));
-        }
-        let slots = found
-            .iter()
-            .map(|found| Slot::new(found.at.clone(), found.topic, found.state.high_watermark));
-        let fetcher = Fetcher::new(Parts {
+        let cancel = CancellationToken::new();
+        let mut consumer = Self {
+            next_commit: clock::later(clock::now(), options.auto_commit_interval),
+            options,
             cluster: cluster.id,
-            reset: options.offset_reset,
-            fetch_memory: options.fetch_memory,
-            slots: slots.collect(),
-            metadata: metadata.clone(),
-            source: Arc::new(source),
-            targets: targets.clone(),
-            ready: ready.clone(),
-            counters: counters.clone(),
-            updates: watched,
-            tasks: tasks.clone(),
-        });
-        tasks.spawn(fetcher.run(cancel.clone()));
-
-        let committer = options.group_id.clone().map(|group| Committer {
-            group,
-            metadata: metadata.clone(),
-            requester: Arc::new(Requester::new()),
-        });
-        let automatic = options.auto_commit && committer.is_some();
-        Ok(Self {
-            partitions: found.iter().map(|found| found.at.clone()).collect(),
-            topics: found.iter().map(|found| found.topic).collect(),
             metadata,
-            committer,
-            books,
-            targets,
-            ready,
+            source: Arc::new(source),
             counters,
-            max_poll_records: options.max_poll_records,
-            auto_commit: automatic.then_some(options.auto_commit_interval),
-            next_auto_commit: clock::later(clock::now(), options.auto_commit_interval),
-            committing: None,
+            subscription: Subscription::None,
+            table: Table::default(),
+            books: Bookkeeping::default(),
+            paused: BTreeSet::new(),
+            targets: Arc::default(),
+            ready: Arc::default(),
+            fetched: Arc::default(),
+            events: None,
+            pending: VecDeque::new(),
+            news: Arc::default(),
+            updates,
+            watched: BTreeSet::new(),
+            watching: None,
+            commits,
+            automatic: None,
             tasks,
-            end_with_me: cancel.drop_guard(),
-        })
+            end_with_me: cancel.clone().drop_guard(),
+            cancel,
+        };
+        consumer.fetch(watched);
+        consumer.follow(subscription).await?;
+        Ok(consumer)
+    }
+
+    /// Starts the task that reads ahead.
+    fn fetch(&self, updates: mpsc::Receiver<v1::WatchResponse>) {
+        let fetcher = Fetcher::new(Parts {
+            cluster: self.cluster,
+            reset: self.options.offset_reset,
+            fetch_memory: self.options.fetch_memory,
+            metadata: self.metadata.clone(),
+            source: self.source.clone(),
+            targets: self.targets.clone(),
+            ready: self.ready.clone(),
+            counters: self.counters.clone(),
+            fetched: self.fetched.clone(),
+            updates,
+            news: self.news.clone(),
+            tasks: self.tasks.clone(),
+        });
+        self.tasks.spawn(fetcher.run(self.cancel.clone()));
     }
 
     /// The next records: as soon as there are any, or none after `timeout`. What the poll before handed out counts as
@@ -142,36 +145,44 @@ impl Consumer {
     /// After an error the consumer stands where it stood, and the next poll tries again. Controllers that cannot be
     /// reached are told of once, after the operation timeout, and asked again all the while.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Records, ConsumeError> {
+        if self.subscription.is_none() {
+            return Err(ConsumeError::NotSubscribed);
+        }
         self.books.begin_poll();
-        self.commit_automatically().await;
+        self.commit_automatically();
         let until = clock::later(clock::now(), timeout);
         loop {
+            self.follow_events().await?;
             if let Some(slot) = self.books.lost() {
-                return Err(ConsumeError::NoOffset { at: (*self.partitions[slot]).clone() });
+                return Err(ConsumeError::NoOffset { at: (**self.table.at(slot)).clone() });
             }
-            let records = self.gather()?;
+            let records = match self.gather() {
+                Err(ConsumeError::OffsetOutOfRange { at, .. }) if self.resets_by_time() => {
+                    self.reset_by_time(&at).await?;
+                    continue;
+                }
+                gathered => gathered?,
+            };
             self.targets.ring();
             if !records.is_empty() {
+                count(&self.counters.records, records.len() as u64);
                 self.books.end_poll(records.consumed());
                 return Ok(records);
             }
             if let Some(error) = self.ready.trouble() {
                 return Err(error);
             }
-            let arrived = self.ready.arrived();
-            if tokio::time::timeout_at(until, arrived).await.is_err() {
-                return Ok(records);
+            tokio::select! {
+                () = self.ready.arrived() => {}
+                event = next(&mut self.events) => self.pending.push_back(event),
+                () = tokio::time::sleep_until(until) => return Ok(records),
             }
         }
     }
 
     fn gather(&mut self) -> Result<Records, ConsumeError> {
-        let gathered = self.ready.gather(
-            self.max_poll_records,
-            &self.partitions,
-            &self.targets,
-            &mut self.books,
-        );
+        let limit = self.options.max_poll_records;
+        let gathered = self.ready.gather(limit, &self.table, &self.targets, &mut self.books);
         gathered.map_err(|(slot, error)| {
             // READ: the partition is read again from where it stands, never further on.
             self.targets.set(slot, self.books.position(slot));
@@ -179,175 +190,97 @@ impl Consumer {
         })
     }
 
-    /// Commits the position of every partition: everything that was handed out, the last poll included.
-    pub async fn commit(&mut self) -> Result<(), ConsumeError> {
-        let offsets = self.books.positions();
-        self.commit_now(offsets).await
+    fn resets_by_time(&self) -> bool {
+        matches!(self.options.offset_reset, OffsetReset::Since(_))
     }
 
     /// Reads the partition from `offset` on.
     pub fn seek(&mut self, topic: &str, partition: u32, offset: u64) -> Result<(), ConsumeError> {
-        let slot = self.slot(topic, partition)?;
+        let slot = self.slot(&TopicPartition::new(topic, partition))?;
         self.books.seek(slot, offset);
-        self.targets.set(slot, Some(offset));
+        if !self.paused.contains(&slot) {
+            self.targets.set(slot, Some(offset));
+        }
         Ok(())
+    }
+
+    /// Hands out no records of these partitions until they are [resumed](Self::resume), and fetches none. Positions stay.
+    pub fn pause<P: Into<TopicPartition>>(
+        &mut self,
+        partitions: impl IntoIterator<Item = P>,
+    ) -> Result<(), ConsumeError> {
+        for at in partitions {
+            let slot = self.slot(&at.into())?;
+            if self.paused.insert(slot) {
+                // BOUND: what was read ahead would hold memory for as long as the pause lasts.
+                self.targets.set(slot, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with partitions that were [paused](Self::pause), from their positions.
+    pub fn resume<P: Into<TopicPartition>>(
+        &mut self,
+        partitions: impl IntoIterator<Item = P>,
+    ) -> Result<(), ConsumeError> {
+        for at in partitions {
+            let slot = self.slot(&at.into())?;
+            if self.paused.remove(&slot) {
+                self.targets.set(slot, self.books.position(slot));
+            }
+        }
+        Ok(())
+    }
+
+    /// The partitions that are paused.
+    pub fn paused(&self) -> Vec<TopicPartition> {
+        self.paused.iter().map(|slot| (**self.table.at(*slot)).clone()).collect()
     }
 
     /// The offset of the next record that poll will hand out; `None` if there is no such partition here, or if it has
     /// no position (see [`OffsetReset::None`]).
     pub fn position(&self, topic: &str, partition: u32) -> Option<u64> {
-        self.books.position(self.slot(topic, partition).ok()?)
+        self.books.position(self.slot(&TopicPartition::new(topic, partition)).ok()?)
     }
 
     /// All positions.
     pub fn positions(&self) -> BTreeMap<TopicPartition, u64> {
-        let positions = self.books.positions().into_iter();
-        positions.map(|(slot, offset)| ((*self.partitions[slot]).clone(), offset)).collect()
-    }
-
-    /// The partitions that are read.
-    pub fn assignment(&self) -> Vec<TopicPartition> {
-        self.partitions.iter().map(|at| (**at).clone()).collect()
+        let all = self.table.iter();
+        all.filter_map(|(at, _, slot)| Some(((**at).clone(), self.books.position(slot)?))).collect()
     }
 
     /// The counters since the consumer was built.
     pub fn metrics(&self) -> ConsumerMetrics {
-        self.counters.snapshot()
+        self.counters.snapshot(self.ready.bytes() + self.fetched.held())
     }
 
     /// Ends the consumer. With automatic commits, what the application has taken is committed: the last poll's records
-    /// only if they were iterated to the end.
+    /// only if they were iterated to the end. Commits that are under way are waited for.
     pub async fn close(mut self) -> Result<(), ConsumeError> {
-        let committed = match self.auto_commit {
-            Some(_) => {
-                let offsets = self.books.taken_at_close();
-                if offsets.is_empty() {
-                    self.settle().await
-                } else {
-                    self.commit_now(offsets).await
-                }
-            }
-            None => Ok(()),
-        };
+        let committed = self.commit_at_close().await;
         drop(self.end_with_me);
+        // Its task ends when it has sent what it has.
+        drop(self.commits);
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(cache) = &self.source.cache {
+            cache.flush().await;
+        }
         committed
     }
 
-    async fn commit_now(&mut self, offsets: Vec<(usize, u64)>) -> Result<(), ConsumeError> {
-        let Some(committer) = self.committer.clone() else { return Err(ConsumeError::NoGroup) };
-        // GROUP: one commit at a time. An automatic one that failed is made good by this one.
-        if let Err(error) = self.settle().await {
-            tracing::warn!(%error, "automatic commit failed");
-        }
-        committer.commit(self.wire(&offsets)).await?;
-        self.books.committed(&offsets);
-        Ok(())
-    }
-
-    /// Waits for the automatic commit that is under way.
-    async fn settle(&mut self) -> Result<(), ConsumeError> {
-        let Some(commit) = self.committing.take() else { return Ok(()) };
-        commit.task.await.unwrap_or(Err(ConsumeError::Ended))?;
-        self.books.committed(&commit.offsets);
-        Ok(())
-    }
-
-    /// Starts an automatic commit when its time has come and none is under way. One that fails is made again at the
-    /// next interval.
-    async fn commit_automatically(&mut self) {
-        let Some(interval) = self.auto_commit else { return };
-        match &self.committing {
-            Some(commit) if !commit.task.is_finished() => return,
-            Some(_) => {
-                if let Err(error) = self.settle().await {
-                    tracing::warn!(%error, "automatic commit failed");
-                }
-            }
-            None => {}
-        }
-        let Some(committer) = self.committer.clone() else { return };
-        if clock::now() < self.next_auto_commit {
-            return;
-        }
-        self.next_auto_commit = clock::later(clock::now(), interval);
-        let offsets = self.books.taken();
-        if !offsets.is_empty() {
-            let task = self.tasks.spawn(committer.commit(self.wire(&offsets)));
-            self.committing = Some(Commit { offsets, task });
-        }
-    }
-
-    fn wire(&self, offsets: &[(usize, u64)]) -> Vec<Offset> {
-        let one = |(slot, offset): &(usize, u64)| Offset {
-            at: self.partitions[*slot].clone(),
-            topic: self.topics[*slot],
-            offset: *offset,
-        };
-        offsets.iter().map(one).collect()
-    }
-
-    pub(super) fn keys(&self) -> Vec<(TopicId, u32)> {
-        let partitions = self.topics.iter().zip(&self.partitions);
-        partitions.map(|(topic, at)| (*topic, at.partition)).collect()
-    }
-
-    fn slot(&self, topic: &str, partition: u32) -> Result<usize, ConsumeError> {
-        let found =
-            self.partitions.iter().position(|at| &*at.topic == topic && at.partition == partition);
-        found.ok_or_else(|| ConsumeError::NotAssigned { at: TopicPartition::new(topic, partition) })
+    pub(super) fn slot(&self, at: &TopicPartition) -> Result<usize, ConsumeError> {
+        self.table.slot(at).ok_or_else(|| ConsumeError::NotAssigned { at: at.clone() })
     }
 }
 
-/// The partitions to read, topic by topic.
-async fn find(metadata: &Metadata, options: &ConsumerBuilder) -> Result<Vec<Found>, ConsumeError> {
-    let mut topics: Vec<&Arc<str>> =
-        options.topics.iter().chain(options.assigned.iter().map(|at| &at.topic)).collect();
-    topics.sort();
-    topics.dedup();
-    let mut found = Vec::new();
-    for topic in topics {
-        let description = describe(metadata, topic).await?;
-        let partitions = description.topic.partitions;
-        for at in options.assigned.iter().filter(|at| at.topic == *topic) {
-            if at.partition >= partitions {
-                return Err(ConsumeError::UnknownPartition { at: at.clone(), partitions });
-            }
-        }
-        for state in description.partitions {
-            let at = TopicPartition::new(topic.clone(), state.partition);
-            if options.topics.contains(topic) || options.assigned.contains(&at) {
-                found.push(Found { at: Arc::new(at), topic: description.topic.id, state });
-            }
-        }
+/// The next change of the assignment, if any comes.
+async fn next(events: &mut Option<Events>) -> AssignmentEvent {
+    if let Some(events) = events
+        && let Some(event) = events.receiver.recv().await
+    {
+        return event;
     }
-    Ok(found)
-}
-
-/// Where each partition is read from: the group's offset, else what the reset policy says.
-async fn positions(
-    metadata: &Metadata,
-    options: &ConsumerBuilder,
-    found: &[Found],
-) -> Result<Bookkeeping, ConsumeError> {
-    let committed = match &options.group_id {
-        Some(group) => {
-            let keys: Vec<_> =
-                found.iter().map(|found| (found.topic, found.at.partition)).collect();
-            metadata.fetch_offsets(group, &keys).await?
-        }
-        None => BTreeMap::new(),
-    };
-    let mut books = Bookkeeping::default();
-    for partition in found {
-        let committed = committed.get(&(partition.topic, partition.at.partition)).copied();
-        let reset = match options.offset_reset {
-            OffsetReset::Earliest => Some(partition.state.log_start),
-            OffsetReset::Latest => Some(partition.state.high_watermark),
-            OffsetReset::None => None,
-        };
-        books.add(committed.or(reset), committed);
-    }
-    Ok(books)
+    std::future::pending().await
 }

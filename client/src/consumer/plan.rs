@@ -25,6 +25,19 @@ impl Slice {
         self.end - self.start
     }
 
+    /// READ: the bytes fetched for it are not those that were written.
+    pub(super) fn corrupt(&self, at: &TopicPartition, problem: String) -> ConsumeError {
+        ConsumeError::Corrupt {
+            at: at.clone(),
+            object: self.object.key(),
+            start: self.start,
+            end: self.end,
+            base_offset: self.base_offset,
+            last_offset: self.last_offset,
+            problem,
+        }
+    }
+
     /// Does `next` lie right behind this slice in the same object?
     pub(super) fn joins(&self, next: &Slice) -> bool {
         self.object == next.object && self.end == next.start
@@ -75,12 +88,15 @@ pub(super) fn judge(
         return match reset {
             OffsetReset::Earliest => Plan::Reset { offset: log_start, high_watermark },
             OffsetReset::Latest => Plan::Reset { offset: high_watermark, high_watermark },
-            OffsetReset::None => Plan::Fail(ConsumeError::OffsetOutOfRange {
-                at: at.clone(),
-                offset,
-                log_start,
-                high_watermark,
-            }),
+            // By time: poll asks for it.
+            OffsetReset::None | OffsetReset::Since(_) => {
+                Plan::Fail(ConsumeError::OffsetOutOfRange {
+                    at: at.clone(),
+                    offset,
+                    log_start,
+                    high_watermark,
+                })
+            }
         };
     }
     match slices(cluster, at, offset, wire.segments) {
@@ -116,7 +132,7 @@ fn slices(
     Ok(slices)
 }
 
-fn slice(cluster: ClusterId, wire: v1::Segment) -> Result<Slice, ConsumeError> {
+pub(super) fn slice(cluster: ClusterId, wire: v1::Segment) -> Result<Slice, ConsumeError> {
     let Some(v1::segment::Source::L0(object)) = wire.source else {
         return Err(convert::malformed("segment source").into());
     };

@@ -10,6 +10,7 @@ use super::bookkeeping::Bookkeeping;
 use super::decode::ReadyBatch;
 use super::error::ConsumeError;
 use super::records::{Part, Records};
+use super::table::Table;
 use super::targets::Targets;
 use crate::types::TopicPartition;
 
@@ -105,7 +106,7 @@ impl Ready {
     pub(super) fn gather(
         &self,
         limit: usize,
-        partitions: &[Arc<TopicPartition>],
+        table: &Table,
         targets: &Targets,
         books: &mut Bookkeeping,
     ) -> Result<Records, (usize, ConsumeError)> {
@@ -127,7 +128,7 @@ impl Ready {
                     break;
                 }
                 Body::Batch(batch) => {
-                    let at = &partitions[chunk.slot];
+                    let at = table.at(chunk.slot);
                     let (part, len, next) = batch.hand_out(limit - records.len(), at);
                     if len > 0 {
                         records.push(part, len);

@@ -8,6 +8,7 @@ use streamhouse_segment::ids::TopicId;
 
 use super::channel::Client;
 use super::controllers::{ControllerPool, PoolConfig};
+use crate::consumer::CommittedOffset;
 use crate::convert;
 use crate::errors::{CallError, ConfigError};
 use crate::types::{Cluster, TopicDescription};
@@ -85,7 +86,7 @@ impl Metadata {
         &self,
         group: &str,
         partitions: &[(TopicId, u32)],
-    ) -> Result<BTreeMap<(TopicId, u32), u64>, CallError> {
+    ) -> Result<BTreeMap<(TopicId, u32), CommittedOffset>, CallError> {
         let mut offsets = BTreeMap::new();
         for some in partitions.chunks(MAX_OFFSETS) {
             self.fetch_some_offsets(group, some, &mut offsets).await?;
@@ -97,7 +98,7 @@ impl Metadata {
         &self,
         group: &str,
         partitions: &[(TopicId, u32)],
-        offsets: &mut BTreeMap<(TopicId, u32), u64>,
+        offsets: &mut BTreeMap<(TopicId, u32), CommittedOffset>,
     ) -> Result<(), CallError> {
         let partitions = partitions.iter();
         let request = v1::FetchOffsetsRequest {
@@ -118,7 +119,9 @@ impl Metadata {
         self.pool.observe(answer.applied);
         for committed in answer.offsets {
             let key = committed.partition.ok_or_else(|| convert::malformed("partition"))?;
-            offsets.insert((convert::topic_id(&key.topic_id)?, key.partition), committed.offset);
+            let key = (convert::topic_id(&key.topic_id)?, key.partition);
+            let (offset, metadata) = (committed.offset, committed.metadata);
+            offsets.insert(key, CommittedOffset { offset, metadata });
         }
         Ok(())
     }

@@ -18,6 +18,16 @@ fn refuse<T>(code: v1::ErrorCode, message: &str) -> Answer<T> {
     Err(to_status(v1::ErrorInfo::new(code, message)))
 }
 
+/// The segment as it was before it moved.
+fn before(mut segment: v1::Segment, outdated: Option<(u64, u64)>) -> v1::Segment {
+    if let (Some((new, old)), Some(v1::segment::Source::L0(l0))) = (outdated, &mut segment.source)
+        && l0.sequence == new
+    {
+        l0.sequence = old;
+    }
+    segment
+}
+
 fn summary(name: &str, state: &State) -> v1::TopicSummary {
     let (id, logs) = &state.topics[name];
     v1::TopicSummary {
@@ -111,6 +121,9 @@ impl v1::metadata_server::Metadata for Fake {
     ) -> Answer<v1::DescribeTopicResponse> {
         let mut state = self.0.state.lock();
         let request = r.into_inner();
+        if state.unavailable {
+            return refuse(v1::ErrorCode::NoLeader, "no leader");
+        }
         state.lagging &= !request.linearizable;
         let wanted = request.topic;
         let found = state.topics.iter().find(|(name, (id, _))| match &wanted {
@@ -147,7 +160,9 @@ impl v1::metadata_server::Metadata for Fake {
             return refuse(v1::ErrorCode::NoLeader, "no leader");
         }
         let (applied, lagging) = (state.applied, state.lagging);
-        let plans = r.into_inner().ranges.into_iter().map(|range| {
+        let request = r.into_inner();
+        let outdated = if request.linearizable { None } else { state.outdated.take() };
+        let plans = request.ranges.into_iter().map(|range| {
             let at = range.partition.clone().unwrap();
             let log = match state.log(&at.topic_id, at.partition) {
                 Ok(log) => log,
@@ -156,13 +171,20 @@ impl v1::metadata_server::Metadata for Fake {
             if lagging {
                 return v1::ReadPlan { partition: range.partition, ..Default::default() };
             }
+            let since = range.from_timestamp_ms.unwrap_or(i64::MIN);
             let after = log.segments.iter().filter(|segment| segment.last_offset >= range.offset);
+            let after = after.filter(|segment| segment.max_timestamp_ms >= since);
             v1::ReadPlan {
                 partition: range.partition,
                 error: None,
                 log_start: log.log_start,
                 high_watermark: log.segments.last().map_or(0, |last| last.last_offset + 1),
-                segments: after.take(range.max_segments as usize).cloned().collect(),
+                segments: after
+                    .take(range.max_segments as usize)
+                    .cloned()
+                    .map(|segment| before(segment, outdated))
+                    .collect(),
+                scanned_to: log.segments.last().map_or(0, |last| last.last_offset + 1),
             }
         });
         Ok(Response::new(v1::FindSegmentsResponse { plans: plans.collect(), applied }))
@@ -222,7 +244,7 @@ impl v1::metadata_server::Metadata for Fake {
         for commit in &request.offsets {
             let at = commit.partition.clone().unwrap();
             let key = (request.group.clone(), at.topic_id, at.partition);
-            state.offsets.insert(key, commit.offset);
+            state.offsets.insert(key, (commit.offset, commit.metadata.clone()));
         }
         state.applied += 1;
         let results = vec![v1::ErrorInfo::default(); request.offsets.len()];
@@ -240,8 +262,9 @@ impl v1::metadata_server::Metadata for Fake {
         let state = self.0.state.lock();
         let offsets = request.partitions.into_iter().filter_map(|at| {
             let key = (request.group.clone(), at.topic_id.clone(), at.partition);
-            let offset = *state.offsets.get(&key)?;
-            Some(v1::CommittedOffset { partition: Some(at), offset, ..Default::default() })
+            let (offset, metadata) = state.offsets.get(&key)?.clone();
+            let partition = Some(at);
+            Some(v1::CommittedOffset { partition, offset, metadata, ..Default::default() })
         });
         Ok(Response::new(v1::FetchOffsetsResponse {
             offsets: offsets.collect(),

@@ -3,6 +3,8 @@
 
 mod agent;
 mod controller;
+pub mod faulty;
+pub mod reading;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +15,9 @@ use object_store::{ObjectStoreExt, PutPayload};
 use parking_lot::Mutex;
 use streamhouse_client::Store;
 use streamhouse_proto::v1;
-use streamhouse_segment::batch::{self, BatchHeader, Limits};
+use streamhouse_segment::batch::{
+    self, BatchBuilder, BatchHeader, Limits, NO_HEADERS, ProducerInfo,
+};
 use streamhouse_segment::ids::{ClusterId, Generation, ObjectId, SessionId};
 use streamhouse_store::StoreKind;
 use tokio::net::TcpListener;
@@ -38,16 +42,19 @@ pub struct Log {
 pub struct State {
     pub applied: u64,
     pub topics: BTreeMap<String, ([u8; 16], Vec<Log>)>,
-    pub offsets: BTreeMap<(String, Vec<u8>, u32), u64>,
+    /// Committed offsets and their metadata.
+    pub offsets: BTreeMap<(String, Vec<u8>, u32), (u64, String)>,
     pub commits: Vec<v1::CommitOffsetsRequest>,
     pub controllers: Vec<String>,
     /// What each agent does with its next batches; afterwards it accepts.
     pub scripts: BTreeMap<String, VecDeque<Action>>,
     pub look_ups: u64,
-    /// Look-ups find no leader.
+    /// Look-ups and descriptions find no leader.
     pub unavailable: bool,
     /// Look-ups find every log empty, until a topic is described linearizably.
     pub lagging: bool,
+    /// The next look-up that is not linearizable says the second instead of the first object.
+    pub outdated: Option<(u64, u64)>,
     sequence: u64,
 }
 
@@ -100,6 +107,12 @@ impl World {
         state.applied += 1;
     }
 
+    /// Watchers are told what there is now.
+    pub fn announce(&self) {
+        let applied = self.state.lock().applied;
+        self.changed.send_replace(applied);
+    }
+
     pub fn script(&self, agent: &str, actions: impl IntoIterator<Item = Action>) {
         self.state.lock().scripts.entry(agent.to_owned()).or_default().extend(actions);
     }
@@ -138,6 +151,8 @@ impl World {
             base_offset: base,
             last_offset: parsed.last_offset() as u64,
             record_count: parsed.records_count as u32,
+            min_timestamp_ms: parsed.base_timestamp,
+            max_timestamp_ms: parsed.max_timestamp,
             position: 0,
             length: bytes.len() as u32,
             crc32c: crc32c::crc32c(&bytes),
@@ -157,6 +172,65 @@ impl World {
         };
         self.changed.send_replace(applied);
         Ok((base, applied))
+    }
+
+    /// One object with a slice for each of these partitions of the topic, as an agent writes it: ten records each.
+    pub async fn append_object(&self, topic: &str, partitions: std::ops::Range<u32>) {
+        let mut object = Vec::new();
+        let mut slices = Vec::new();
+        for partition in partitions {
+            let id = self.state.lock().topics[topic].0;
+            let base = self.state.lock().log(&id, partition).unwrap().next_offset;
+            let mut builder = BatchBuilder::new(batch::Compression::Lz4, Limits::default());
+            for number in base..base + 10 {
+                let value = format!("v{number}");
+                builder.push(1, None, Some(value.as_bytes()), NO_HEADERS).unwrap();
+            }
+            let mut bytes = builder.finish(ProducerInfo::NONE).unwrap().to_vec();
+            batch::assign(&mut bytes, base as i64, 1);
+            slices.push((id, partition, base, object.len() as u64, bytes.len() as u32));
+            object.extend(bytes);
+        }
+        let sequence = {
+            let mut state = self.state.lock();
+            state.sequence += 1;
+            state.sequence
+        };
+        let crc = |start: u64, length: u32| {
+            crc32c::crc32c(&object[start as usize..start as usize + length as usize])
+        };
+        let segments: Vec<_> = slices
+            .into_iter()
+            .map(|(id, partition, base_offset, position, length)| {
+                let segment = v1::Segment {
+                    base_offset,
+                    last_offset: base_offset + 9,
+                    record_count: 10,
+                    position,
+                    length,
+                    crc32c: crc(position, length),
+                    source: Some(v1::segment::Source::L0(v1::L0Object {
+                        generation: Some(GENERATION),
+                        session: 5,
+                        sequence,
+                    })),
+                    ..v1::Segment::default()
+                };
+                (id, partition, segment)
+            })
+            .collect();
+        self.put(&self.key(sequence), object).await;
+        let applied = {
+            let mut state = self.state.lock();
+            state.applied += 1;
+            for (id, partition, segment) in segments {
+                let log = state.log(&id, partition).unwrap();
+                log.next_offset = segment.last_offset + 1;
+                log.segments.push(segment);
+            }
+            state.applied
+        };
+        self.changed.send_replace(applied);
     }
 
     pub async fn put(&self, key: &str, bytes: Vec<u8>) {

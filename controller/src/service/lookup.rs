@@ -15,6 +15,9 @@ use tonic::Status;
 const MAX_SEGMENTS: usize = 1_000;
 /// BOUND: ranges of one request.
 const MAX_RANGES: usize = 1_000;
+/// BOUND: entries that one request passes over, looking for a time, and as many at once.
+const MAX_SCANNED: usize = 5_000;
+const SCAN_STEP: usize = 500;
 
 pub(super) async fn find(
     shared: &Shared,
@@ -26,10 +29,15 @@ pub(super) async fn find(
     }
     let view = shared.view_at(wire.min_applied, wire.linearizable).await?;
     let mut budget = MAX_SEGMENTS * 10;
+    let mut scans = MAX_SCANNED;
     let mut plans = Vec::with_capacity(wire.ranges.len());
     for range in &wire.ranges {
         let key = partition_key(range.partition.as_ref())?;
-        let plan = plan(&view, &key, range, budget).map_err(|e| store_failed(&e))?;
+        let mut plan = plan(&view, &key, range, budget).map_err(|e| store_failed(&e))?;
+        if let (Some(time), None) = (range.from_timestamp_ms, &plan.error) {
+            let found = search(&view, &key, range.offset, time, &mut scans);
+            (plan.segments, plan.scanned_to) = found.map_err(|e| store_failed(&e))?;
+        }
         budget -= plan.segments.len();
         plans.push(plan);
     }
@@ -68,6 +76,9 @@ fn plan(
         plan.error = Some(ErrorInfo::new(ErrorCode::OffsetOutOfRange, message));
         return Ok(plan);
     }
+    if range.from_timestamp_ms.is_some() {
+        return Ok(plan);
+    }
     let limit = match range.max_segments {
         0 => MAX_SEGMENTS,
         asked => (asked as usize).min(MAX_SEGMENTS),
@@ -81,4 +92,32 @@ fn plan(
         }
     }
     Ok(plan)
+}
+
+/// The first entry from `offset` on with a record that is not before `time`, and how far was looked, entries left in
+/// `scans` permitting. Producers choose timestamps, so that they need not rise: every entry is looked at.
+fn search(
+    view: &StateView,
+    key: &PartitionKey,
+    offset: u64,
+    time: i64,
+    scans: &mut usize,
+) -> Result<(Vec<v1::Segment>, u64), KvError> {
+    let mut next = offset;
+    while *scans > 0 {
+        let step = SCAN_STEP.min(*scans);
+        let entries = segments::segments_from(view, key, next, step)?;
+        let last = entries.len() < step;
+        for (base, entry) in entries {
+            *scans -= 1;
+            if entry.max_timestamp_ms >= time {
+                return Ok((vec![segment_wire(base, &entry)], base));
+            }
+            next = entry.last_offset + 1;
+        }
+        if last {
+            break;
+        }
+    }
+    Ok((Vec::new(), next))
 }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::header::{HEADER_BYTES, TimestampType};
 use super::record::{Layout, check_count};
-use super::{BatchError, BatchHeader, Compression, Limits, Record, RecordRef, lz4, validate};
+use super::{
+    BatchError, BatchHeader, Compression, Limits, Record, RecordRef, lz4, validate, whole_batch,
+};
 
 /// Checks a batch (see [`validate`]) and decompresses it, once, into one buffer; without compression that buffer is
 /// the batch itself. Records are read when asked for.
@@ -19,6 +21,20 @@ pub fn decode(batch: Bytes, limits: &Limits) -> Result<DecodedBatch, BatchError>
     };
     check_count(&header, records.len())?;
     Ok(DecodedBatch { header, records })
+}
+
+/// The most bytes that [`decode`] would hold for this batch, by its headers alone: nothing is decompressed and no checksum
+/// is looked at, so it is a hint until [`decode`] has succeeded.
+///
+/// A batch that is not whole is refused, and one that could decompress to more than
+/// [`Limits::max_decompressed_bytes`].
+pub fn decoded_bound(batch: &[u8], limits: &Limits) -> Result<usize, BatchError> {
+    let header = whole_batch(batch)?;
+    let records = &batch[HEADER_BYTES..header.total_bytes()];
+    match header.compression()? {
+        Compression::None => Ok(records.len()),
+        Compression::Lz4 => lz4::decompressed_bound(records, limits),
+    }
 }
 
 /// A batch whose checksum holds, decompressed.

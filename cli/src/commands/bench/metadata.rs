@@ -230,6 +230,7 @@ impl Reader {
             offset: random % (*next).max(1),
             max_segments: 1,
             max_bytes: 0,
+            from_timestamp_ms: None,
         };
         let request = v1::FindSegmentsRequest {
             ranges: vec![range],

@@ -3,11 +3,12 @@
 use streamhouse_proto::v1;
 
 use super::{Asked, Event, Fetcher, LATER};
-use crate::consumer::decode::ReadyBatch;
 use crate::consumer::error::ConsumeError;
+use crate::consumer::metrics::count;
 use crate::consumer::plan::{Plan, judge};
 use crate::consumer::ready::{Body, Chunk};
 use crate::consumer::slot::End;
+use crate::consumer::source::Got;
 use crate::errors::{CallError, Code};
 use crate::{clock, convert};
 
@@ -21,23 +22,40 @@ impl Fetcher {
                     Err(error) => self.no_plan(&asked, error),
                 }
             }
-            Event::Got { slot, version, run, result } => {
+            Event::Got(all) => {
                 self.gets -= 1;
-                if self.parts.slots[slot].target.version != version {
-                    return;
-                }
-                match result {
-                    Ok(bytes) => self.parts.slots[slot].got(run, bytes),
-                    Err(error) => self.stop(slot, Some(run), error),
+                for got in all {
+                    self.got(got);
                 }
             }
             Event::Confirmed { asked, result } => self.confirmed(&asked, result),
-            Event::Decoded { slot, version, result } => {
+            Event::Decoded { slot, version, allowance, decoded } => {
                 self.decoders -= 1;
-                if self.parts.slots[slot].target.version == version {
-                    self.decoded(slot, result);
+                self.allowed -= allowance;
+                if self.slots[slot].target.version == version {
+                    self.decoded(slot, decoded);
                 }
             }
+        }
+    }
+
+    fn got(&mut self, got: Got) {
+        let slot = &mut self.slots[got.slot];
+        if slot.target.version != got.version {
+            return;
+        }
+        let Some(run) = slot.run(got.run) else { return };
+        let object = run.slices[0].object;
+        match got.result {
+            Ok(pieces) => slot.got(got.run, pieces),
+            // READ: the index that named it may be of the past. It is asked again; if it names the object still, the
+            // object is missing.
+            Err(ConsumeError::MissingObject { .. }) if slot.suspect != Some(object) => {
+                slot.suspect = Some(object);
+                slot.forget_from(got.run);
+                count(&self.parts.counters.replans, 1);
+            }
+            Err(error) => self.stop(got.slot, Some(got.run), error),
         }
     }
 
@@ -51,7 +69,7 @@ impl Fetcher {
         let mut plans = answer.plans.into_iter();
         for asked in asked {
             let Some(plan) = plans.next() else { return };
-            let slot = &mut self.parts.slots[asked.slot];
+            let slot = &mut self.slots[asked.slot];
             if slot.target.version != asked.version || slot.planned_to != asked.offset {
                 continue;
             }
@@ -73,7 +91,7 @@ impl Fetcher {
                 }
                 Plan::Reset { offset, high_watermark } => {
                     slot.high_watermark = high_watermark;
-                    self.fetched -= slot.go_to(offset);
+                    slot.go_to(offset);
                     self.push(asked.slot, Body::Reset(offset));
                 }
                 Plan::Later(refusal) => {
@@ -97,10 +115,10 @@ impl Fetcher {
             return;
         }
         for asked in asked {
-            if self.parts.slots[asked.slot].target.version != asked.version {
+            if self.slots[asked.slot].target.version != asked.version {
                 continue;
             }
-            let at = &self.parts.slots[asked.slot].at;
+            let at = &self.slots[asked.slot].at;
             let error = match error.code() {
                 Some(Code::UnknownTopic) => ConsumeError::TopicDeleted { topic: at.topic.clone() },
                 _ => ConsumeError::Call(error.clone()),
@@ -113,7 +131,7 @@ impl Fetcher {
     fn confirmed(&mut self, asked: &[Asked], result: Result<(), CallError>) {
         self.confirming = false;
         for asked in asked {
-            let slot = &mut self.parts.slots[asked.slot];
+            let slot = &mut self.slots[asked.slot];
             if slot.target.version != asked.version || slot.end != End::Asking {
                 continue;
             }
@@ -132,65 +150,49 @@ impl Fetcher {
         }
     }
 
-    fn decoded(&mut self, slot: usize, result: Result<Vec<ReadyBatch>, ConsumeError>) {
-        match result {
-            Ok(batches) => {
-                let state = &mut self.parts.slots[slot];
-                state.decoding = false;
-                if let Some(run) = state.runs.pop_front() {
-                    self.fetched -= run.size();
-                }
-                if let Some(last) = batches.last() {
-                    state.from = last.next_offset;
-                }
-                for batch in batches {
-                    self.push(slot, Body::Batch(batch));
-                }
-            }
-            Err(error) => self.stop(slot, None, error),
-        }
-    }
-
     /// READ: the partition stops where the error is, and the application is told once it has everything before it.
-    fn stop(&mut self, slot: usize, run: Option<u64>, error: ConsumeError) {
-        let state = &mut self.parts.slots[slot];
+    pub(super) fn stop(&mut self, slot: usize, run: Option<u64>, error: ConsumeError) {
+        let state = &mut self.slots[slot];
         if let Some(run) = run
             && state.runs.front().is_some_and(|front| front.id != run)
         {
             // Earlier runs are still good: let them through, then fetch this one again and see.
-            let offset = state.runs.iter().find(|r| r.id == run).map(|r| r.slices[0].base_offset);
-            if let Some(offset) = offset {
-                self.fetched -= state.forget_from(run, offset);
-            }
-            return;
+            return state.forget_from(run);
         }
         if state.stopped {
             return;
         }
-        self.fetched -= state.stop();
+        state.stop();
         self.push(slot, Body::Failed(error));
     }
 
-    fn push(&mut self, slot: usize, body: Body) {
-        let version = self.parts.slots[slot].target.version;
+    pub(super) fn push(&mut self, slot: usize, body: Body) {
+        let version = self.slots[slot].target.version;
         self.parts.ready.push(Chunk { slot, version, body });
     }
 
     /// Takes in what a controller said unasked.
     pub(super) fn watched(&mut self, update: v1::WatchResponse) {
+        let mut unknown = false;
         for state in update.partitions {
             let Some(partition) = state.partition else { continue };
             let Ok(topic) = convert::topic_id(&partition.topic_id) else { continue };
-            if let Some(index) = self.by_partition.get(&(topic, partition.partition)) {
-                let slot = &mut self.parts.slots[*index];
-                slot.high_watermark = slot.high_watermark.max(state.high_watermark);
+            match self.by_partition.get(&(topic, partition.partition)) {
+                Some(index) => {
+                    let slot = &mut self.slots[*index];
+                    slot.high_watermark = slot.high_watermark.max(state.high_watermark);
+                }
+                None => unknown = true,
             }
+        }
+        if unknown {
+            self.parts.news.notify_one();
         }
         for id in update.deleted_topic_ids {
             let Ok(topic) = convert::topic_id(&id) else { continue };
-            for index in 0..self.parts.slots.len() {
-                if self.parts.slots[index].topic == topic {
-                    let topic = self.parts.slots[index].at.topic.clone();
+            for index in 0..self.slots.len() {
+                if self.slots[index].topic == topic {
+                    let topic = self.slots[index].at.topic.clone();
                     self.stop(index, None, ConsumeError::TopicDeleted { topic });
                 }
             }

@@ -1,0 +1,154 @@
+//! The consumer's commits: asked for, and automatic.
+
+use super::commit::{CommitQueue, CommittedOffset, Offset, PendingCommit};
+use super::error::ConsumeError;
+use super::handle::Consumer;
+use crate::clock;
+use crate::types::TopicPartition;
+
+/// An automatic commit that is under way.
+#[derive(Debug)]
+pub(super) struct Automatic {
+    offsets: Vec<Offset>,
+    pending: PendingCommit,
+}
+
+impl Consumer {
+    /// Commits the position of every partition: everything that was handed out, the last poll included. Waits for the
+    /// controllers' answer.
+    pub async fn commit(&mut self) -> Result<(), ConsumeError> {
+        let offsets = self.positions_to_commit();
+        self.commit_now(offsets).await
+    }
+
+    /// The same without waiting: the answer is the outcome of the future that is returned. Commits are sent in the order
+    /// in which they were asked for; past 64 that wait, another one is [`ConsumeError::CommitsWaiting`].
+    pub fn commit_async(&mut self) -> Result<PendingCommit, ConsumeError> {
+        let offsets = self.positions_to_commit();
+        self.queue()?.try_commit(offsets)
+    }
+
+    /// Commits these offsets: of each partition the next one to read, alone or with the application's own words beside
+    /// it. The partitions must be assigned to this consumer. Positions stay as they are.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: &mut streamhouse_client::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// use streamhouse_client::consumer::CommittedOffset;
+    ///
+    /// let note = CommittedOffset { offset: 43, metadata: "batch 7".into() };
+    /// consumer.commit_offsets([(("orders", 0), note)]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn commit_offsets<P, O>(
+        &mut self,
+        offsets: impl IntoIterator<Item = (P, O)>,
+    ) -> Result<(), ConsumeError>
+    where
+        P: Into<TopicPartition>,
+        O: Into<CommittedOffset>,
+    {
+        let mut commits = Vec::new();
+        for (at, committed) in offsets {
+            let at = at.into();
+            let slot = self.table.slot(&at).ok_or(ConsumeError::NotAssigned { at })?;
+            commits.push(Offset { committed: committed.into(), ..self.offset(slot, 0) });
+        }
+        self.commit_now(commits).await
+    }
+
+    fn positions_to_commit(&self) -> Vec<Offset> {
+        let positions = self.books.positions().into_iter();
+        positions.map(|(slot, offset)| self.offset(slot, offset)).collect()
+    }
+
+    pub(super) fn offset(&self, slot: usize, offset: u64) -> Offset {
+        let (at, topic) = (self.table.at(slot).clone(), self.table.topic(slot));
+        Offset { at, topic, committed: offset.into() }
+    }
+
+    fn queue(&self) -> Result<&CommitQueue, ConsumeError> {
+        self.commits.as_ref().ok_or(ConsumeError::NoGroup)
+    }
+
+    async fn commit_now(&mut self, offsets: Vec<Offset>) -> Result<(), ConsumeError> {
+        // GROUP: it goes behind an automatic one that is under way, which it makes good if that fails.
+        self.queue()?.commit(offsets.clone()).await.await?;
+        self.note(&offsets);
+        Ok(())
+    }
+
+    fn note(&mut self, offsets: &[Offset]) {
+        for offset in offsets {
+            if let Some(slot) = self.table.slot(&offset.at) {
+                self.books.committed(slot, offset.committed.offset);
+            }
+        }
+    }
+
+    /// Starts an automatic commit when its time has come and none is under way. One that fails is made again at the
+    /// next interval.
+    pub(super) fn commit_automatically(&mut self) {
+        if !self.commits_itself() {
+            return;
+        }
+        if let Some(automatic) = &mut self.automatic {
+            let Some(outcome) = automatic.pending.outcome() else { return };
+            self.settled(outcome);
+        }
+        if clock::now() < self.next_commit {
+            return;
+        }
+        self.next_commit = clock::later(clock::now(), self.options.auto_commit_interval);
+        let taken = self.books.taken().into_iter();
+        let offsets: Vec<Offset> = taken.map(|(slot, offset)| self.offset(slot, offset)).collect();
+        if offsets.is_empty() {
+            return;
+        }
+        match self.queue().and_then(|queue| queue.try_commit(offsets.clone())) {
+            Ok(pending) => self.automatic = Some(Automatic { offsets, pending }),
+            Err(error) => tracing::warn!(%error, "automatic commit failed"),
+        }
+    }
+
+    pub(super) fn commits_itself(&self) -> bool {
+        self.options.auto_commit && self.commits.is_some()
+    }
+
+    fn settled(&mut self, outcome: Result<(), ConsumeError>) {
+        let Some(automatic) = self.automatic.take() else { return };
+        match outcome {
+            Ok(()) => self.note(&automatic.offsets),
+            Err(error) => tracing::warn!(%error, "automatic commit failed"),
+        }
+    }
+
+    /// Before partitions go: what the application has taken of them, with automatic commits. It waits for the answer, for
+    /// whoever reads them next begins there.
+    pub(super) async fn commit_before_revocation(&mut self, partitions: &[TopicPartition]) {
+        if !self.commits_itself() || partitions.is_empty() {
+            return;
+        }
+        let offsets = self.taken_of(partitions);
+        if !offsets.is_empty()
+            && let Err(error) = self.commit_now(offsets).await
+        {
+            tracing::warn!(%error, "the offsets of revoked partitions could not be committed");
+        }
+    }
+
+    /// The last automatic commit.
+    pub(super) async fn commit_at_close(&mut self) -> Result<(), ConsumeError> {
+        if !self.commits_itself() {
+            return Ok(());
+        }
+        // What an automatic one under way has committed need not be committed again.
+        if let Some(automatic) = &mut self.automatic {
+            let outcome = (&mut automatic.pending).await;
+            self.settled(outcome);
+        }
+        let taken = self.books.taken_at_close().into_iter();
+        let offsets: Vec<Offset> = taken.map(|(slot, offset)| self.offset(slot, offset)).collect();
+        if offsets.is_empty() { Ok(()) } else { self.commit_now(offsets).await }
+    }
+}

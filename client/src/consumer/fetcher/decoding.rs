@@ -1,0 +1,117 @@
+//! Decoding: which runs are next, and how much they may become.
+
+use super::{Event, Fetcher};
+use crate::consumer::decode::{Decoded, End, Job};
+use crate::consumer::error::ConsumeError;
+use crate::consumer::metrics::count;
+use crate::consumer::ready::Body;
+
+/// Runs at the decoder at once.
+const DECODERS: usize = 2;
+/// Smaller runs are decoded on the spot: handing them to another thread would take longer.
+const DECODE_INLINE_BYTES: usize = 16 << 10;
+/// The most that one step may decompress, so that several partitions get their turn.
+const STEP_BYTES: usize = 8 << 20;
+/// So often is a run fetched again whose bytes are not what the index says.
+const DAMAGED_TRIES: u32 = 2;
+
+impl Fetcher {
+    /// Hands fetched runs to the decoder, while poll keeps up.
+    pub(super) fn decode(&mut self) {
+        let count = self.slots.len();
+        for offset in 0..count {
+            if self.decoders >= DECODERS {
+                return;
+            }
+            let index = (self.decode_turn + offset) % count;
+            if !self.slots[index].can_decode() {
+                continue;
+            }
+            // One that waits for room is not overtaken: a large batch would wait for ever.
+            self.decode_turn = index;
+            let Some((job, size)) = self.next_job(index) else { return };
+            self.decode_turn = (index + 1) % count;
+            let (version, allowance) = (self.slots[index].target.version, job.allowance);
+            self.slots[index].decoding = true;
+            self.decoders += 1;
+            self.allowed += allowance;
+            let tasks = self.parts.tasks.clone();
+            self.work.push(Box::pin(async move {
+                let decoded = if size <= DECODE_INLINE_BYTES {
+                    Some(job.run())
+                } else {
+                    tasks.spawn_blocking(move || job.run()).await.ok()
+                };
+                Event::Decoded { slot: index, version, allowance, decoded }
+            }));
+        }
+    }
+
+    /// The next step for a slot that can be decoded, if there is room for it, and how many fetched bytes it is about.
+    fn next_job(&self, index: usize) -> Option<(Job, usize)> {
+        let slot = &self.slots[index];
+        // BOUND: see `has_fetch_room`.
+        let filled = self.parts.ready.bytes() + self.allowed;
+        let room = (self.parts.fetch_memory / 2).saturating_sub(filled);
+        let run = slot.runs.front()?;
+        let alone = filled == 0;
+        if !alone && (room == 0 || run.needs > room) {
+            return None;
+        }
+        let job = Job {
+            at: slot.at.clone(),
+            slices: run.slices.clone(),
+            pieces: run.pieces.clone()?,
+            progress: run.progress,
+            from: slot.from,
+            allowance: room.min(STEP_BYTES.max(run.needs)),
+            alone,
+            cache: self.parts.source.cache.clone(),
+        };
+        Some((job, run.size()))
+    }
+
+    /// `decoded`: `None` if the decoder did not come back, a bug.
+    pub(super) fn decoded(&mut self, slot: usize, decoded: Option<Decoded>) {
+        let Some(decoded) = decoded else { return self.stop(slot, None, ConsumeError::Ended) };
+        let state = &mut self.slots[slot];
+        state.decoding = false;
+        if let Some(last) = decoded.batches.last() {
+            state.from = last.next_offset;
+        }
+        if let Some(run) = state.runs.front_mut() {
+            run.progress = decoded.progress;
+            run.needs = 0;
+        }
+        for batch in decoded.batches {
+            self.push(slot, Body::Batch(batch));
+        }
+        match decoded.end {
+            End::Done => drop(self.slots[slot].runs.pop_front()),
+            End::Full { needs } => {
+                if let Some(run) = self.slots[slot].runs.front_mut() {
+                    run.needs = needs;
+                }
+            }
+            End::Failed(error) => self.damaged(slot, error),
+        }
+    }
+
+    /// READ: what was damaged on its way, or in the cache, may be whole when it is fetched again; what is damaged in the
+    /// store is not.
+    fn damaged(&mut self, slot: usize, error: ConsumeError) {
+        let state = &mut self.slots[slot];
+        let version = state.target.version;
+        let Some(run) = state.runs.front_mut() else { return };
+        if run.damaged == DAMAGED_TRIES {
+            return self.stop(slot, None, error);
+        }
+        tracing::warn!(%error, "a segment is damaged, fetching it again");
+        run.damaged += 1;
+        run.pieces = None;
+        run.progress = run.progress.unverified();
+        let run = run.id;
+        count(&self.parts.counters.damaged_fetches, 1);
+        self.again.push_back((slot, version, run));
+    }
+}
