@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, chaos, cluster, consume, controller, down, explain, produce, segment, status,
-    topic, up,
+    agent, bench, chaos, cluster, consume, controller, down, explain, group, produce, segment,
+    status, topic, up,
 };
 use crate::exit;
 use crate::logs::LogFormat;
@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Cluster(cluster::Args),
     /// Create, list, describe and delete topics.
     Topic(topic::Args),
+    /// List and describe consumer groups; set their offsets, delete them.
+    Group(group::Args),
     /// Write lines as records, from a file or stdin.
     Produce(produce::Args),
     /// Read records, to stdout.

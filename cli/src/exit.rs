@@ -197,7 +197,10 @@ fn refusal_kind(refusal: &Refusal) -> Kind {
 fn admin_kind(error: &AdminError) -> Kind {
     match error {
         AdminError::Config(_) | AdminError::Invalid { .. } => Kind::Usage,
-        AdminError::TopicExists { .. } | AdminError::UnknownTopic { .. } => Kind::Name,
+        AdminError::TopicExists { .. }
+        | AdminError::UnknownTopic { .. }
+        | AdminError::UnknownGroup { .. } => Kind::Name,
+        AdminError::GroupNotEmpty { .. } => Kind::Failed,
         AdminError::Call(error) => call_kind(error),
     }
 }
@@ -240,6 +243,8 @@ fn consume_kind(error: &ConsumeError) -> Kind {
         | ConsumeError::StoreNotOpen { .. }
         | ConsumeError::NoGroup
         | ConsumeError::CommitsWaiting { .. }
+        | ConsumeError::FencedMember { .. }
+        | ConsumeError::ReplacedMember { .. }
         | ConsumeError::Cache(_)
         | ConsumeError::Ended => Kind::Failed,
     }

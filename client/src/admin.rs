@@ -31,6 +31,18 @@ pub enum AdminError {
         /// The topic's name.
         name: String,
     },
+    /// No consumer group of that name.
+    #[error("unknown group {name}")]
+    UnknownGroup {
+        /// The group's name.
+        name: String,
+    },
+    /// The consumer group has members, so nobody else changes it.
+    #[error("group {name} has members: stop them first, or wait until their sessions end")]
+    GroupNotEmpty {
+        /// The group's name.
+        name: String,
+    },
     /// The request itself is wrong.
     #[error("{reason}")]
     Invalid {
@@ -49,6 +61,8 @@ impl AdminError {
             Self::Config(_)
             | Self::TopicExists { .. }
             | Self::UnknownTopic { .. }
+            | Self::UnknownGroup { .. }
+            | Self::GroupNotEmpty { .. }
             | Self::Invalid { .. } => false,
             Self::Call(error) => error.retryable(),
         }
@@ -60,6 +74,8 @@ impl AdminError {
             Self::Config(_)
             | Self::TopicExists { .. }
             | Self::UnknownTopic { .. }
+            | Self::UnknownGroup { .. }
+            | Self::GroupNotEmpty { .. }
             | Self::Invalid { .. } => false,
             Self::Call(error) => error.may_have_taken_effect(),
         }
@@ -138,6 +154,10 @@ impl Admin {
     /// An `Admin` to be configured.
     pub fn builder() -> AdminBuilder {
         AdminBuilder::default()
+    }
+
+    pub(crate) fn next_request(&self) -> v1::RequestId {
+        self.requester.next()
     }
 
     /// Creates a topic and returns its id.
@@ -314,7 +334,7 @@ impl Admin {
         Ok(answer.leader_id)
     }
 
-    fn pool(&self) -> &ControllerPool {
+    pub(crate) fn pool(&self) -> &ControllerPool {
         &self.metadata.pool
     }
 }

@@ -39,6 +39,7 @@ mod admin;
 mod clock;
 mod convert;
 mod errors;
+mod groups;
 mod retry;
 mod routing;
 mod types;
@@ -49,6 +50,7 @@ pub mod producer;
 pub use admin::{Admin, AdminBuilder, AdminError};
 pub use consumer::{Consumer, OffsetReset};
 pub use errors::{CallError, Code, ConfigError, Refusal};
+pub use groups::{GroupDescription, GroupMember, GroupPartition, GroupState, GroupSummary};
 pub use producer::{Producer, Record};
 pub use types::{
     AgentStatus, Cluster, ControllerAddress, ControllerStatus, PartitionDescription, Role, Topic,

@@ -404,6 +404,7 @@ fn within(
 mod tests {
     use super::*;
     use crate::state::apply;
+    use crate::state::assignors::Assignor;
     use crate::state::command::{Command, GenerationKey, Registration};
     use crate::state::kv::{MemoryKv, Transaction};
 
@@ -475,6 +476,51 @@ mod tests {
         // What is there already adds nothing: it is for the state machine to answer.
         assert!(gate.admit(|| Ok(kv.clone()), None, &register(1)).unwrap().is_ok());
         assert!(gate.admit(|| Ok(kv.clone()), None, &create("a", 5)).unwrap().is_ok());
+    }
+
+    fn join(group: &str, member: u8, topic: u8) -> CommandBody {
+        let mut id = [0; 16];
+        id[0] = topic;
+        CommandBody::JoinGroup(GroupJoin {
+            group: group.to_owned(),
+            member: [member; 16],
+            instance: None,
+            client: String::new(),
+            topics: vec![id],
+            assignor: Assignor::Sticky,
+            session_timeout_ms: 10_000,
+        })
+    }
+
+    fn commit(group: &str, metadata: &str) -> CommandBody {
+        let partition = PartitionKey { topic: [1; 16], partition: 0 };
+        let offsets = vec![(partition, 1, metadata.to_owned())];
+        CommandBody::CommitOffsets { group: group.to_owned(), offsets }
+    }
+
+    #[test]
+    fn groups_their_members_and_partitions_are_limited() {
+        let limits = Limits {
+            groups: 1,
+            group_members: 1,
+            group_partitions: 4,
+            offset_metadata_bytes: 3,
+            ..Limits::default()
+        };
+        let (gate, mut kv) = (Arc::new(Gate::new(limits)), state());
+        run(&mut kv, 2, None, create("a", 5));
+        run(&mut kv, 3, None, create("b", 4));
+        limit(&gate, &kv, &join("g", 1, b'a'), "allowed are 4 (--max-group-partitions)");
+        run(&mut kv, 4, None, join("g", 1, b'b'));
+        limit(&gate, &kv, &join("g", 2, b'b'), "limit of 1 (--max-group-members)");
+        limit(&gate, &kv, &join("h", 2, b'b'), "limit of 1 (--max-groups)");
+        limit(&gate, &kv, &commit("h", ""), "limit of 1 (--max-groups)");
+        // A group, or a member, that is there adds nothing.
+        assert!(gate.admit(|| Ok(kv.clone()), None, &join("g", 1, b'b')).unwrap().is_ok());
+        assert!(gate.admit(|| Ok(kv.clone()), None, &commit("g", "")).unwrap().is_ok());
+        let error = gate.check_batch(&commit("g", "four")).unwrap_err();
+        assert!(error.contains("4 bytes, allowed are 3 (--max-offset-metadata-bytes)"), "{error}");
+        assert_eq!(*gate.coming.lock(), Coming::default());
     }
 
     #[test]

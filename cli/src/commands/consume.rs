@@ -2,6 +2,7 @@
 
 mod position;
 mod print;
+mod rebalances;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use crate::output::{self, Format};
 use crate::signals::StopSignals;
 use position::Positions;
 use print::{Printer, RecordFormat};
+use rebalances::Teller;
 
 /// How long one poll waits; a signal ends it earlier.
 const POLL: Duration = Duration::from_secs(1);
@@ -29,9 +31,20 @@ const COMMIT_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Args {
     /// The topic.
     topic: String,
-    /// Go on where this group stopped, and commit to it what was written out.
+    /// Join this group, which shares the partitions out among its members; go on where it stopped, and commit to it what
+    /// was written out. With --partition: read that one whoever else does; commits then count only while the group has no
+    /// members.
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
+    /// Which instance of the group's members this is: started again in time, it gets what it had.
+    #[arg(long, value_name = "ID", requires = "group", conflicts_with = "partition")]
+    instance: Option<String>,
+    /// How long the group waits for a member that says nothing.
+    #[arg(long, value_name = "TIME", requires = "group", default_value = "10s", value_parser = humantime::parse_duration)]
+    session_timeout: Duration,
+    /// Tell on stderr which partitions come and go.
+    #[arg(long, requires = "group")]
+    show_rebalances: bool,
     /// Where to begin where the group has no offset, or without a group.
     #[arg(long, value_enum, default_value_t = From::Earliest)]
     from: From,
@@ -82,6 +95,8 @@ struct Session {
     positions: Positions,
     printer: Printer,
     commits: bool,
+    /// A member's commits go by themselves, besides the last one.
+    member: bool,
     last_commit: Instant,
 }
 
@@ -99,17 +114,28 @@ impl Session {
             .connect_timeout(CONNECT_TIMEOUT)
             .controllers(controllers.clone())
             .offset_reset(reset)
-            .auto_commit(false);
+            // As a member: what goes to another one is committed first.
+            .auto_commit(args.group.is_some() && args.partition.is_none())
+            .auto_commit_interval(COMMIT_EVERY);
         builder = match args.partition {
             Some(partition) => builder.assign([(args.topic.as_str(), partition)]),
             None => builder.topics([args.topic.as_str()]),
         };
         if let Some(group) = &args.group {
-            builder = builder.group_id(group.as_str());
+            builder = builder.group_id(group.as_str()).client_id("streamhouse consume");
+            builder = builder.session_timeout(args.session_timeout);
+        }
+        if let Some(instance) = &args.instance {
+            builder = builder.group_instance_id(instance.as_str());
+        }
+        if args.show_rebalances {
+            builder = builder.rebalance_listener(Teller);
         }
         let consumer = builder.build().await?;
-        let starts = consumer.positions().into_iter().map(|(at, offset)| (at.partition, offset));
-        let mut positions = Positions::new(starts);
+        let mut positions = Positions::default();
+        for (at, next) in consumer.positions() {
+            positions.passed(at.partition, next);
+        }
         if args.to_end {
             let admin = Admin::builder()
                 .controllers(controllers)
@@ -123,6 +149,7 @@ impl Session {
             positions,
             printer: Printer::new(args.format)?,
             commits: args.group.is_some(),
+            member: args.group.is_some() && args.partition.is_none(),
             last_commit: clock::now(),
         })
     }
@@ -152,11 +179,14 @@ impl Session {
 
     async fn read(&mut self, args: &Args, signals: &mut StopSignals) -> anyhow::Result<()> {
         let limit = args.max_records.unwrap_or(u64::MAX);
-        while self.printer.records < limit && !self.positions.all_ended() {
+        while self.printer.records < limit && !self.is_done() {
             let records = tokio::select! {
                 records = self.consumer.poll(POLL) => records?,
                 _ = signals.next() => return Ok(()),
             };
+            // Partitions come and go; what went was committed.
+            let assigned = self.consumer.assignment();
+            self.positions.keep(&assigned.iter().map(|at| at.partition).collect());
             for record in records {
                 if self.printer.records == limit {
                     break;
@@ -175,7 +205,7 @@ impl Session {
                 }
             }
             self.flush()?;
-            if self.last_commit.elapsed() > COMMIT_EVERY {
+            if !self.member && self.last_commit.elapsed() > COMMIT_EVERY {
                 tokio::select! {
                     committed = self.commit() => committed?,
                     // The last commit makes this one good.
@@ -184,6 +214,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// A member that has no partitions yet may get some.
+    fn is_done(&self) -> bool {
+        self.positions.all_ended() && !(self.member && self.positions.is_empty())
     }
 
     /// Only what the system took counts as printed for good.
@@ -198,13 +233,16 @@ impl Session {
         if !self.commits {
             return Ok(());
         }
+        let mut offsets = Vec::new();
         for (at, position) in self.consumer.positions() {
-            let written = self.positions.written(at.partition).unwrap_or(position);
+            // Of a partition without a word nothing was printed.
+            let Some(written) = self.positions.written(at.partition) else { continue };
             if written != position {
                 self.consumer.seek(&at.topic, at.partition, written)?;
             }
+            offsets.push((at, written));
         }
-        self.consumer.commit().await?;
+        self.consumer.commit_offsets(offsets).await?;
         self.last_commit = clock::now();
         Ok(())
     }

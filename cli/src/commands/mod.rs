@@ -8,6 +8,7 @@ pub(crate) mod consume;
 pub(crate) mod controller;
 pub(crate) mod down;
 pub(crate) mod explain;
+pub(crate) mod group;
 mod listen;
 pub(crate) mod produce;
 pub(crate) mod segment;
@@ -47,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Agent(args) => agent::run(args).await,
             Command::Status(args) => status::run(args, format).await,
             Command::Topic(args) => topic::run(args, format).await,
+            Command::Group(args) => group::run(args, format).await,
             Command::Produce(args) => produce::run(args, format).await,
             Command::Consume(args) => consume::run(args, format).await,
             Command::Bench(args) => bench::run(args, format).await,

@@ -105,6 +105,10 @@ impl Consumer {
 
     /// Reads what the subscription wants. After an error everything is as it was.
     pub(super) async fn follow(&mut self, subscription: Subscription) -> Result<(), ConsumeError> {
+        if self.takes_part(&subscription) {
+            return self.follow_as_member(subscription).await;
+        }
+        self.end_membership().await;
         let (wanted, known) = self.find(&subscription).await?;
         let ids: BTreeMap<_, _> = wanted.iter().map(|a| (a.at.clone(), a.topic)).collect();
         let (mut gone, mut lost) = (Vec::new(), Vec::new());

@@ -8,6 +8,7 @@ use streamhouse_store::Store;
 
 use super::cache::{CacheError, SegmentCache, SegmentCacheBuilder};
 use super::error::ConsumeError;
+use super::group::{Assignor, GroupOptions, RebalanceListener};
 use super::handle::Consumer;
 use super::subscription::Subscription;
 use crate::errors::ConfigError;
@@ -37,6 +38,7 @@ pub struct ConsumerBuilder {
     pub(super) topics: Vec<Arc<str>>,
     pub(super) assigned: Vec<TopicPartition>,
     pub(super) offset_reset: OffsetReset,
+    pub(super) group: GroupOptions,
     pub(super) auto_commit: bool,
     pub(super) auto_commit_interval: Duration,
     pub(super) max_poll_records: usize,
@@ -57,6 +59,7 @@ impl Default for ConsumerBuilder {
             topics: Vec::new(),
             assigned: Vec::new(),
             offset_reset: OffsetReset::default(),
+            group: GroupOptions::default(),
             auto_commit: true,
             auto_commit_interval: Duration::from_secs(5),
             max_poll_records: 10_000,
@@ -77,10 +80,60 @@ impl ConsumerBuilder {
         self
     }
 
-    /// The group whose offsets are read at start and committed. Default: none; the consumer then starts where
-    /// [`offset_reset`](Self::offset_reset) says and commits nothing.
+    /// The group whose offsets are read at start and committed. With topics or a pattern the consumer is a member of the
+    /// group, and the controllers share the partitions out among its members; with [`assign`](Self::assign) it is none,
+    /// reads what it names, and can commit only while the group has no members. Default: none; the consumer then starts
+    /// where [`offset_reset`](Self::offset_reset) says and commits nothing.
     pub fn group_id(mut self, group: impl Into<Arc<str>>) -> Self {
         self.group_id = Some(group.into());
+        self
+    }
+
+    /// Static membership: names this consumer among the group's members. One that is closed or dies and comes again within
+    /// its session timeout, as the same instance, gets what it had, and nobody else is disturbed. Of two at once the later
+    /// one stays; the earlier one's poll fails with [`ConsumeError::ReplacedMember`]. Default: none.
+    pub fn group_instance_id(mut self, instance: impl Into<Arc<str>>) -> Self {
+        self.group.instance_id = Some(instance.into());
+        self
+    }
+
+    /// What the member calls itself, for operators. Default: `streamhouse-client`.
+    pub fn client_id(mut self, client: impl Into<Arc<str>>) -> Self {
+        self.group.client_id = client.into();
+        self
+    }
+
+    /// How this member wants the group's partitions shared out; the controllers use the assignor that most members ask
+    /// for. Default: [`Assignor::Sticky`].
+    pub fn assignor(mut self, assignor: Assignor) -> Self {
+        self.group.assignor = assignor;
+        self
+    }
+
+    /// How long the controllers may hear nothing of this member before others get its partitions, 500 ms to 30 min. A
+    /// member that cannot reach them for so long stops by itself. Default: 10 s.
+    pub fn session_timeout(mut self, timeout: Duration) -> Self {
+        self.group.session_timeout = timeout;
+        self
+    }
+
+    /// How often the member says that it lives, at most a third of the session timeout. Default: a tenth of it, 3 s at
+    /// most.
+    pub fn heartbeat_interval(mut self, interval: Duration) -> Self {
+        self.group.heartbeat_interval = Some(interval);
+        self
+    }
+
+    /// How long the application may take between two polls; after that the member leaves its group, and joins again when
+    /// it polls. Default: 5 min.
+    pub fn max_poll_interval(mut self, interval: Duration) -> Self {
+        self.group.max_poll_interval = interval;
+        self
+    }
+
+    /// Hears of the partitions that come and go. Default: none.
+    pub fn rebalance_listener(mut self, listener: impl RebalanceListener + 'static) -> Self {
+        self.group.listener = Some(Arc::new(listener));
         self
     }
 
@@ -196,6 +249,7 @@ impl ConsumerBuilder {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
+        self.group.validate()?;
         if self.pattern.is_some() && !(self.topics.is_empty() && self.assigned.is_empty()) {
             let problem = "a pattern stands alone: name no topics or partitions besides";
             return Err(ConfigError::new("topics_matching", problem));

@@ -9,6 +9,7 @@ use streamhouse_segment::ids::TopicId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::ConsumeError;
+use super::group::Lease;
 use super::metrics::{Counters, count};
 use crate::convert;
 use crate::errors::{CallError, Code};
@@ -83,9 +84,11 @@ impl CommitQueue {
         group: Arc<str>,
         metadata: Metadata,
         counters: Arc<Counters>,
+        lease: Arc<Lease>,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (requests, mut waiting) = mpsc::channel::<Request>(WAITING);
-        let committer = Committer { group: group.clone(), metadata, requester: Requester::new() };
+        let requester = Requester::new();
+        let committer = Committer { group: group.clone(), metadata, requester, lease };
         // GROUP: one at a time, so that the controllers get them in the order of their numbers.
         let task = async move {
             while let Some(request) = waiting.recv().await {
@@ -128,6 +131,8 @@ struct Committer {
     group: Arc<str>,
     metadata: Metadata,
     requester: Requester,
+    /// As which member.
+    lease: Arc<Lease>,
 }
 
 impl Committer {
@@ -139,11 +144,14 @@ impl Committer {
     }
 
     async fn commit_some(&self, offsets: &[Offset]) -> Result<(), ConsumeError> {
+        // GROUP: the one whose changes poll has followed; a zombie's is refused.
+        let (member, member_epoch) = self.lease.identity();
         let request = v1::CommitOffsetsRequest {
             request: Some(self.requester.next()),
             group: self.group.to_string(),
             offsets: offsets.iter().map(wire).collect(),
-            ..v1::CommitOffsetsRequest::default()
+            member_id: member.map(|id| id.to_vec()).unwrap_or_default(),
+            member_epoch,
         };
         let answer = self
             .metadata
@@ -172,7 +180,13 @@ impl Committer {
     }
 
     fn failed(&self, error: CallError) -> ConsumeError {
-        ConsumeError::Commit { group: self.group.clone(), error }
+        let group = self.group.clone();
+        match error {
+            CallError::Refused(refusal) if refusal.code == Code::FencedMember => {
+                ConsumeError::FencedMember { group, refusal }
+            }
+            error => ConsumeError::Commit { group, error },
+        }
     }
 }
 

@@ -168,6 +168,23 @@ pub enum ConsumeError {
     /// The segment cache could not be opened.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The consumer is no longer the member of the group as which it read what it wanted to commit: it was silent for its
+    /// session timeout, or did not poll for the max poll interval. The next poll tells what was lost, and joins again.
+    #[error("group {group}: {refusal}")]
+    FencedMember {
+        /// The group.
+        group: Arc<str>,
+        /// Why, in the cluster's words.
+        refusal: Refusal,
+    },
+    /// Another consumer has joined the group as the same instance; this one reads nothing any more.
+    #[error("another consumer has joined group {group} as instance {instance}")]
+    ReplacedMember {
+        /// The group.
+        group: Arc<str>,
+        /// The instance.
+        instance: Arc<str>,
+    },
     /// The consumer's own tasks have ended: a bug.
     #[error("the consumer's tasks have ended")]
     Ended,
@@ -190,6 +207,8 @@ impl ConsumeError {
             | Self::StoreNotOpen { .. }
             | Self::NoGroup
             | Self::NotSubscribed
+            | Self::FencedMember { .. }
+            | Self::ReplacedMember { .. }
             | Self::Cache(_)
             | Self::Ended => false,
             Self::CommitsWaiting { .. } => true,
@@ -221,6 +240,8 @@ impl ConsumeError {
             | Self::NoGroup
             | Self::CommitsWaiting { .. }
             | Self::NotSubscribed
+            | Self::FencedMember { .. }
+            | Self::ReplacedMember { .. }
             | Self::Cache(_)
             | Self::Ended => false,
             Self::Commit { error, .. } => error.may_have_taken_effect(),

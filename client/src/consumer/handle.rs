@@ -19,6 +19,7 @@ use super::commit::CommitQueue;
 use super::committing::Automatic;
 use super::error::ConsumeError;
 use super::fetcher::{Fetcher, Parts};
+use super::group::{Group, Lease, news};
 use super::metrics::{ConsumerMetrics, Counters, count};
 use super::ready::Ready;
 use super::records::Records;
@@ -57,6 +58,9 @@ pub struct Consumer {
     pub(super) updates: mpsc::Sender<v1::WatchResponse>,
     pub(super) watched: BTreeSet<TopicId>,
     pub(super) watching: Option<DropGuard>,
+    // Its part in the group.
+    pub(super) lease: Arc<Lease>,
+    pub(super) group: Option<Group>,
     // Commits.
     pub(super) commits: Option<CommitQueue>,
     pub(super) automatic: Option<Automatic>,
@@ -81,8 +85,10 @@ impl Consumer {
         let source = Source::new(store, cache, metadata.clone(), counters.clone());
         source.open(cluster.store_url.as_deref())?;
         let tasks = TaskTracker::new();
+        let lease = Arc::new(Lease::new());
         let commits = options.group_id.clone().map(|group| {
-            let (queue, task) = CommitQueue::new(group, metadata.clone(), counters.clone());
+            let (metadata, counters) = (metadata.clone(), counters.clone());
+            let (queue, task) = CommitQueue::new(group, metadata, counters, lease.clone());
             tasks.spawn(task);
             queue
         });
@@ -109,6 +115,8 @@ impl Consumer {
             updates,
             watched: BTreeSet::new(),
             watching: None,
+            lease,
+            group: None,
             commits,
             automatic: None,
             tasks,
@@ -145,6 +153,7 @@ impl Consumer {
     /// After an error the consumer stands where it stood, and the next poll tries again. Controllers that cannot be
     /// reached are told of once, after the operation timeout, and asked again all the while.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Records, ConsumeError> {
+        let _polling = self.lease.poll();
         if self.subscription.is_none() {
             return Err(ConsumeError::NotSubscribed);
         }
@@ -152,6 +161,7 @@ impl Consumer {
         self.commit_automatically();
         let until = clock::later(clock::now(), timeout);
         loop {
+            self.follow_group().await?;
             self.follow_events().await?;
             if let Some(slot) = self.books.lost() {
                 return Err(ConsumeError::NoOffset { at: (**self.table.at(slot)).clone() });
@@ -165,6 +175,9 @@ impl Consumer {
             };
             self.targets.ring();
             if !records.is_empty() {
+                if !self.may_hand_out().await? {
+                    continue;
+                }
                 count(&self.counters.records, records.len() as u64);
                 self.books.end_poll(records.consumed());
                 return Ok(records);
@@ -175,6 +188,7 @@ impl Consumer {
             tokio::select! {
                 () = self.ready.arrived() => {}
                 event = next(&mut self.events) => self.pending.push_back(event),
+                () = news(&mut self.group) => {}
                 () = tokio::time::sleep_until(until) => return Ok(records),
             }
         }
@@ -257,8 +271,13 @@ impl Consumer {
 
     /// Ends the consumer. With automatic commits, what the application has taken is committed: the last poll's records
     /// only if they were iterated to the end. Commits that are under way are waited for.
+    ///
+    /// A member leaves its group at once, so that others get its partitions; a static one (see
+    /// [`group_instance_id`](ConsumerBuilder::group_instance_id)) stays a member until its session timeout.
     pub async fn close(mut self) -> Result<(), ConsumeError> {
+        self.tell_of_leaving();
         let committed = self.commit_at_close().await;
+        self.leave().await;
         drop(self.end_with_me);
         // Its task ends when it has sent what it has.
         drop(self.commits);

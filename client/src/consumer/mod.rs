@@ -13,7 +13,8 @@
 //!
 //! A consumer that has read everything makes no look-up and no GET until the watch stream tells of new records.
 //!
-//! Which partitions are read is decided elsewhere and comes in as events: see `assignment`.
+//! Which partitions are read is decided elsewhere and comes in as events: see `assignment`; for a member of a consumer
+//! group by the controllers: see `group`.
 
 mod assignment;
 mod bookkeeping;
@@ -26,6 +27,7 @@ mod decode;
 mod discovery;
 mod error;
 mod fetcher;
+mod group;
 mod handle;
 mod hedge;
 mod joint;
@@ -48,6 +50,7 @@ pub use builder::{ConsumerBuilder, OffsetReset};
 pub use cache::{CacheError, SegmentCache, SegmentCacheBuilder};
 pub use commit::{CommittedOffset, PendingCommit};
 pub use error::ConsumeError;
+pub use group::{Assignor, RebalanceListener};
 pub use handle::Consumer;
 pub use locate::RecordLocation;
 pub use metrics::ConsumerMetrics;

@@ -190,11 +190,21 @@ impl ControllerPool {
         }
     }
 
+    /// All addresses, those learned included.
+    pub(crate) fn addresses(&self) -> Vec<Arc<str>> {
+        self.state.lock().addresses.clone()
+    }
+
+    /// Drops the connection to that controller; the next call makes another.
+    pub(crate) fn forget(&self, address: &str) {
+        self.state.lock().clients.remove(address);
+    }
+
     fn known(&self) -> Vec<String> {
         self.state.lock().addresses.iter().map(ToString::to_string).collect()
     }
 
-    async fn client(&self, address: &Arc<str>) -> Result<Client, String> {
+    pub(crate) async fn client(&self, address: &Arc<str>) -> Result<Client, String> {
         if let Some(client) = self.state.lock().clients.get(address) {
             return Ok(client.clone());
         }

@@ -8,7 +8,7 @@ use streamhouse_proto::{to_status, v1};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
-use super::{CLUSTER, GENERATION, State, World};
+use super::{CLUSTER, GENERATION, State, World, groups};
 
 pub(super) struct Fake(pub(super) World);
 
@@ -242,6 +242,10 @@ impl v1::metadata_server::Metadata for Fake {
         let mut state = self.0.state.lock();
         state.commits.push(request.clone());
         for commit in &request.offsets {
+            let partition = commit.partition.as_ref().unwrap().partition;
+            state.groups.asked.push(format!("commit {partition}"));
+        }
+        for commit in &request.offsets {
             let at = commit.partition.clone().unwrap();
             let key = (request.group.clone(), at.topic_id, at.partition);
             state.offsets.insert(key, (commit.offset, commit.metadata.clone()));
@@ -302,23 +306,23 @@ impl v1::metadata_server::Metadata for Fake {
 
     async fn join_group(
         &self,
-        _: Request<v1::JoinGroupRequest>,
+        r: Request<v1::JoinGroupRequest>,
     ) -> Result<Response<v1::JoinGroupResponse>, Status> {
-        Err(Status::unimplemented("not in these tests"))
+        Ok(Response::new(groups::join(&self.0, r.into_inner())))
     }
 
     async fn leave_group(
         &self,
-        _: Request<v1::LeaveGroupRequest>,
+        r: Request<v1::LeaveGroupRequest>,
     ) -> Result<Response<v1::LeaveGroupResponse>, Status> {
-        Err(Status::unimplemented("not in these tests"))
+        Ok(Response::new(groups::leave(&self.0, &r.into_inner())))
     }
 
     async fn release_partitions(
         &self,
-        _: Request<v1::ReleasePartitionsRequest>,
+        r: Request<v1::ReleasePartitionsRequest>,
     ) -> Result<Response<v1::ReleasePartitionsResponse>, Status> {
-        Err(Status::unimplemented("not in these tests"))
+        Ok(Response::new(groups::release(&self.0, &r.into_inner())))
     }
 
     async fn list_groups(
@@ -342,12 +346,14 @@ impl v1::metadata_server::Metadata for Fake {
         Err(Status::unimplemented("not in these tests"))
     }
 
-    type AttendGroupStream = futures::stream::Empty<Result<v1::AttendGroupResponse, Status>>;
+    type AttendGroupStream =
+        Pin<Box<dyn Stream<Item = Result<v1::AttendGroupResponse, Status>> + Send>>;
 
     async fn attend_group(
         &self,
-        _: Request<tonic::Streaming<v1::AttendGroupRequest>>,
+        r: Request<tonic::Streaming<v1::AttendGroupRequest>>,
     ) -> Result<Response<Self::AttendGroupStream>, Status> {
-        Err(Status::unimplemented("not in these tests"))
+        let answers = groups::attend(self.0.clone(), r.into_inner());
+        Ok(Response::new(Box::pin(answers)))
     }
 }

@@ -4,6 +4,7 @@
 mod agent;
 mod controller;
 pub mod faulty;
+mod groups;
 mod producers;
 pub mod reading;
 
@@ -26,6 +27,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 
 pub use agent::Action;
+pub use groups::Coordinator;
 
 const CLUSTER: [u8; 16] = [7; 16];
 const GENERATION: v1::Generation = v1::Generation { counter: 1, random: 9 };
@@ -57,6 +59,7 @@ pub struct State {
     pub producers: producers::Producers,
     /// The next look-up that is not linearizable says the second instead of the first object.
     pub outdated: Option<(u64, u64)>,
+    pub groups: Coordinator,
     sequence: u64,
 }
 

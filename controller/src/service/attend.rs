@@ -42,7 +42,8 @@ pub(super) async fn attend(
     let (out, stream) = mpsc::channel(QUEUE);
     let key = (Arc::from(first.group.as_str()), member);
     let tasks = shared.tasks.clone();
-    let attendance = Attendance { shared, key, out, heard: first.number, _place: place };
+    let instance = first.instance_id;
+    let attendance = Attendance { shared, key, instance, out, heard: first.number, _place: place };
     tasks.spawn(attendance.run(first.session_timeout_ms, incoming));
     Ok(ReceiverStream::new(stream))
 }
@@ -51,6 +52,8 @@ pub(super) async fn attend(
 struct Attendance {
     shared: Arc<Shared>,
     key: MemberKey,
+    /// Static membership; empty for none.
+    instance: String,
     out: mpsc::Sender<Result<v1::AttendGroupResponse, Status>>,
     /// The number of the last sign of life.
     heard: u64,
@@ -150,13 +153,15 @@ impl Attendance {
         }
         response.heard = self.heard;
         let (group, id) = (&*self.key.0, &self.key.1);
+        let shared = groups::membership(&view, group)?.unwrap_or_default();
+        response.assigning = shared.assigned_epoch != shared.epoch;
         if !tell_all {
             return Ok(response);
         }
         // It asked for the stream after its joining was applied, and this
         // leader has applied all that was committed before its term.
         response.fenced = groups::member(&view, group, id)?.is_none();
-        let shared = groups::membership(&view, group)?.unwrap_or_default();
+        response.replaced = response.fenced && groups::has_instance(&view, group, &self.instance)?;
         response.group_epoch = shared.epoch;
         response.assignment = true;
         for (key, record) in groups::owned_by(&view, group, id)? {

@@ -1,6 +1,6 @@
 //! How far each partition was printed and written out, and how far it is to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug)]
 struct Position {
@@ -13,61 +13,66 @@ struct Position {
 }
 
 /// Every partition that is read.
-#[derive(Debug)]
-pub(super) struct Positions(BTreeMap<u32, Position>);
+#[derive(Debug, Default)]
+pub(super) struct Positions {
+    read: BTreeMap<u32, Position>,
+    /// Where partitions end, whether they are read or not.
+    ends: BTreeMap<u32, u64>,
+}
 
 impl Positions {
-    /// Partitions and where each is read from; without an end.
-    pub(super) fn new(starts: impl Iterator<Item = (u32, u64)>) -> Self {
-        Self(
-            starts
-                .map(|(partition, next)| {
-                    (partition, Position { next, written: next, end: u64::MAX })
-                })
-                .collect(),
-        )
+    /// What is not among these is read no more.
+    pub(super) fn keep(&mut self, assigned: &BTreeSet<u32>) {
+        self.read.retain(|partition, _| assigned.contains(partition));
     }
 
-    /// Gives partitions an end; those that are not read are passed over.
+    /// Gives partitions an end.
     pub(super) fn end_at(&mut self, ends: impl Iterator<Item = (u32, u64)>) {
-        for (partition, end) in ends {
-            if let Some(position) = self.0.get_mut(&partition) {
-                position.end = end;
-            }
+        self.ends = ends.collect();
+        for (partition, position) in &mut self.read {
+            position.end = self.ends.get(partition).copied().unwrap_or(u64::MAX);
         }
     }
 
-    /// Whether the record at `offset` is to be printed; it then counts as printed.
+    /// Whether nothing is read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.read.is_empty()
+    }
+
+    /// Whether the record at `offset` is to be printed; it then counts as printed. A partition that is new begins there.
     pub(super) fn take(&mut self, partition: u32, offset: u64) -> bool {
-        match self.0.get_mut(&partition) {
-            Some(position) if offset < position.end => {
-                position.next = offset + 1;
-                true
-            }
-            _ => false,
+        let position = self.entry(partition, offset);
+        let wanted = offset < position.end;
+        if wanted {
+            position.next = offset + 1;
         }
+        wanted
     }
 
     /// There is no record between what was printed and `next`.
     pub(super) fn passed(&mut self, partition: u32, next: u64) {
-        if let Some(position) = self.0.get_mut(&partition) {
-            position.next = position.next.max(next.min(position.end));
-        }
+        let position = self.entry(partition, next);
+        position.next = position.next.max(next.min(position.end));
+    }
+
+    fn entry(&mut self, partition: u32, next: u64) -> &mut Position {
+        let end = self.ends.get(&partition).copied().unwrap_or(u64::MAX);
+        self.read.entry(partition).or_insert(Position { next, written: next, end })
     }
 
     /// Whether every partition has reached its end.
     pub(super) fn all_ended(&self) -> bool {
-        self.0.values().all(|position| position.next >= position.end)
+        self.read.values().all(|position| position.next >= position.end)
     }
 
     /// All that was printed was written out.
     pub(super) fn flushed(&mut self) {
-        self.0.values_mut().for_each(|position| position.written = position.next);
+        self.read.values_mut().for_each(|position| position.written = position.next);
     }
 
     /// One past the last offset written out: what may be committed.
     pub(super) fn written(&self, partition: u32) -> Option<u64> {
-        self.0.get(&partition).map(|position| position.written)
+        self.read.get(&partition).map(|position| position.written)
     }
 }
 
@@ -75,9 +80,27 @@ impl Positions {
 mod tests {
     use super::*;
 
+    fn positions<const N: usize>(starts: [(u32, u64); N]) -> Positions {
+        let mut positions = Positions::default();
+        starts.into_iter().for_each(|(partition, next)| positions.passed(partition, next));
+        positions
+    }
+
+    #[test]
+    fn a_partition_that_comes_begins_with_its_first_record_and_has_its_end() {
+        let mut positions = positions([(0, 5)]);
+        positions.end_at([(0, 9), (1, 3)].into_iter());
+        positions.keep(&BTreeSet::from([1]));
+        assert_eq!((positions.written(0), positions.is_empty()), (None, true));
+        assert!(positions.take(1, 2));
+        // Not written out yet: a commit would skip it.
+        assert_eq!(positions.written(1), Some(2));
+        assert!(!positions.take(1, 3) && positions.all_ended());
+    }
+
     #[test]
     fn what_came_after_the_end_was_set_is_not_printed() {
-        let mut positions = Positions::new([(0, 5), (1, 0)].into_iter());
+        let mut positions = positions([(0, 5), (1, 0)]);
         positions.end_at([(0, 7), (1, 0), (9, 9)].into_iter());
         assert!(!positions.all_ended());
         assert!(positions.take(0, 5) && positions.take(0, 6));
@@ -91,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_was_not_written_out_is_not_committed() {
-        let mut positions = Positions::new([(0, 5)].into_iter());
+        let mut positions = positions([(0, 5)]);
         assert!(positions.take(0, 5));
         positions.flushed();
         assert!(positions.take(0, 6) && positions.take(0, 7));
@@ -104,7 +127,7 @@ mod tests {
 
     #[test]
     fn offsets_without_records_can_be_the_last_ones() {
-        let mut positions = Positions::new([(0, 0)].into_iter());
+        let mut positions = positions([(0, 0)]);
         positions.end_at([(0, 3)].into_iter());
         assert!(positions.take(0, 1));
         positions.passed(0, 3);
@@ -113,7 +136,7 @@ mod tests {
 
     #[test]
     fn without_an_end_it_goes_on() {
-        let mut positions = Positions::new([(0, 0)].into_iter());
+        let mut positions = positions([(0, 0)]);
         assert!(positions.take(0, 1 << 40));
         assert!(!positions.all_ended());
     }

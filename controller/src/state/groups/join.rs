@@ -4,8 +4,8 @@
 use super::ownership::Changes;
 use super::{
     GroupPartition, MAX_ID_BYTES, MAX_MEMBERS, MAX_TOPICS, Member, MemberId, Membership,
-    SESSION_TIMEOUT_MS, instance_key, member, member_key, membership, owned_by, partitions,
-    put_membership, subscriptions,
+    SESSION_TIMEOUT_MS, instance_key, member, member_key, membership, partitions, put_membership,
+    subscriptions,
 };
 use crate::state::command::{GroupJoin, TopicKey};
 use crate::state::kv::{KvError, Transaction};
@@ -60,21 +60,14 @@ pub(in crate::state) fn join(
         Ok(topics) => topics,
         Err(refusal) => return refuse(refusal),
     };
-    let mut shared = membership(tx, &join.group)?.unwrap_or_default();
+    let shared = membership(tx, &join.group)?.unwrap_or_default();
     if shared.deleting {
         return refuse(Refusal::GroupBusy(shown(&join.group)));
     }
     if let Some(known) = member(tx, &join.group, &join.member)? {
         return change(tx, shared, join, known, &topics);
     }
-    let held = match &join.instance {
-        Some(instance) => typed::get::<MemberId>(tx, &instance_key(&join.group, instance))?,
-        None => None,
-    };
-    let old = match held {
-        Some(id) => member(tx, &join.group, &id)?.map(|member| (id, member)),
-        None => None,
-    };
+    let old = earlier_start(tx, join)?;
     if old.is_none() && shared.members as usize >= MAX_MEMBERS {
         return refuse(Refusal::Limit(format!(
             "group '{}' has {} members, allowed are {MAX_MEMBERS}",
@@ -91,10 +84,9 @@ pub(in crate::state) fn join(
         Err(refusal) => return refuse(refusal),
     };
     offsets::ensure_group(tx, now_ms, &join.group)?;
-    shared.epoch += 1;
-    let mut new = Member {
+    let new = Member {
         joined: index,
-        epoch: shared.epoch,
+        epoch: shared.epoch + 1,
         instance: join.instance.clone(),
         client: join.client.clone(),
         subscription,
@@ -102,6 +94,31 @@ pub(in crate::state) fn join(
         session_timeout_ms: join.session_timeout_ms,
         joined_ms: now_ms,
     };
+    enter(tx, shared, join, new, old)
+}
+
+/// The member that the same instance is so far.
+fn earlier_start(
+    tx: &Transaction<'_>,
+    join: &GroupJoin,
+) -> Result<Option<(MemberId, Member)>, KvError> {
+    let Some(instance) = &join.instance else { return Ok(None) };
+    let Some(id) = typed::get::<MemberId>(tx, &instance_key(&join.group, instance))? else {
+        return Ok(None);
+    };
+    Ok(member(tx, &join.group, &id)?.map(|member| (id, member)))
+}
+
+/// Everything was checked: the member is one from here on.
+fn enter(
+    tx: &mut Transaction<'_>,
+    mut shared: Membership,
+    join: &GroupJoin,
+    mut new: Member,
+    old: Option<(MemberId, Member)>,
+) -> Outcome {
+    let settled = shared.assigned_epoch == shared.epoch;
+    shared.epoch = new.epoch;
     let mut effects = Vec::new();
     let mut same = false;
     match old {
@@ -113,7 +130,7 @@ pub(in crate::state) fn join(
         None => shared.members += 1,
     }
     put_member(tx, &join.group, &join.member, &new, &mut effects);
-    if same && shared.assigned_epoch + 1 == shared.epoch {
+    if same && settled {
         // Nothing is to be assigned anew.
         shared.assigned_epoch = shared.epoch;
     } else {
@@ -194,7 +211,6 @@ fn replace(
             changes.set(tx, &key, &was, &now);
         }
     }
-    debug_assert!(owned_by(tx, group, &old_id)?.is_empty());
     tx.delete(member_key(group, &old_id));
     subscriptions::remove(tx, group, &old.subscription)?;
     changes.tell(shared.epoch, effects);

@@ -160,6 +160,11 @@ pub(crate) fn adds_one(kv: &dyn KvRead, join: &GroupJoin) -> Result<bool, KvErro
     }
 }
 
+/// Whether some member is that instance.
+pub(crate) fn has_instance(kv: &dyn KvRead, group: &str, instance: &str) -> Result<bool, KvError> {
+    Ok(kv.get(&instance_key(group, instance))?.is_some())
+}
+
 /// The members of a group, in the order of their ids.
 pub fn members(kv: &dyn KvRead, group: &str) -> Result<Vec<(MemberId, Member)>, KvError> {
     let (start, end) = Key::new(tag::MEMBER).name(group).range();

@@ -38,7 +38,7 @@ impl<'a> Changes<'a> {
             let (was, owner) = (was.owner, now.owner);
             self.owners.push(OwnerChange { partition: *key, was, now: owner });
         }
-        self.told.extend(was.owner.iter().chain(&now.owner));
+        self.told.extend(was.owner.iter().chain(&now.owner).chain(&now.target));
         match now.owner.is_none() && now.target.is_none() {
             true => tx.delete(partition_key(self.group, key)),
             false => typed::put(tx, partition_key(self.group, key), now),

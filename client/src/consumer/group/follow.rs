@@ -1,0 +1,262 @@
+//! Poll's part: follows what the membership's task says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::core::Key;
+use super::membership::Membership;
+use super::{EVENTS, Event, Group, VecDeque, WORDS, Word};
+use crate::clock;
+use crate::consumer::Consumer;
+use crate::consumer::assignment::{Assigned, AssignmentEvent};
+use crate::consumer::error::ConsumeError;
+use crate::consumer::offsets::describe;
+use crate::consumer::subscription::Subscription;
+use crate::errors::Code;
+use crate::types::TopicPartition;
+
+impl Consumer {
+    /// Whether it is the controllers who decide which partitions are read.
+    pub(in crate::consumer) fn takes_part(&self, subscription: &Subscription) -> bool {
+        let whole = match subscription {
+            Subscription::None => false,
+            Subscription::Topics { names, partitions } => {
+                !names.is_empty() && partitions.is_empty()
+            }
+            Subscription::Pattern(_) => true,
+        };
+        whole && self.options.group_id.is_some()
+    }
+
+    /// Takes part in the group for what the subscription wants. Returns once the controllers have assigned something,
+    /// which may be nothing yet.
+    pub(in crate::consumer) async fn follow_as_member(
+        &mut self,
+        subscription: Subscription,
+    ) -> Result<(), ConsumeError> {
+        if let Subscription::Topics { names, .. } = &subscription {
+            for name in names {
+                describe(&self.metadata, name).await?;
+            }
+        }
+        if let Some(group) = &self.group {
+            let _ = group.words.send(Word::Subscribed(subscription.clone())).await;
+            self.subscription = subscription;
+            return Ok(());
+        }
+        // Until now the application decided.
+        self.events = None;
+        self.pending.clear();
+        self.apply(&AssignmentEvent::Revoked(self.assignment())).await?;
+        self.begin_membership(subscription.clone());
+        let settled = self.settle().await;
+        match settled {
+            Ok(()) => self.subscription = subscription,
+            Err(_) => self.group = None,
+        }
+        settled
+    }
+
+    fn begin_membership(&mut self, subscription: Subscription) {
+        let Some(name) = self.options.group_id.clone() else { return };
+        let (events, receiver) = mpsc::channel(EVENTS);
+        let (words, spoken) = mpsc::channel(WORDS);
+        let lease = self.lease.clone();
+        let membership = Membership::new(
+            (name, self.options.group.clone()),
+            (self.metadata.clone(), self.options.metadata_refresh),
+            subscription,
+            lease.clone(),
+            (events, spoken),
+        );
+        let cancel = self.cancel.child_token();
+        self.tasks.spawn(membership.run(cancel.clone()));
+        self.group = Some(Group {
+            lease,
+            member: [0; 16],
+            events: receiver,
+            pending: VecDeque::new(),
+            words,
+            _task: cancel.drop_guard(),
+        });
+    }
+
+    /// Follows the first changes, until the assignment is complete.
+    async fn settle(&mut self) -> Result<(), ConsumeError> {
+        let until = clock::later(clock::now(), self.options.pool.operation_timeout);
+        loop {
+            let Some(group) = &mut self.group else { return Ok(()) };
+            if tokio::time::timeout_at(until, group.news()).await.is_err() {
+                // It goes on in poll.
+                return Ok(());
+            }
+            let settled = group.pending.iter().any(|event| matches!(event, Event::Settled));
+            self.follow_group().await?;
+            if settled {
+                return Ok(());
+            }
+        }
+    }
+
+    /// GROUP: whether what is read may be handed out. If not, it is lost.
+    pub(in crate::consumer) async fn may_hand_out(&mut self) -> Result<bool, ConsumeError> {
+        let Some(group) = &self.group else { return Ok(true) };
+        if group.lease.holds() {
+            return Ok(true);
+        }
+        let _ = group.words.send(Word::Lost).await;
+        let all = self.assignment();
+        self.lose(all).await?;
+        Ok(false)
+    }
+
+    /// Follows what has come in. A change that fails is followed again by the next poll.
+    pub(in crate::consumer) async fn follow_group(&mut self) -> Result<(), ConsumeError> {
+        loop {
+            let Some(group) = &mut self.group else { return Ok(()) };
+            while let Ok(event) = group.events.try_recv() {
+                group.pending.push_back(event);
+            }
+            let Some(event) = group.pending.front().cloned() else { return Ok(()) };
+            if let Event::Failed(error) = event {
+                // There is no way back from that one: it is told again and again.
+                if !matches!(error, ConsumeError::ReplacedMember { .. }) {
+                    group.pending.pop_front();
+                }
+                return Err(error);
+            }
+            self.follow_change(event).await?;
+            if let Some(group) = &mut self.group {
+                group.pending.pop_front();
+            }
+        }
+    }
+
+    async fn follow_change(&mut self, event: Event) -> Result<(), ConsumeError> {
+        match event {
+            Event::Began(member, epoch) => {
+                // What is still read is of the membership before.
+                let all = self.assignment();
+                self.lose(all).await?;
+                if let Some(group) = &mut self.group {
+                    group.member = member;
+                    group.lease.follow(member, epoch);
+                }
+            }
+            Event::Assigned(keys, epoch) => self.take_over(&keys, epoch).await?,
+            Event::Revoked(keys) => self.give_up(keys).await?,
+            Event::Lost(keys) => {
+                let partitions = self.names_of(&keys);
+                self.lose(partitions).await?;
+            }
+            Event::Settled | Event::Failed(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn take_over(&mut self, keys: &[Key], epoch: u32) -> Result<(), ConsumeError> {
+        if let Some(group) = &self.group {
+            // Before its offsets are read: what is committed from here on is of this grant.
+            group.lease.follow(group.member, epoch);
+        }
+        let mut wanted = BTreeMap::<_, BTreeSet<u32>>::new();
+        for (topic, partition) in keys {
+            wanted.entry(*topic).or_default().insert(*partition);
+        }
+        let mut partitions = Vec::new();
+        for (topic, numbers) in wanted {
+            let found = match self.metadata.describe_id(topic, false).await {
+                Ok(found) => found,
+                // It was deleted; the controllers will say so.
+                Err(error) if error.code() == Some(Code::UnknownTopic) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let name: Arc<str> = found.topic.name.into();
+            let states = found.partitions.iter().filter(|state| numbers.contains(&state.partition));
+            partitions.extend(states.map(|state| Assigned::new(&name, topic, state)));
+        }
+        let names: Vec<_> = partitions.iter().map(|a| TopicPartition::clone(&a.at)).collect();
+        self.apply(&AssignmentEvent::Assigned { partitions, noticed: false }).await?;
+        if let Some(listener) = self.listener().filter(|_| !names.is_empty()) {
+            listener.assigned(&names);
+        }
+        Ok(())
+    }
+
+    /// The order is documented at [`RebalanceListener`](super::RebalanceListener).
+    async fn give_up(&mut self, keys: Vec<Key>) -> Result<(), ConsumeError> {
+        let partitions = self.names_of(&keys);
+        if let Some(listener) = self.listener().filter(|_| !partitions.is_empty()) {
+            listener.revoked(&partitions);
+        }
+        self.apply(&AssignmentEvent::Revoked(partitions)).await?;
+        if let Some(group) = &self.group {
+            let _ = group.words.send(Word::GivenUp(keys)).await;
+        }
+        Ok(())
+    }
+
+    async fn lose(&mut self, partitions: Vec<TopicPartition>) -> Result<(), ConsumeError> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(partitions = partitions.len(), "partitions of the group were lost");
+        self.apply(&AssignmentEvent::Lost(partitions.clone())).await?;
+        if let Some(listener) = self.listener() {
+            listener.lost(&partitions);
+        }
+        Ok(())
+    }
+
+    fn listener(&self) -> Option<Arc<dyn super::RebalanceListener>> {
+        self.options.group.listener.clone()
+    }
+
+    /// Those of them that are read.
+    fn names_of(&self, keys: &[Key]) -> Vec<TopicPartition> {
+        let keys: BTreeSet<&Key> = keys.iter().collect();
+        let read =
+            self.table.iter().filter(|(at, topic, _)| keys.contains(&(*topic, at.partition)));
+        read.map(|(at, ..)| TopicPartition::clone(at)).collect()
+    }
+
+    /// The application decides from here on what is read.
+    pub(in crate::consumer) async fn end_membership(&mut self) {
+        if self.group.is_none() {
+            return;
+        }
+        self.tell_of_leaving();
+        self.apply_quietly(AssignmentEvent::Revoked(self.assignment())).await;
+        self.leave().await;
+    }
+
+    /// Leaves the group at once, so that others need not wait for the session timeout; a static member stays one until
+    /// then, for it may come again.
+    pub(in crate::consumer) async fn leave(&mut self) {
+        let Some(group) = self.group.take() else { return };
+        // What was to be committed is; a commit of less would take it back.
+        self.apply_quietly(AssignmentEvent::Lost(self.assignment())).await;
+        group.lease.unfollow();
+        let (done, left) = oneshot::channel();
+        if group.words.send(Word::Leave(done)).await.is_ok() {
+            // Without an answer the session timeout does it.
+            let _ = left.await;
+        }
+    }
+
+    /// The application is about to make it leave.
+    pub(in crate::consumer) fn tell_of_leaving(&self) {
+        let partitions = self.assignment();
+        if let Some(listener) = self.listener().filter(|_| self.group.is_some()) {
+            listener.revoked(&partitions);
+        }
+    }
+
+    async fn apply_quietly(&mut self, event: AssignmentEvent) {
+        if let Err(error) = self.apply(&event).await {
+            tracing::warn!(%error, "leaving the group");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A fake group coordinator. Without further orders every member gets all partitions of its topics, as if it were alone.
+
+use futures::stream::{self, Stream, StreamExt};
+use streamhouse_proto::v1;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Status, Streaming};
+
+use super::World;
+
+/// What a test has the coordinator say.
+#[derive(Default)]
+pub struct Coordinator {
+    /// Members, and the topics that they subscribe to.
+    pub members: Vec<(Vec<u8>, Vec<Vec<u8>>)>,
+    /// Instead of everything: partition of the topic, epoch of its grant, whether it is asked for.
+    pub grants: Option<Vec<(u32, u32, bool)>>,
+    /// It confirms no sign of life.
+    pub deaf: bool,
+    /// What was asked of it, in order: `join`, `leave`, `release PARTITION@EPOCH`, `commit PARTITION`.
+    pub asked: Vec<String>,
+}
+
+pub(super) fn join(world: &World, request: v1::JoinGroupRequest) -> v1::JoinGroupResponse {
+    let mut state = world.state.lock();
+    state.groups.asked.push("join".to_owned());
+    state.groups.members.retain(|(id, _)| *id != request.member_id);
+    state.groups.members.push((request.member_id, request.topic_ids));
+    v1::JoinGroupResponse { member_epoch: 1, applied: state.applied }
+}
+
+pub(super) fn leave(world: &World, request: &v1::LeaveGroupRequest) -> v1::LeaveGroupResponse {
+    let mut state = world.state.lock();
+    state.groups.asked.push("leave".to_owned());
+    state.groups.members.retain(|(id, _)| *id != request.member_id);
+    v1::LeaveGroupResponse { applied: state.applied }
+}
+
+pub(super) fn release(
+    world: &World,
+    request: &v1::ReleasePartitionsRequest,
+) -> v1::ReleasePartitionsResponse {
+    let mut state = world.state.lock();
+    for owned in &request.partitions {
+        let (partition, epoch) = (owned.partition.as_ref().unwrap().partition, owned.granted_epoch);
+        state.groups.asked.push(format!("release {partition}@{epoch}"));
+    }
+    v1::ReleasePartitionsResponse { applied: state.applied }
+}
+
+enum News {
+    Sign(Result<v1::AttendGroupRequest, Status>),
+    Changed,
+    /// The member went away.
+    Over,
+}
+
+/// Answers signs of life, and says everything anew when the world changes.
+pub(super) fn attend(
+    world: World,
+    signs: Streaming<v1::AttendGroupRequest>,
+) -> impl Stream<Item = Result<v1::AttendGroupResponse, Status>> {
+    let changes = WatchStream::from_changes(world.changed.subscribe()).map(|_| News::Changed);
+    let signs = signs.map(News::Sign).chain(stream::iter([News::Over]));
+    let news = stream::select(signs, changes);
+    let last = v1::AttendGroupRequest::default();
+    news.scan(last, move |last, news| {
+        let goes_on = match news {
+            News::Sign(Ok(sign)) => {
+                *last = sign;
+                true
+            }
+            News::Changed => true,
+            News::Sign(Err(_)) | News::Over => false,
+        };
+        let answer = goes_on.then(|| Ok(answer(&world, last)));
+        async move { answer }
+    })
+}
+
+fn answer(world: &World, sign: &v1::AttendGroupRequest) -> v1::AttendGroupResponse {
+    let state = world.state.lock();
+    let member = state.groups.members.iter().find(|(id, _)| *id == sign.member_id);
+    let of =
+        |id: &[u8; 16]| member.is_some_and(|(_, topics)| topics.iter().any(|t| t[..] == id[..]));
+    let wanted = state.topics.values().filter(|(id, _)| of(id));
+    let partitions = wanted.flat_map(|(id, logs)| {
+        let all = || (0..logs.len() as u32).map(|partition| (partition, 1, false)).collect();
+        let grants: Vec<_> = state.groups.grants.clone().unwrap_or_else(all);
+        grants.into_iter().map(|(partition, granted_epoch, revoking)| v1::OwnedPartition {
+            partition: Some(v1::TopicPartition { topic_id: id.to_vec(), partition }),
+            granted_epoch,
+            revoking,
+        })
+    });
+    v1::AttendGroupResponse {
+        leader: true,
+        term: 1,
+        applied: state.applied,
+        heard: if state.groups.deaf { 0 } else { sign.number },
+        fenced: member.is_none(),
+        group_epoch: 1,
+        assignment: true,
+        partitions: partitions.collect(),
+        ..Default::default()
+    }
+}
