@@ -4,6 +4,7 @@
 
 mod commits;
 mod golden;
+mod level1;
 mod machine;
 mod model;
 mod placement;
@@ -11,4 +12,3 @@ mod purity;
 mod requests;
 mod restore;
 mod topics;
-mod zz_generate;
