@@ -59,7 +59,7 @@ const ROLE: &str = "streamhouse_controller_role";
 const INFO: &str = "streamhouse_controller_info";
 
 /// Names and helps of [`gauges`], in its order.
-const GAUGES: [(&str, &str); 25] = [
+const GAUGES: [(&str, &str); 26] = [
     ("streamhouse_controller_term", "The Raft term it is in."),
     (
         "streamhouse_controller_leader_id",
@@ -121,6 +121,7 @@ const GAUGES: [(&str, &str); 25] = [
         "streamhouse_controller_reads_feature_level",
         "The highest feature level that its release reads.",
     ),
+    ("streamhouse_controller_log_size_bytes", "Size of the entries in its log."),
 ];
 
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
@@ -260,7 +261,7 @@ impl Metrics {
 
 fn gauges(raft: &RaftNode, served: Served) -> Result<[f64; GAUGES.len()], KvError> {
     let (status, health) = (raft.status(), raft.health());
-    let Sizes { state_bytes, snapshot_bytes, snapshot_age, log_queue, in_flight, limit } =
+    let Sizes { state_bytes, snapshot_bytes, snapshot_age, log_bytes, log_queue, in_flight, limit } =
         raft.sizes();
     let view = raft.try_view()?;
     let live = sessions::live(&view)?;
@@ -292,6 +293,7 @@ fn gauges(raft: &RaftNode, served: Served) -> Result<[f64; GAUGES.len()], KvErro
         whole(resident_bytes()),
         f64::from(levels.0),
         f64::from(levels.1),
+        whole(log_bytes),
     ])
 }
 

@@ -20,7 +20,7 @@ use super::snapshot_store::SnapshotStore;
 use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
 use super::time;
-use super::{ApplyObserver, CommandClock, bootstrap, stall};
+use super::{ApplyObserver, CommandClock, bootstrap, log_bounds, stall};
 use crate::limits::Gate;
 use crate::state::kv::KvError;
 use metrics::Histogram;
@@ -152,6 +152,7 @@ impl RaftNode {
         tasks.spawn(marks::watch(node.clone()));
         tasks.spawn(membership::promote(node.clone()));
         tasks.spawn(levels::watch(node.clone()));
+        tasks.spawn(log_bounds::watch(node.clone()));
         let service = RaftServer::new(RaftService::new(node.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
