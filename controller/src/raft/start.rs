@@ -107,8 +107,9 @@ impl RaftNode {
             peers: peers.clone(),
             applied: applied.clone(),
         };
+        let probes = options.probes.clone();
         let machine =
-            StateMachine::new(disk.state.clone(), disk.applied, applied.clone(), observer);
+            StateMachine::new(disk.state.clone(), disk.applied, applied.clone(), observer, probes);
         let raft =
             super::types::Raft::new(id, Arc::new(config), network, disk.log.clone(), machine)
                 .await
