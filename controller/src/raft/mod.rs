@@ -44,6 +44,7 @@ mod node;
 mod options;
 mod peers;
 mod propose;
+mod propose_many;
 #[cfg(test)]
 mod pure_tests;
 mod read;
