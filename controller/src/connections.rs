@@ -2,15 +2,20 @@
 //!
 //! Who it is shows with the first call only. A few connections above the limit
 //! are therefore taken: anybody but a peer is told that there are too many,
-//! and is gone a moment later. Peers have places of their own.
+//! and is gone a moment later, or as soon as another one comes when all these
+//! are taken. So whoever floods a controller with connections keeps out
+//! others of his kind, and a peer, which calls as soon as it is connected,
+//! always has the time to. Peers have places of their own.
 
 use crate::clock;
 use crate::places::{Place, Places};
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -32,10 +37,10 @@ pub(crate) fn admitted(
     incoming: TcpIncoming,
     places: Places,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    let spare = Places::new("spare connections", "", SPARE);
+    let mut spare = Spare::new();
     let peers = Places::new("connections of peers", "", PEERS);
     incoming.filter_map(move |stream| match stream {
-        Ok(stream) => Connection::admit(stream, &places, &spare, &peers).map(Ok),
+        Ok(stream) => Connection::admit(stream, &places, &mut spare, &peers).map(Ok),
         Err(error) => Some(Err(error)),
     })
 }
@@ -61,7 +66,67 @@ pub(crate) struct ConnectionInfo {
 #[derive(Debug)]
 struct Seat {
     peer: AtomicBool,
+    /// It must go: another one has its place.
+    ended: AtomicBool,
+    /// Who reads from it.
+    reader: AtomicWaker,
     place: Mutex<Place>,
+}
+
+impl Seat {
+    fn new(place: Place) -> Arc<Self> {
+        Arc::new(Self {
+            peer: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+            place: Mutex::new(place),
+        })
+    }
+}
+
+/// The places above the limit.
+struct Spare {
+    free: Places,
+    /// For those that had to go, until they are gone.
+    leaving: Places,
+    /// Who has such a place, in the order in which they came; some are gone,
+    /// or peers.
+    taken: VecDeque<Weak<Seat>>,
+}
+
+impl Spare {
+    fn new() -> Self {
+        let free = Places::new("spare connections", "", SPARE);
+        let leaving = Places::new("connections that are ended", "", SPARE);
+        Self { free, leaving, taken: VecDeque::new() }
+    }
+
+    /// A seat for one more, if need be in the place of who came first.
+    fn seat(&mut self) -> Option<Arc<Seat>> {
+        let seat = Seat::new(self.free.take().or_else(|| self.make_room())?);
+        if self.taken.len() > SPARE * 2 {
+            self.taken.retain(|seat| seat.strong_count() > 0);
+        }
+        self.taken.push_back(Arc::downgrade(&seat));
+        Some(seat)
+    }
+
+    fn make_room(&mut self) -> Option<Place> {
+        let leaving = self.leaving.take()?;
+        while let Some(first) = self.taken.pop_front() {
+            let Some(first) = first.upgrade() else { continue };
+            // Under this lock it becomes no peer meanwhile.
+            let mut place = first.place.lock();
+            if first.peer.load(Ordering::Relaxed) {
+                continue;
+            }
+            first.ended.store(true, Ordering::Relaxed);
+            let freed = std::mem::replace(&mut *place, leaving);
+            first.reader.wake();
+            return Some(freed);
+        }
+        None
+    }
 }
 
 impl ConnectionInfo {
@@ -70,8 +135,11 @@ impl ConnectionInfo {
         if self.seat.peer.load(Ordering::Relaxed) {
             return;
         }
-        if let Some(place) = self.peers.take() {
-            *self.seat.place.lock() = place;
+        let mut seat = self.seat.place.lock();
+        if !self.seat.ended.load(Ordering::Relaxed)
+            && let Some(place) = self.peers.take()
+        {
+            *seat = place;
             self.seat.peer.store(true, Ordering::Relaxed);
         }
     }
@@ -84,23 +152,31 @@ impl ConnectionInfo {
 
 impl Connection {
     /// Nothing, and the end of the connection, if there is no place at all.
-    fn admit(stream: TcpStream, places: &Places, spare: &Places, peers: &Places) -> Option<Self> {
-        let (place, above) = match places.take() {
-            Some(place) => (place, None),
-            None => (spare.take()?, Some(places.clone())),
+    fn admit(
+        stream: TcpStream,
+        places: &Places,
+        spare: &mut Spare,
+        peers: &Places,
+    ) -> Option<Self> {
+        let (seat, above) = match places.take() {
+            Some(place) => (Seat::new(place), None),
+            None => (spare.seat()?, Some(places.clone())),
         };
         let end = above.as_ref().map(|_| {
             let end = Instant::from_std(clock::now() + PATIENCE);
             Box::pin(tokio::time::sleep_until(end))
         });
-        let seat = Seat { peer: AtomicBool::new(false), place: Mutex::new(place) };
-        let info = ConnectionInfo { above, peers: peers.clone(), seat: Arc::new(seat) };
+        let info = ConnectionInfo { above, peers: peers.clone(), seat };
         Some(Self { stream, info, end })
     }
 
-    /// Ends what stayed nobody's for too long.
+    /// Ends what stayed nobody's for too long, or has lost its place.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(end) = &mut self.end else { return Ok(()) };
+        self.info.seat.reader.register(cx.waker());
+        if self.info.seat.ended.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         if end.as_mut().poll(cx).is_pending() {
             return Ok(());
         }
@@ -158,5 +234,49 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers() -> Places {
+        Places::new("connections of peers", "", PEERS)
+    }
+
+    fn info(seat: &Arc<Seat>, peers: &Places) -> ConnectionInfo {
+        ConnectionInfo { above: None, peers: peers.clone(), seat: Arc::clone(seat) }
+    }
+
+    fn ended(seat: &Seat) -> bool {
+        seat.ended.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_flood_makes_room_for_the_next_and_peers_stay() {
+        let (mut spare, peers) = (Spare::new(), peers());
+        let peer = spare.seat().unwrap();
+        info(&peer, &peers).is_peers();
+        assert_eq!((spare.free.taken(), peers.taken()), (0, 1));
+        let flood: Vec<_> = (0..SPARE).map(|_| spare.seat().unwrap()).collect();
+        let next = spare.seat().unwrap();
+        assert!(ended(&flood[0]) && !ended(&flood[1]) && !ended(&peer) && !ended(&next));
+        // One that had to go is no peer any more.
+        info(&flood[0], &peers).is_peers();
+        assert_eq!(peers.taken(), 1);
+        // The next one still can be.
+        info(&next, &peers).is_peers();
+        assert_eq!(peers.taken(), 2);
+    }
+
+    #[test]
+    fn no_more_have_to_go_at_once_than_there_are_places() {
+        let mut spare = Spare::new();
+        let taken: Vec<_> = (0..SPARE * 2).map(|_| spare.seat().unwrap()).collect();
+        assert!(spare.seat().is_none(), "those that were ended are not gone yet");
+        drop(taken);
+        assert!(spare.seat().is_some());
+        assert!(spare.taken.len() <= SPARE * 2 + 1);
     }
 }

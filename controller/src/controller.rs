@@ -139,7 +139,9 @@ impl Controller {
         let mut raft_options =
             RaftOptions::new(options.node_id, advertise, options.peers.clone(), &options.data);
         raft_options.snapshot_every = options.snapshot_every;
+        raft_options.snapshot_every_bytes = options.snapshot_every_bytes;
         raft_options.keep_logs = options.keep_logs;
+        raft_options.keep_log_bytes = options.keep_log_bytes;
         raft_options.founds = founds;
         raft_options.probes = probes.clone();
         raft_options.limits = limits.clone();

@@ -19,6 +19,7 @@ use streamhouse_observe::resident_bytes;
 
 const COMMIT_SECONDS: &str = "streamhouse_controller_commit_seconds";
 const LOG_SYNC_SECONDS: &str = "streamhouse_controller_log_sync_seconds";
+const APPLY_SECONDS: &str = "streamhouse_controller_apply_seconds";
 const FAILED: &str = "streamhouse_controller_proposals_failed_total";
 const LEADER_CHANGES: &str = "streamhouse_controller_leader_changes_total";
 const LEASE_MOVES: &str = "streamhouse_controller_lease_moves_total";
@@ -31,7 +32,11 @@ const SYNC_BUCKETS: [f64; 14] =
 const COMMIT_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0];
 
-const HISTOGRAMS: [(&str, &[f64], &str); 2] = [
+/// From one small group to a state that has come to a stand.
+const APPLY_BUCKETS: [f64; 13] =
+    [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+const HISTOGRAMS: [(&str, &[f64], &str); 3] = [
     (
         COMMIT_SECONDS,
         &COMMIT_BUCKETS,
@@ -41,6 +46,11 @@ const HISTOGRAMS: [(&str, &[f64], &str); 2] = [
         LOG_SYNC_SECONDS,
         &SYNC_BUCKETS,
         "Time of one synced write of the log, which may hold many entries.",
+    ),
+    (
+        APPLY_SECONDS,
+        &APPLY_BUCKETS,
+        "Time in which a group of committed entries was applied, or nothing could be; by whether a snapshot was being made.",
     ),
 ];
 
@@ -61,7 +71,7 @@ const ROLE: &str = "streamhouse_controller_role";
 const INFO: &str = "streamhouse_controller_info";
 
 /// Names and helps of [`gauges`], in its order.
-const GAUGES: [(&str, &str); 25] = [
+const GAUGES: [(&str, &str); 26] = [
     ("streamhouse_controller_term", "The Raft term it is in."),
     (
         "streamhouse_controller_leader_id",
@@ -123,6 +133,7 @@ const GAUGES: [(&str, &str); 25] = [
         "streamhouse_controller_reads_feature_level",
         "The highest feature level that its release reads.",
     ),
+    ("streamhouse_controller_log_size_bytes", "Size of the entries in its log."),
 ];
 
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
@@ -133,6 +144,8 @@ static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, 
 pub struct Probes {
     pub(crate) commit_seconds: Histogram,
     pub(crate) log_sync_seconds: Histogram,
+    apply_seconds: Histogram,
+    apply_in_snapshot_seconds: Histogram,
     pub(crate) leader_changes: Counter,
     pub(crate) lease_moves: Counter,
     pub(crate) commits_refused: Counter,
@@ -154,6 +167,10 @@ impl Probes {
     fn of(recorder: &dyn Recorder) -> Self {
         let histogram = |name| recorder.register_histogram(&Key::from_static_name(name), &METADATA);
         let counter = |name| recorder.register_counter(&Key::from_static_name(name), &METADATA);
+        let apply = |snapshot: &'static str| {
+            let label = Label::from_static_parts("snapshot", snapshot);
+            recorder.register_histogram(&Key::from_parts(APPLY_SECONDS, vec![label]), &METADATA)
+        };
         let failed = |reason: &'static str| {
             let key = Key::from_parts(FAILED, vec![Label::from_static_parts("reason", reason)]);
             recorder.register_counter(&key, &METADATA)
@@ -161,6 +178,8 @@ impl Probes {
         Self {
             commit_seconds: histogram(COMMIT_SECONDS),
             log_sync_seconds: histogram(LOG_SYNC_SECONDS),
+            apply_seconds: apply("no"),
+            apply_in_snapshot_seconds: apply("yes"),
             leader_changes: counter(LEADER_CHANGES),
             lease_moves: counter(LEASE_MOVES),
             commits_refused: counter(COMMITS_REFUSED),
@@ -171,6 +190,14 @@ impl Probes {
             indeterminate: failed("outcome_unknown"),
             shutting_down: failed("shutting_down"),
         }
+    }
+
+    /// A group of entries was applied within so long; or, for a snapshot,
+    /// nothing could be.
+    pub(crate) fn applied(&self, took: Duration, in_snapshot: bool) {
+        let histogram =
+            if in_snapshot { &self.apply_in_snapshot_seconds } else { &self.apply_seconds };
+        histogram.record(took.as_secs_f64());
     }
 
     /// A command was answered, or not, after so long.
@@ -267,7 +294,7 @@ impl Metrics {
 
 fn gauges(raft: &RaftNode, served: Served) -> Result<[f64; GAUGES.len()], KvError> {
     let (status, health) = (raft.status(), raft.health());
-    let Sizes { state_bytes, snapshot_bytes, snapshot_age, log_queue, in_flight, limit } =
+    let Sizes { state_bytes, snapshot_bytes, snapshot_age, log_bytes, log_queue, in_flight, limit } =
         raft.sizes();
     let view = raft.try_view()?;
     let live = sessions::live(&view)?;
@@ -299,6 +326,7 @@ fn gauges(raft: &RaftNode, served: Served) -> Result<[f64; GAUGES.len()], KvErro
         whole(resident_bytes()),
         f64::from(levels.0),
         f64::from(levels.1),
+        whole(log_bytes),
     ])
 }
 
@@ -311,6 +339,7 @@ mod tests {
         let (one, other) = (Metrics::new().unwrap(), Metrics::new().unwrap());
         let probes = one.probes();
         probes.lease_moves.increment(3);
+        probes.applied(Duration::from_millis(30), true);
         probes.proposed(Duration::from_millis(3), &Ok(()));
         probes.proposed::<()>(Duration::ZERO, &Err(ProposeError::Overloaded("full".into())));
         other.probes();
@@ -321,6 +350,8 @@ mod tests {
             "streamhouse_controller_commit_seconds_bucket{le=\"0.002\"} 0",
             "streamhouse_controller_commit_seconds_bucket{le=\"0.004\"} 1",
             "# TYPE streamhouse_controller_commit_seconds histogram",
+            "streamhouse_controller_apply_seconds_bucket{snapshot=\"yes\",le=\"0.025\"} 0",
+            "streamhouse_controller_apply_seconds_bucket{snapshot=\"yes\",le=\"0.05\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "no '{line}' in\n{text}");
         }

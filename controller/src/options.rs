@@ -3,6 +3,7 @@
 use crate::backup::BackupPlan;
 use crate::limits::Limits;
 use crate::liveness::Patience;
+use crate::raft::{KEEP_LOG_BYTES, SNAPSHOT_EVERY_BYTES};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,8 +39,12 @@ pub struct ControllerOptions {
     pub heartbeat_interval: Duration,
     /// A snapshot is made after so many log entries.
     pub snapshot_every: u64,
+    /// A snapshot is also made after so many bytes of entries.
+    pub snapshot_every_bytes: u64,
     /// So many entries before the snapshot stay in the log.
     pub keep_logs: u64,
+    /// Of these, no more than so many bytes stay.
+    pub keep_log_bytes: u64,
     /// How much it takes.
     pub limits: Limits,
     /// A consumer group without members in which nothing happens for so long
@@ -67,9 +72,10 @@ impl ControllerOptions {
 
     /// Options with the defaults: sessions end after 3 s of silence, 500 ms
     /// after a broken stream, and send heartbeats every 300 ms; a snapshot
-    /// every 100,000 entries, of which the last 10,000 stay; groups are removed
-    /// after 7 days; no backups; unreachable objects are looked for every 10
-    /// minutes, and deleted an hour after they left the index.
+    /// every 100,000 entries or 256 MiB of them, of which the last 10,000, or
+    /// 64 MiB, stay; groups are removed after 7 days; no backups; unreachable
+    /// objects are looked for every 10 minutes, and deleted an hour after they
+    /// left the index.
     pub fn new(
         node_id: u64,
         listen: SocketAddr,
@@ -88,7 +94,9 @@ impl ControllerOptions {
             session_grace: Duration::from_millis(500),
             heartbeat_interval: Duration::from_millis(300),
             snapshot_every: 100_000,
+            snapshot_every_bytes: SNAPSHOT_EVERY_BYTES,
             keep_logs: 10_000,
+            keep_log_bytes: KEEP_LOG_BYTES,
             limits: Limits::default(),
             group_retention: Duration::from_secs(7 * 24 * 3600),
             backups: None,

@@ -64,6 +64,54 @@ async fn a_follower_far_behind_gets_a_snapshot() {
     assert_eq!(cluster.node(absent).view().state_hash(), hash);
 }
 
+const MIB: u64 = 1 << 20;
+
+/// By entries alone this log would stay as it is.
+fn bounded_in_bytes(options: &mut RaftOptions) {
+    (options.snapshot_every_bytes, options.keep_log_bytes) = (4 * MIB, MIB);
+}
+
+/// An entry of 1 MiB: it is refused when it is applied, and in the log all the
+/// same.
+fn large(number: u64) -> CommandBody {
+    let metadata = "m".repeat(MIB as usize);
+    let partition = PartitionKey { topic: [1; 16], partition: 0 };
+    CommandBody::CommitOffsets { group: "g".into(), offsets: vec![(partition, number, metadata)] }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_large_entries_is_cut_off_by_its_bytes() {
+    let mut cluster = Cluster::start(3, bounded_in_bytes).await;
+    let leader = cluster.leader().await;
+    let absent = 1 + leader % 3;
+    let (index, _) = propose(cluster.node(leader), create(0)).await;
+    cluster.settle(index).await;
+    cluster.crash(absent).await;
+    for number in 0..20 {
+        propose(cluster.node(leader), large(number)).await;
+    }
+    // A snapshot came of the bytes, and what lies before it went but for 1 MiB;
+    // what came after it is less than calls for another.
+    let (last, _) = propose(cluster.node(leader), create(1)).await;
+    for running in cluster.running.values() {
+        poll("the log is short", || {
+            let (status, bytes) = (running.node.status(), running.node.sizes().log_bytes);
+            (status.snapshot > index && bytes <= 6 * MIB).then_some(())
+        })
+        .await;
+    }
+    // Who was away gets it, and what is counted is found again.
+    cluster.launch(absent).await;
+    cluster.node(absent).wait_applied(last, PATIENCE).await.unwrap();
+    assert!(!cluster.running[&absent].observer.installed.lock().is_empty());
+    cluster.settle(last).await;
+    let bytes = cluster.node(leader).sizes().log_bytes;
+    cluster.crash(leader).await;
+    cluster.launch(leader).await;
+    let again = cluster.node(leader).sizes().log_bytes;
+    assert!(again > 0 && again <= bytes + MIB, "{again} bytes, before it was {bytes}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_does_not_change() {
     let cluster = Cluster::start(1, defaults).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use streamhouse_proto::v1;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
 use streamhouse_proto::v1::sessions_client::SessionsClient;
-use streamhouse_tests::{LocalCluster, Random, Stopwatch, until};
+use streamhouse_tests::{LocalCluster, Random, Stopwatch, http_get, until};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -160,6 +160,28 @@ fn snapshots(cluster: &LocalCluster, n: usize) -> BTreeMap<String, u64> {
     files.map(|f| (f.file_name().into_string().unwrap(), f.metadata().unwrap().len())).collect()
 }
 
+/// No group of entries may wait for, or take, so long while a snapshot is made, where the machine is there for this test
+/// alone (`make test-scale`).
+const LONGEST_PAUSE_MS: f64 = 50.0;
+
+/// How long groups of entries took to be applied at controller `n` while snapshots were made: how many took at most so
+/// many milliseconds, by these.
+fn applied_in_snapshots(cluster: &LocalCluster, n: usize) -> Vec<(f64, u64)> {
+    const BUCKET: &str = "streamhouse_controller_apply_seconds_bucket{snapshot=\"yes\",le=\"";
+    let (_, text) = http_get(cluster.http_address(n), "/metrics").unwrap();
+    let buckets = text.lines().filter_map(|line| line.strip_prefix(BUCKET)?.split_once("\"} "));
+    let millis =
+        |le: &str| if le == "+Inf" { f64::INFINITY } else { le.parse::<f64>().unwrap() * 1e3 };
+    buckets.map(|(le, count)| (millis(le), count.parse().unwrap())).collect()
+}
+
+/// The smallest of those milliseconds within which the share `p` of the groups was applied.
+fn within(buckets: &[(f64, u64)], p: f64) -> f64 {
+    let all = buckets.last().unwrap().1;
+    let enough = |(_, count): &&(f64, u64)| *count as f64 >= all as f64 * p;
+    buckets.iter().find(enough).unwrap().0
+}
+
 #[test]
 fn a_large_state_is_found_again_looked_up_and_snapshotted() {
     let Scale { segments, topics, sessions } = scale();
@@ -239,6 +261,19 @@ fn a_large_state_is_found_again_looked_up_and_snapshotted() {
         percentile(&waits, 0.99),
         waits[waits.len() - 1]
     );
+    for n in 1..=3 {
+        let buckets = applied_in_snapshots(&cluster, n);
+        let (groups, longest) = (buckets.last().unwrap().1, within(&buckets, 1.0));
+        println!(
+            "controller {n}: {groups} groups of entries were applied while snapshots were made, half of them within \
+             {} ms, 99 % within {} ms, all within {longest} ms",
+            within(&buckets, 0.5),
+            within(&buckets, 0.99),
+        );
+        assert!(groups > 0, "a snapshot is taken between two groups");
+        let alone = std::env::var("STREAMHOUSE_SCALE").is_ok();
+        assert!(!alone || longest <= LONGEST_PAUSE_MS, "a snapshot held up what is applied");
+    }
     println!("snapshots: {:?}", snapshots(&cluster, leader));
     let log = cluster.controller_log(leader);
     log.lines().filter(|line| line.contains("snapshot built")).for_each(|line| println!("{line}"));

@@ -70,12 +70,19 @@ struct Run {
     /// Make a snapshot after so many log entries.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(100..))]
     snapshot_every: u64,
+    /// Make one also after so many bytes of log entries. Default: 256 MiB.
+    #[arg(long, value_name = "BYTES", default_value_t = raft::SNAPSHOT_EVERY_BYTES)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..), hide_default_value = true)]
+    snapshot_every_bytes: u64,
     /// Keep so many log entries behind the snapshot, for controllers that are a little behind.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     keep_logs: u64,
     /// Remove a consumer group without members, and its offsets, once nothing has happened in it for so long.
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
     group_retention: Duration,
+    /// Of these keep no more than so many bytes. Default: 64 MiB.
+    #[arg(long, value_name = "BYTES", default_value_t = raft::KEEP_LOG_BYTES, hide_default_value = true)]
+    keep_log_bytes: u64,
     /// Back the metadata up into the cluster's store once so much time has passed since the newest backup there, as 1h;
     /// whoever leads does. Default: never.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -184,6 +191,8 @@ async fn serve(args: Run, limits: &LimitFlags) -> anyhow::Result<()> {
     };
     (options.snapshot_every, options.keep_logs) = (args.snapshot_every, args.keep_logs);
     options.group_retention = args.group_retention;
+    (options.snapshot_every_bytes, options.keep_log_bytes) =
+        (args.snapshot_every_bytes, args.keep_log_bytes);
     options.limits = limits.limits()?;
     options.http_listen = args
         .http_listen

@@ -296,6 +296,10 @@ fn options() -> Options {
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
+    // The state is written without a sync; it goes to the system with the next
+    // write that has one, before that write returns, and not by a call of its
+    // own. What a crash takes of it is applied again.
+    options.set_manual_wal_flush(true);
     options.set_max_total_wal_size(WAL_BYTES);
     options.set_keep_log_file_num(4);
     options.set_max_open_files(512);

@@ -72,6 +72,8 @@ pub struct Sizes {
     pub snapshot_bytes: u64,
     /// How long ago that was written.
     pub snapshot_age: Option<Duration>,
+    /// The entries of the log.
+    pub log_bytes: u64,
     /// Requests that wait for the log's writer.
     pub log_queue: usize,
     /// Bytes of proposals that are not applied yet.
@@ -112,6 +114,7 @@ impl RaftNode {
             state_bytes: core.db.state_bytes(),
             snapshot_bytes: file.map_or(0, |file| file.len()),
             snapshot_age: written.map(clock::since),
+            log_bytes: core.log.bytes(),
             log_queue: core.log.writer().queued(),
             in_flight: limit.saturating_sub(core.proposals.available_permits()),
             limit,

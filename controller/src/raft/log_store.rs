@@ -3,6 +3,7 @@
 
 use super::db::{Db, ReadError};
 use super::entry;
+use super::log_sizes::LogSizes;
 use super::log_tail::LogTail;
 use super::log_writer::{LogWriter, Request, stopped};
 use super::marks::{self, Marks};
@@ -86,8 +87,13 @@ impl LogStore {
     ) -> Result<Self, LogError> {
         let purged = meta::load_log_id(&db, meta::PURGED)?;
         let mut marks = Marks::new();
-        let (first, last) = check(&db, purged, |entry| marks::gather(entry, &mut marks))?;
+        let mut sizes = LogSizes::default();
+        let (first, last) = check(&db, purged, |entry| {
+            marks::gather(entry, &mut marks);
+            sizes.push(entry.log_id.index, entry::size(entry) as u64);
+        })?;
         let mut tail = LogTail::new(purged, first, last);
+        tail.sizes = sizes;
         tail.vote = meta::load_vote(&db)?;
         // What was committed may have been written ahead of the entries: a
         // follower hears of both at once, and its batches are bounded.
@@ -152,6 +158,22 @@ impl LogStore {
     /// Index of the last entry.
     pub(crate) fn last_index(&self) -> u64 {
         self.tail.read().last.map_or(0, |id| id.index)
+    }
+
+    /// Bytes of its entries.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.tail.read().sizes.total()
+    }
+
+    /// Bytes of the entries after `after`, up to and including `upto`.
+    pub(crate) fn bytes_between(&self, after: u64, upto: u64) -> u64 {
+        self.tail.read().sizes.between(after, upto)
+    }
+
+    /// The last entry that must go, so that those up to and including `upto`
+    /// take no more than `keep` bytes.
+    pub(crate) fn beyond(&self, upto: u64, keep: u64) -> Option<u64> {
+        self.tail.read().sizes.beyond(upto, keep)
     }
 
     async fn complete(&self, request: Request, done: oneshot::Receiver<()>) -> io::Result<()> {

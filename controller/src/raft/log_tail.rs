@@ -3,6 +3,7 @@
 //! that replication seldom reads the disk.
 
 use super::entry;
+use super::log_sizes::LogSizes;
 use super::types::{Entry, LogId, Vote};
 use std::collections::VecDeque;
 
@@ -28,6 +29,8 @@ pub(crate) struct LogTail {
     pub(crate) committed: Option<LogId>,
     entries: VecDeque<Entry>,
     bytes: usize,
+    /// Of the whole log, not only of what is here.
+    pub(crate) sizes: LogSizes,
 }
 
 impl LogTail {
@@ -50,6 +53,7 @@ impl LogTail {
             self.first.get_or_insert(index);
             self.last = Some(entry.log_id);
             self.bytes += entry::size(entry);
+            self.sizes.push(index, entry::size(entry) as u64);
             self.entries.push_back(entry.clone());
         }
         Ok(())
@@ -57,6 +61,7 @@ impl LogTail {
 
     /// Forgets everything after `after`; `last` is the log id there.
     pub(crate) fn truncate(&mut self, after: Option<LogId>) {
+        self.sizes.truncate(after.map_or(0, |after| after.index + 1));
         let keep = |id: LogId| after.is_some_and(|after| id.index <= after.index);
         while let Some(entry) = self.entries.back()
             && !keep(entry.log_id)
@@ -75,6 +80,7 @@ impl LogTail {
 
     /// Forgets everything up to and including `upto`.
     pub(crate) fn purge(&mut self, upto: LogId) {
+        self.sizes.purge(upto.index);
         while let Some(entry) = self.entries.front()
             && entry.log_id.index <= upto.index
         {

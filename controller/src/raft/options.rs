@@ -10,6 +10,11 @@ use std::time::Duration;
 /// The largest encoded command, so that any batch of entries fits a message.
 pub const MAX_COMMAND_BYTES: usize = 4 << 20;
 
+/// A snapshot is made after so many bytes of log, by default.
+pub const SNAPSHOT_EVERY_BYTES: u64 = 256 << 20;
+/// So many bytes of log before the snapshot stay, by default.
+pub const KEEP_LOG_BYTES: u64 = 64 << 20;
+
 /// See [`RaftOptions::new`] for the defaults.
 #[derive(Debug, Clone)]
 pub struct RaftOptions {
@@ -39,9 +44,13 @@ pub struct RaftOptions {
     pub election_max: Duration,
     /// A snapshot is made after so many entries.
     pub snapshot_every: u64,
+    /// A snapshot is also made after so many bytes of entries.
+    pub snapshot_every_bytes: u64,
     /// So many entries before the snapshot stay in the log, for followers
     /// that are a little behind.
     pub keep_logs: u64,
+    /// Of these, no more than so many bytes stay.
+    pub keep_log_bytes: u64,
     /// How much it takes.
     pub limits: Limits,
     /// Where it counts what happens.
@@ -54,8 +63,8 @@ pub struct RaftOptions {
 
 impl RaftOptions {
     /// Options with the defaults: 10 s for the word of all voters, heartbeats every 60 ms, campaigns 0.55 to
-    /// 0.7 s after the last one, a snapshot every 100,000 entries of which the
-    /// last 10,000 stay in the log.
+    /// 0.7 s after the last one, a snapshot every 100,000 entries or 256 MiB of
+    /// them, of which the last 10,000, or 64 MiB, stay in the log.
     pub fn new(
         node_id: u64,
         advertise: impl Into<String>,
@@ -74,7 +83,9 @@ impl RaftOptions {
             election_min: Duration::from_millis(200),
             election_max: Duration::from_millis(350),
             snapshot_every: 100_000,
+            snapshot_every_bytes: SNAPSHOT_EVERY_BYTES,
             keep_logs: 10_000,
+            keep_log_bytes: KEEP_LOG_BYTES,
             limits: Limits::default(),
             probes: Probes::default(),
             reads_level: features::NEWEST,

@@ -1,6 +1,6 @@
 //! Proposing commands: at the leader, or through it.
 
-use super::forward::Waiting;
+use super::forward::{Outcome, Waiting};
 use super::message::{ForwardAnswer, Forwarded};
 use super::node::RaftNode;
 use super::time;
@@ -61,6 +61,18 @@ pub enum ProposeError {
     ShuttingDown,
 }
 
+/// A command that may be proposed now.
+pub(super) struct Ready {
+    pub(super) command: EncodedCommand,
+    pub(super) kept: Kept,
+}
+
+/// BOUND: what a command takes until it is applied.
+pub(super) struct Kept {
+    _permits: Option<OwnedSemaphorePermit>,
+    _room: Option<Room>,
+}
+
 impl RaftNode {
     /// Proposes a command and waits until it is applied; returns its index
     /// and the state machine's answer. A follower passes it on to the leader,
@@ -93,31 +105,17 @@ impl RaftNode {
         request: Option<RequestKey>,
         body: CommandBody,
     ) -> Result<(u64, Reply), ProposeError> {
+        let Ready { command, kept } = match self.prepare(request, body) {
+            Ok(ready) => ready,
+            Err(outcome) => return outcome,
+        };
         let core = self.core();
-        if core.cancel.is_cancelled() {
-            return Err(ProposeError::ShuttingDown);
-        }
-        if !self.leads() {
-            return Err(ProposeError::NoLeader { leader: self.leader() });
-        }
-        self.check_level(&body)?;
-        let room = match self.room(request.as_ref(), &body)? {
-            Ok(room) => room,
-            Err(refusal) => return Ok((*core.applied.index.borrow(), Reply::Refused(refusal))),
-        };
-        let own = is_own(&body);
-        let command = Command { time_ms: core.clock.stamp_ms(), request, body };
-        let bytes = codec::encode(&command);
-        let permits = match own {
-            true => None,
-            false => Some(self.take_permits(bytes.len())?),
-        };
         let raft = core.raft.clone();
         // A task of its own: permits and room are due until the entry is
         // applied, even if the caller stops waiting.
         let write = core.tasks.spawn(async move {
-            let outcome = raft.client_write(EncodedCommand(bytes.into())).await;
-            drop((permits, room));
+            let outcome = raft.client_write(command).await;
+            drop(kept);
             outcome
         });
         match tokio::time::timeout(PATIENCE, write).await {
@@ -126,6 +124,37 @@ impl RaftNode {
             Ok(Err(error)) => Err(ProposeError::Indeterminate(error.to_string())),
             Err(_) => Err(ProposeError::Indeterminate("not applied in time".into())),
         }
+    }
+
+    /// What is proposed, unless it is answered without.
+    pub(super) fn prepare(
+        &self,
+        request: Option<RequestKey>,
+        body: CommandBody,
+    ) -> Result<Ready, Outcome> {
+        let core = self.core();
+        if core.cancel.is_cancelled() {
+            return Err(Err(ProposeError::ShuttingDown));
+        }
+        if !self.leads() {
+            return Err(Err(ProposeError::NoLeader { leader: self.leader() }));
+        }
+        self.check_level(&body).map_err(Err)?;
+        let room = match self.room(request.as_ref(), &body).map_err(Err)? {
+            Ok(room) => room,
+            Err(refusal) => {
+                return Err(Ok((*core.applied.index.borrow(), Reply::Refused(refusal))));
+            }
+        };
+        let own = is_own(&body);
+        let command = Command { time_ms: core.clock.stamp_ms(), request, body };
+        let bytes = codec::encode(&command);
+        let permits = match own {
+            true => None,
+            false => Some(self.take_permits(bytes.len()).map_err(Err)?),
+        };
+        let kept = Kept { _permits: permits, _room: room };
+        Ok(Ready { command: EncodedCommand(bytes.into()), kept })
     }
 
     /// Whether every controller can read the command.
@@ -225,7 +254,7 @@ fn is_own(body: &CommandBody) -> bool {
     )
 }
 
-fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
+pub(super) fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
             ProposeError::NoLeader { leader: to.leader_id }

@@ -206,10 +206,7 @@ impl Raft for RaftService {
         let proposals = message::decode_many(message).map_err(malformed)?;
         let proposals = proposals.iter().map(|proposal| codec::decode(proposal));
         let proposals = proposals.collect::<Result<Vec<Forwarded>, _>>().map_err(malformed)?;
-        let proposals = proposals
-            .into_iter()
-            .map(|Forwarded { request, body }| self.node.propose_local(request, body));
-        let outcomes = futures::future::join_all(proposals).await;
+        let outcomes = self.node.propose_many(proposals).await;
         let answers: Vec<Vec<u8>> = outcomes
             .into_iter()
             .map(|outcome| codec::encode(&ForwardAnswer::from(outcome)))

@@ -20,7 +20,7 @@ use super::snapshot_store::SnapshotStore;
 use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
 use super::time;
-use super::{ApplyObserver, CommandClock, bootstrap, stall};
+use super::{ApplyObserver, CommandClock, bootstrap, log_bounds, stall};
 use crate::limits::Gate;
 use crate::state::kv::KvError;
 use metrics::Histogram;
@@ -107,8 +107,9 @@ impl RaftNode {
             peers: peers.clone(),
             applied: applied.clone(),
         };
+        let probes = options.probes.clone();
         let machine =
-            StateMachine::new(disk.state.clone(), disk.applied, applied.clone(), observer);
+            StateMachine::new(disk.state.clone(), disk.applied, applied.clone(), observer, probes);
         let raft =
             super::types::Raft::new(id, Arc::new(config), network, disk.log.clone(), machine)
                 .await
@@ -152,6 +153,7 @@ impl RaftNode {
         tasks.spawn(marks::watch(node.clone()));
         tasks.spawn(membership::promote(node.clone()));
         tasks.spawn(levels::watch(node.clone()));
+        tasks.spawn(log_bounds::watch(node.clone()));
         let service = RaftServer::new(RaftService::new(node.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);

@@ -6,8 +6,10 @@ use super::meta::AppliedMeta;
 use super::snapshot_file::SnapshotError;
 use super::snapshot_store::SnapshotFile;
 use super::state_store::StateStore;
+use super::time;
 use super::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use super::view::StateView;
+use crate::metrics::Probes;
 use crate::state::features;
 use crate::state::reply::Effect;
 use futures::{Stream, StreamExt};
@@ -16,6 +18,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use parking_lot::RwLock;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 
 /// Entries per write.
@@ -61,6 +64,9 @@ pub(crate) struct StateMachine {
     applied: AppliedMeta,
     shared: Arc<AppliedState>,
     observer: Arc<dyn ApplyObserver>,
+    probes: Probes,
+    /// Snapshots that are being made.
+    building: Arc<AtomicUsize>,
 }
 
 impl StateMachine {
@@ -69,8 +75,13 @@ impl StateMachine {
         applied: AppliedMeta,
         shared: Arc<AppliedState>,
         observer: Arc<dyn ApplyObserver>,
+        probes: Probes,
     ) -> Self {
-        Self { store, applied, shared, observer }
+        Self { store, applied, shared, observer, probes, building: Arc::default() }
+    }
+
+    fn builds(&self) -> bool {
+        self.building.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -93,6 +104,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut groups = entries.ready_chunks(GROUP);
         while let Some(group) = groups.next().await {
             let group: Vec<_> = group.into_iter().collect::<io::Result<_>>()?;
+            let (begun, builds) = (time::now(), self.builds());
             let (entries, responders): (Vec<_>, Vec<_>) = group.into_iter().unzip();
             let (store, mut applied) = (self.store.clone(), self.applied.clone());
             let work = move || {
@@ -106,6 +118,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 self.shared.publish_level(level.map_err(io::Error::other)?);
             }
             self.shared.publish(&self.applied);
+            self.probes.applied(begun.elapsed(), builds || self.builds());
             for (responder, answer) in responders.into_iter().zip(group.applied) {
                 if let Some(responder) = responder {
                     responder.send(answer);
@@ -117,8 +130,13 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let begun = time::now();
         // A failure to read shows again, as an error, when building.
-        SnapshotBuilder { store: self.store.clone(), view: self.store.view().ok() }
+        let view = self.store.view().ok();
+        // Nothing is applied meanwhile.
+        self.probes.applied(begun.elapsed(), true);
+        let under_way = UnderWay::new(&self.building);
+        SnapshotBuilder { store: self.store.clone(), view, _under_way: under_way }
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, file: SnapshotFile) -> io::Result<()> {
@@ -142,6 +160,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 pub(crate) struct SnapshotBuilder {
     store: Arc<StateStore>,
     view: Option<StateView>,
+    _under_way: UnderWay,
+}
+
+/// Counts a snapshot as long as it is being made.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn new(building: &Arc<AtomicUsize>) -> Self {
+        building.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(building))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {

@@ -10,6 +10,7 @@ use super::snapshot_store::SnapshotStore;
 use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
 use super::types::TypeConfig;
+use crate::metrics::Probes;
 use crate::state::features;
 use metrics::Histogram;
 use openraft::StorageError;
@@ -27,7 +28,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let state = Arc::new(StateStore::open(db.clone(), snapshots, features::NEWEST).unwrap());
         let applied = AppliedMeta::load(&db).unwrap();
         let shared = AppliedState::new(&applied, None);
-        let machine = StateMachine::new(state, applied, shared, Arc::new(Deaf));
+        let machine = StateMachine::new(state, applied, shared, Arc::new(Deaf), Probes::default());
         let log = LogStore::open(dir.path(), db, Histogram::noop()).unwrap();
         Ok((dir, log, machine))
     }

@@ -8,6 +8,7 @@ mod commits;
 mod golden;
 mod groups;
 mod groups_model;
+mod level1;
 mod machine;
 mod model;
 mod placement;
