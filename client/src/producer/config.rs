@@ -88,7 +88,11 @@ impl Config {
             return Err(ConfigError::new("circuit_breaker", "must not pause longer than an hour"));
         }
         if self.delivery_timeout < self.linger {
-            return Err(ConfigError::new("delivery_timeout", "must not be shorter than linger"));
+            let problem = format!(
+                "{:?} is shorter than linger, which is {:?}",
+                self.delivery_timeout, self.linger
+            );
+            return Err(ConfigError::new("delivery_timeout", problem));
         }
         Ok(())
     }
