@@ -64,13 +64,13 @@ fn lies() -> Vec<(&'static str, Vec<u8>, ErrorCode)> {
         (
             "too long",
             patched(value, LENGTH, &i32::MAX.to_be_bytes(), true),
-            ErrorCode::CorruptBatch,
+            ErrorCode::RecordTooLarge,
         ),
         ("too short", patched(value, LENGTH, &[0, 0, 0, 50], true), ErrorCode::CorruptBatch),
         (
             "negative",
             patched(value, LENGTH, &(-1_i32).to_be_bytes(), true),
-            ErrorCode::CorruptBatch,
+            ErrorCode::InvalidArgument,
         ),
         ("checksum", patched(value, CHECKSUM, &[1, 2, 3, 4], false), ErrorCode::CorruptBatch),
         ("count", patched(value, COUNT, &count, true), ErrorCode::InvalidArgument),
