@@ -68,8 +68,7 @@ impl PartitionTask {
         let reason = refusal.to_string();
         let ambiguous = refusal.code.may_have_taken_effect();
         let failure = Failure { reason: reason.as_str().into(), ambiguous, redirect: None };
-        let of_producer =
-            matches!(refusal.code, Code::ProducerFenced | Code::UnknownProducer);
+        let of_producer = matches!(refusal.code, Code::ProducerFenced | Code::UnknownProducer);
         if let Some(batch) = self.window.failed(id) {
             batch.note(&failure);
             batch.refusal = (!of_producer).then_some(refusal);
