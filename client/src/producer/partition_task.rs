@@ -2,6 +2,7 @@
 
 mod answers;
 mod ending;
+mod numbering;
 mod settling;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,7 @@ use super::topics::OpenTopic;
 use super::window::Window;
 use crate::errors::{CallError, Code, Refusal};
 use crate::{clock, convert};
-use settling::Idempotence;
+use numbering::Idempotence;
 
 /// An agent that says nothing for so long may have lost its lease without knowing (it was stopped, say): the
 /// controllers are asked.

@@ -6,14 +6,15 @@ use proptest::prelude::*;
 use streamhouse_controller::backup::file::{Decoder, Encoder, Header, Item, Totals};
 use streamhouse_controller::state::cluster::{cluster, time_ms};
 use streamhouse_controller::state::command::{
-    CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, RestoreStart,
-    RestoredObject, SliceCommit,
+    CommandBody, GenerationKey, ObjectCommit, ObjectContents, PartitionKey, ProducerBatch,
+    ProducerEpoch, ProducerRequest, RestoreStart, RestoredObject, SliceCommit,
 };
 use streamhouse_controller::state::kv::MemoryKv;
 use streamhouse_controller::state::offsets::committed;
-use streamhouse_controller::state::reply::{ObjectReply, Refusal, Reply};
+use streamhouse_controller::state::reply::{BatchFault, BatchRefusal, ObjectReply, Refusal, Reply};
 use streamhouse_controller::state::restore::restoring;
 use streamhouse_controller::state::segments::{Source, object, segments_from};
+use streamhouse_controller::state::sequences;
 use streamhouse_controller::state::sessions::live;
 use streamhouse_controller::state::topics::{topic_count, topics};
 use streamhouse_controller::state::work;
@@ -254,6 +255,66 @@ fn a_living_cluster_is_not_restored_into() {
     assert!(why(reply).contains("no such restore"));
     begun.run(CommandBody::EndRestore { restore: NEW, parts: parts.len() as u64 });
     assert!(why(begun.run(begin())).contains("not empty"));
+}
+
+fn batch(producer: ProducerEpoch, base_sequence: u32, records: u32) -> ProducerBatch {
+    ProducerBatch { producer, base_sequence, records, offset_delta: 0 }
+}
+
+#[test]
+fn a_restore_rolls_producers_forward_and_gives_no_id_of_before_another_epoch() {
+    let (mut old, [orders, _]) = backed_up();
+    let at = key(orders, 0);
+    let init = |machine: &mut Machine, name: Option<&str>, producer| {
+        let asked = ProducerRequest { name: name.map(str::to_owned), producer };
+        machine.run(CommandBody::InitProducer(asked))
+    };
+    let Reply::Producer(named) = init(&mut old, Some("loader"), None) else { panic!() };
+    let agent = *old.loads().keys().next().unwrap();
+    let mut slice = old.slice(at, 4);
+    slice.producers = vec![batch(named, 0, 4)];
+    accepted(old.commit(agent, 4, vec![slice]));
+    let (header, parts, _) = decode(&encode(&old.kv, old.index), 1 << 20).unwrap();
+
+    // After the backup it writes on, and a producer that the backup does not know writes, too.
+    let late = ProducerEpoch { id: named.id + 7, epoch: 2 };
+    let mut after = old.slice(at, 5);
+    after.producers =
+        vec![batch(named, 4, 3), ProducerBatch { offset_delta: 3, ..batch(late, 9, 2) }];
+    let mut new = empty();
+    new.run(CommandBody::BeginRestore(start(&header, NEW)));
+    for (number, pairs) in (0..).zip(parts.iter().cloned()) {
+        assert_eq!(new.run(part(number, pairs)), Reply::Done);
+    }
+    let refusal = init(&mut new, None, None);
+    assert_eq!(refused(&refusal), &Refusal::Restoring);
+    for _ in 0..2 {
+        // RETRY: the second changes nothing.
+        let placed = new.run(placing(agent, 5, vec![after.clone()]));
+        assert_eq!(placed, Reply::Restored(vec![None]));
+    }
+    new.run(CommandBody::EndRestore { restore: NEW, parts: parts.len() as u64 });
+
+    let know = |machine: &Machine, id| sequences::committed(&machine.kv, &at, id).unwrap().unwrap();
+    assert_eq!((know(&new, named.id).epoch, know(&new, named.id).records), (0, 7));
+    assert_eq!((know(&new, late.id).epoch, know(&new, late.id).records), (2, 11));
+    assert_eq!(new.partition(at).producers, 2);
+    // A batch that was on its way is written once, and the next one follows it.
+    let heir = new.session("agent:2");
+    let mut next = new.slice(at, 3);
+    next.producers = vec![batch(named, 4, 3)];
+    let replies = new.commit(heir, 1, vec![next]);
+    let ObjectReply::Processed(replies) = replies else { panic!("{replies:?}") };
+    let had = BatchRefusal { index: 0, fault: BatchFault::Committed(Some(after.base_offset)) };
+    assert_eq!(replies[0].refusal, Some(Refusal::Batches(vec![had])));
+    let mut next = new.slice(at, 1);
+    next.producers = vec![batch(named, 7, 1)];
+    accepted(new.commit(heir, 2, vec![next]));
+    // Its next epoch may have been given out after the backup: a new id takes its place, far above all others.
+    let Reply::Producer(heir) = init(&mut new, Some("loader"), None) else { panic!() };
+    assert!(heir.id > late.id + (1 << 32) - 1 && heir.epoch == 0, "{heir:?}");
+    let zombie = init(&mut new, None, Some(named));
+    assert!(matches!(refused(&zombie), Refusal::ProducerFenced { .. }));
 }
 
 #[test]

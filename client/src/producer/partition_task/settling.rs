@@ -14,9 +14,6 @@
 
 use std::time::Duration;
 
-use streamhouse_segment::batch::{ProducerInfo, restamp};
-use streamhouse_segment::sequences::sequence_at;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Batch, PartitionTask};
@@ -29,31 +26,6 @@ use crate::routing::{ProducerId, Progress};
 
 /// The cluster remembers for a day what a partition has of a producer.
 const REMEMBERED: Duration = Duration::from_secs(23 * 3600);
-
-/// Where an idempotent producer's partition stands.
-#[derive(Debug)]
-pub(super) struct Idempotence {
-    news: watch::Receiver<Standing>,
-    /// Whose the batches in the window are; `None` before the first.
-    who: Option<ProducerId>,
-    /// How many records of the epoch were numbered.
-    position: u64,
-    /// A number is missing, or the cluster counts otherwise than we do: to be settled.
-    lost_track: bool,
-}
-
-impl Idempotence {
-    /// Waits for another id or epoch, if there is any.
-    pub(super) async fn changed(this: &mut Option<Self>) {
-        let changed = match this {
-            Some(idempotence) => idempotence.news.changed().await.is_ok(),
-            None => false,
-        };
-        if !changed {
-            std::future::pending().await
-        }
-    }
-}
 
 /// What became of a batch of a past epoch.
 enum Fate {
@@ -77,42 +49,6 @@ fn fate(batch: &Batch, who: ProducerId, progress: Option<&Progress>) -> Fate {
 }
 
 impl PartitionTask {
-    pub(super) fn with_idempotence(mut self) -> Self {
-        self.idempotence = self.shared.identity.as_ref().map(|identity| Idempotence {
-            news: identity.subscribe(),
-            who: None,
-            position: 0,
-            lost_track: false,
-        });
-        self
-    }
-
-    /// Batches may be numbered and sent.
-    pub(super) fn is_prepared(&self) -> bool {
-        let Some(idempotence) = &self.idempotence else { return true };
-        let current = match &*idempotence.news.borrow() {
-            Standing::Has { who, .. } => Some(*who),
-            Standing::Unknown | Standing::Fenced(_) => None,
-        };
-        current.is_some() && current == idempotence.who && !idempotence.lost_track
-    }
-
-    /// The number of the next batch, and what to write into its header.
-    pub(super) fn next_stamp(&mut self, records: u32) -> (ProducerInfo, u64) {
-        let Some(Idempotence { who: Some(who), position, .. }) = &mut self.idempotence else {
-            return (ProducerInfo::NONE, 0);
-        };
-        let at = *position;
-        *position += u64::from(records);
-        (stamp(*who, at), at)
-    }
-
-    pub(super) fn lose_track(&mut self) {
-        if let Some(idempotence) = &mut self.idempotence {
-            idempotence.lost_track = true;
-        }
-    }
-
     /// Whether batches that have waited since before `deadline` cannot just be given up: they, or some behind them,
     /// were sent, and their numbers are used.
     pub(super) fn must_settle(&mut self, deadline: Instant) -> bool {
@@ -127,33 +63,18 @@ impl PartitionTask {
         sent || !self.is_prepared()
     }
 
-    /// Batches that were never sent were given up, the first of them at that place: those behind them move up.
-    pub(super) fn close_gap(&mut self, first: u64) {
-        let Some(Idempotence { who: Some(who), position, .. }) = &mut self.idempotence else {
-            return;
-        };
-        let (who, mut at) = (*who, first);
-        self.window.for_each_idle(|batch| {
-            if !batch.sent {
-                batch.number(who, at);
-                at += u64::from(batch.records);
-            }
-        });
-        *position = at;
-    }
-
     /// A batch was refused for good.
     pub(super) fn refused(&mut self, id: u64, refusal: Refusal) {
         let reason = refusal.to_string();
         let ambiguous = refusal.code.may_have_taken_effect();
         let failure = Failure { reason: reason.as_str().into(), ambiguous, redirect: None };
+        let of_producer = matches!(refusal.code, Code::ProducerFenced | Code::UnknownProducer);
         if let Some(batch) = self.window.failed(id) {
             batch.note(&failure);
-            match refusal.code {
-                // It is the producer that is refused.
-                Code::ProducerFenced | Code::UnknownProducer => {}
-                _ => batch.refusal = Some(refusal.clone()),
-            }
+            batch.refusal = (!of_producer).then_some(refusal);
+        }
+        if of_producer {
+            self.hold();
         }
         // Whoever asks for the next epoch learns whether another producer has taken this one's place.
         self.lose_track();
@@ -230,7 +151,6 @@ impl PartitionTask {
             idempotence.position = 0;
             idempotence.lost_track = false;
         }
-        self.backoff.reset();
         for batch in left.iter().filter(|batch| batch.attempts > 0) {
             self.shared.counters.retried(batch.records, false);
         }
@@ -325,23 +245,5 @@ impl PartitionTask {
             self.give_up(batch, fenced(maybe));
         }
         fenced(false)
-    }
-}
-
-impl Batch {
-    /// Makes it that one of the producer's batches.
-    fn number(&mut self, who: ProducerId, position: u64) {
-        self.bytes = restamp(&self.bytes, stamp(who, position))
-            .expect("a batch that was built has a header");
-        self.position = position;
-        self.sent = false;
-    }
-}
-
-fn stamp(who: ProducerId, position: u64) -> ProducerInfo {
-    ProducerInfo {
-        id: who.id.cast_signed(),
-        epoch: who.epoch.cast_signed(),
-        base_sequence: sequence_at(position).cast_signed(),
     }
 }
