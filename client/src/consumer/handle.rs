@@ -197,7 +197,8 @@ impl Consumer {
     fn gather(&mut self) -> Result<Records, ConsumeError> {
         let limit = self.options.max_poll_records;
         let gathered = self.ready.gather(limit, &self.table, &self.targets, &mut self.books);
-        gathered.map_err(|(slot, error)| {
+        gathered.map_err(|failed| {
+            let (slot, error) = *failed;
             // READ: the partition is read again from where it stands, never further on.
             self.targets.set(slot, self.books.position(slot));
             error

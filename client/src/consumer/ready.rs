@@ -109,7 +109,7 @@ impl Ready {
         table: &Table,
         targets: &Targets,
         books: &mut Bookkeeping,
-    ) -> Result<Records, (usize, ConsumeError)> {
+    ) -> Result<Records, Box<(usize, ConsumeError)>> {
         let mut records = Records::new();
         let mut state = self.state.lock();
         while records.len() < limit {
@@ -121,7 +121,7 @@ impl Ready {
             match &mut chunk.body {
                 Body::Reset(offset) => books.seek(chunk.slot, *offset),
                 Body::Failed(error) if records.is_empty() => {
-                    return Err((chunk.slot, error.clone()));
+                    return Err(Box::new((chunk.slot, error.clone())));
                 }
                 Body::Failed(_) => {
                     state.chunks.push_front(chunk);
