@@ -155,7 +155,7 @@ async fn a_fenced_member_loses_everything_and_joins_as_another() {
 
 #[tokio::test]
 async fn a_member_that_does_not_poll_leaves_and_joins_again_when_it_does() {
-    let mut setting = Setting::new(1, Duration::from_millis(300)).await;
+    let mut setting = Setting::new(1, Duration::from_secs(1)).await;
     let until = tokio::time::Instant::now() + PATIENCE;
     while !setting.asked().contains(&"leave".to_owned()) {
         assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
@@ -167,8 +167,8 @@ async fn a_member_that_does_not_poll_leaves_and_joins_again_when_it_does() {
         assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
     }
     let asked = setting.asked();
-    assert_eq!(asked.iter().filter(|asked| *asked == "join").count(), 2, "{asked:?}");
-    assert_eq!(asked.iter().filter(|asked| *asked == "lost 0").count(), 1, "{asked:?}");
+    let at = |what: &str| asked.iter().rposition(|asked| asked == what);
+    assert!(at("leave") < at("join") && at("lost 0") < at("assigned 0"), "{asked:?}");
 }
 
 #[tokio::test]

@@ -69,10 +69,11 @@ impl GroupCare {
         let (mut live, mut after) = (Vec::new(), None::<Vec<u8>>);
         loop {
             let page = groups::all_members(&view, after.as_deref(), PAGE)?;
-            let Some((last, ..)) = page.last() else { break };
-            after = Some(last.clone());
-            live.extend(page.into_iter().map(|(_, group, id, member)| {
-                ((Arc::from(group), id), patience(member.session_timeout_ms))
+            let Some(last) = page.last() else { break };
+            after = Some(last.key.clone());
+            live.extend(page.into_iter().map(|listed| {
+                let patience = patience(listed.member.session_timeout_ms);
+                ((Arc::from(listed.group), listed.id), patience)
             }));
         }
         self.liveness.begin(live);

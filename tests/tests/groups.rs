@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use streamhouse_tests::{LocalCluster, binary, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const SHORT: [&str; 2] = ["--session-timeout", "3s"];
 
 /// One `consume --group` with its output in files.
 struct Member {
@@ -29,7 +30,7 @@ impl Member {
         );
         let child = Command::new(binary())
             .args(["consume", "t", "--group", "g", "--format", "json", "--show-rebalances"])
-            .args(["--session-timeout", "3s", "--controllers", &cluster.controllers()])
+            .args(["--controllers", &cluster.controllers()])
             .args(flags)
             .stdin(Stdio::null())
             .stdout(File::create(&out).unwrap())
@@ -128,9 +129,9 @@ fn members_come_and_go_in_every_way_and_every_record_is_read() {
     let cluster = LocalCluster::start(3, 1);
     topic(&cluster, 8);
     produce(&cluster, 8);
-    let (a, b) = (Member::start(&cluster, "a", &[]), Member::start(&cluster, "b", &[]));
+    let (a, b) = (Member::start(&cluster, "a", &SHORT), Member::start(&cluster, "b", &SHORT));
     let before = settled(&[&a, &b], 8);
-    let c = Member::start(&cluster, "c", &[]);
+    let c = Member::start(&cluster, "c", &SHORT);
     let after = settled(&[&a, &b, &c], 8);
     // A newcomer takes and gives nothing between the others.
     assert!(after[0].is_subset(&before[0]) && after[1].is_subset(&before[1]));
@@ -193,7 +194,7 @@ fn a_member_that_was_stopped_finds_its_partitions_gone_and_joins_again() {
     let cluster = LocalCluster::start(3, 1);
     topic(&cluster, 4);
     produce(&cluster, 4);
-    let (a, b) = (Member::start(&cluster, "a", &[]), Member::start(&cluster, "b", &[]));
+    let (a, b) = (Member::start(&cluster, "a", &SHORT), Member::start(&cluster, "b", &SHORT));
     settled(&[&a, &b], 4);
     all_read(&[&a, &b], 4, 10);
     b.signal(Signal::SIGSTOP);
@@ -217,7 +218,7 @@ fn a_static_member_that_starts_again_in_time_disturbs_nobody() {
     let cluster = LocalCluster::start(1, 1);
     topic(&cluster, 4);
     let flags = ["--instance", "one", "--session-timeout", "60s"];
-    let a = Member::start(&cluster, "a", &[]);
+    let a = Member::start(&cluster, "a", &SHORT);
     settled(&[&a], 4);
     let mut b = Member::start(&cluster, "b", &flags);
     let before = settled(&[&a, &b], 4);
@@ -240,7 +241,7 @@ fn offsets_are_reset_only_while_nobody_reads() {
     let cluster = LocalCluster::start(1, 1);
     topic(&cluster, 2);
     produce(&cluster, 2);
-    let a = Member::start(&cluster, "a", &[]);
+    let a = Member::start(&cluster, "a", &SHORT);
     all_read(&[&a], 2, 10);
     let reset = |to: &str, more: &[&str]| {
         let args = ["group", "reset", "g", "--topic", "t", "--to", to, "--output", "json"];

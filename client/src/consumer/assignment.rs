@@ -108,8 +108,8 @@ impl Consumer {
         if self.takes_part(&subscription) {
             return self.follow_as_member(subscription).await;
         }
-        self.end_membership().await;
         let (wanted, known) = self.find(&subscription).await?;
+        self.end_membership().await;
         let ids: BTreeMap<_, _> = wanted.iter().map(|a| (a.at.clone(), a.topic)).collect();
         let (mut gone, mut lost) = (Vec::new(), Vec::new());
         for (at, topic, _) in self.table.iter() {

@@ -175,13 +175,25 @@ pub fn members(kv: &dyn KvRead, group: &str) -> Result<Vec<(MemberId, Member)>, 
     members.collect()
 }
 
-/// Up to `limit` members of all groups after that key: group, member, record,
-/// and the key to go on after.
+/// A member in a list of all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key: where the list goes on.
+    pub key: Vec<u8>,
+    /// The group.
+    pub group: String,
+    /// Who.
+    pub id: MemberId,
+    /// What is known of it.
+    pub member: Member,
+}
+
+/// Up to `limit` members of all groups after that key.
 pub fn all_members(
     kv: &dyn KvRead,
     after: Option<&[u8]>,
     limit: usize,
-) -> Result<Vec<(Vec<u8>, String, MemberId, Member)>, KvError> {
+) -> Result<Vec<Listed>, KvError> {
     let (start, end) = Key::new(tag::MEMBER).range();
     let start = after.map_or(start, |after| [after, &[0]].concat());
     let members = kv.scan(&start, &end, limit)?.into_iter().map(|(key, value)| {
@@ -190,7 +202,7 @@ pub fn all_members(
         let group = key.get(1..key.len() - 17).ok_or_else(malformed)?;
         let group = String::from_utf8(group.to_vec()).map_err(|_| malformed())?;
         let member = typed::decode(&key, &value)?;
-        Ok((key, group, id, member))
+        Ok(Listed { key, group, id, member })
     });
     members.collect()
 }
