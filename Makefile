@@ -15,7 +15,7 @@ ifneq ($(wildcard /usr/lib/ccache/c++),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help build demo test test-power test-scale test-kills check fix deps deps-test clean
+.PHONY: help build demo test soak test-power test-scale test-kills check fix deps deps-test clean
 
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-power   power cuts under running controllers, CUTS=300 of them"
 	@echo "make test-kills   controllers come, go and hang; leaders die for KILLS=120 seconds"
 	@echo "make test-scale   a state of SCALE=1000000 segments: start, look-ups, snapshots, memory"
+	@echo "make soak    MINUTES=60 of all faults against a cluster of real processes: docs/CHAOS.md"
 	@echo "make clean   remove the build"
 
 build: deps
@@ -48,6 +49,10 @@ test-kills: deps-test
 
 test-scale: deps-test
 	STREAMHOUSE_SCALE=$(SCALE) $(CARGO) test --release --locked --workspace --test scale -- --nocapture
+
+MINUTES ?= 60
+soak: build
+	$${CARGO_TARGET_DIR:-target}/release/streamhouse chaos run --minutes $(MINUTES) --faults all
 
 check:
 	scripts/check.sh
