@@ -15,7 +15,7 @@ ifneq ($(wildcard /usr/lib/ccache/c++),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help build demo test test-power test-scale test-kills test-store test-read-memory check fix deps deps-test clean
+.PHONY: help build demo test soak test-power test-scale test-kills test-store test-read-memory check fix deps deps-test clean
 
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-store   an object store that refuses half of all requests, then all of them, for STORE=60 seconds"
 	@echo "make test-scale   a state of SCALE=1000000 segments: start, look-ups, snapshots, memory"
 	@echo "make test-read-memory   READ_MIB=10240 of records read within twice the memory limit"
+	@echo "make soak    MINUTES=60 of all faults against a cluster of real processes: docs/CHAOS.md"
 	@echo "make clean   remove the build"
 
 build: deps
@@ -58,6 +59,10 @@ test-scale: deps-test
 
 test-read-memory: deps-test
 	STREAMHOUSE_READ_MIB=$(READ_MIB) $(CARGO) test --release --locked --workspace --test reading -- --nocapture memory
+
+MINUTES ?= 60
+soak: build
+	$${CARGO_TARGET_DIR:-target}/release/streamhouse chaos run --minutes $(MINUTES) --faults all
 
 check:
 	scripts/check.sh

@@ -8,6 +8,7 @@
 //! | `workload/` | the clients |
 //! | `run/` | the course of a run, its report and its picture |
 //! | `checker/` | a history in, every anomaly out |
+//! | `disk/` | disks that lose their power, hang and fail |
 //! | `audit/` | controllers against each other, the index against the bucket; also for operators |
 //!
 //! A harness error voids a run; it never passes it.
@@ -16,6 +17,7 @@ mod audit;
 mod checker;
 mod clock;
 mod cluster;
+mod disk;
 mod error;
 mod faults;
 mod history;
@@ -28,6 +30,7 @@ pub use audit::{
     Audit, AuditError, AuditReport, Entry, NoWitness, Problem, Replica, Replicas, Witness,
 };
 pub use checker::{Anomaly, AnomalyKind, Report, check};
+pub use disk::{Disk, Tail};
 pub use error::ChaosError;
 pub use faults::{FaultSpec, Needs, all as all_faults};
 pub use history::{

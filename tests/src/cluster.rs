@@ -12,10 +12,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use streamhouse_chaos::Disk;
 use tempfile::TempDir;
 
 use crate::binary::{self, Finished, binary, run_with};
-use crate::disk::Disk;
 use crate::guard::{self, Guardian};
 use crate::ports::free_ports;
 use crate::wait::until;
@@ -252,7 +252,9 @@ impl LocalCluster {
         let path = self.folder().join(format!("{role:?}-{n}.log").to_lowercase());
         let log = File::options().create(true).append(true).open(path).expect("a log file");
         let environment = match role {
-            Role::Controller if self.disks => self.disk(n).environment(),
+            Role::Controller if self.disks => {
+                self.disk(n).environment().expect("a C compiler is there")
+            }
             Role::Controller | Role::Agent => Vec::new(),
         };
         let child = Command::new(binary())

@@ -92,7 +92,7 @@ fn play(controllers: usize, cuts: u64, tail: Tail) {
             acknowledged.extend(runtime.block_on(writer).unwrap());
         }
         for n in 1..=controllers {
-            cluster.disk(n).cut(&mut random, tail);
+            cluster.disk(n).cut(&mut random, tail).unwrap();
         }
         for n in 1..=controllers {
             cluster.start_controller(n);
@@ -148,7 +148,7 @@ fn a_leader_whose_disk_hangs_is_replaced_and_one_whose_disk_fails_ends() {
     let create = |name: &str, number| runtime.block_on(creating(name, number));
     assert!(create("before", 1));
 
-    cluster.disk(leader).stall();
+    cluster.disk(leader).stall().unwrap();
     // A disk is noticed to hang by what waits for it.
     let waiting = runtime.spawn(creating("during", 2));
     let (begun, replaced) = until_since("another one leads", || {
@@ -161,7 +161,7 @@ fn a_leader_whose_disk_hangs_is_replaced_and_one_whose_disk_fails_ends() {
     assert!(create("during", 2), "a write succeeds while the old leader's disk hangs");
 
     // It works again, and follows.
-    cluster.disk(leader).mend();
+    cluster.disk(leader).mend().unwrap();
     assert!(create("after", 3));
     until("the old leader has caught up", PATIENCE, || {
         let status = cluster.try_status()?;
@@ -171,14 +171,14 @@ fn a_leader_whose_disk_hangs_is_replaced_and_one_whose_disk_fails_ends() {
     });
 
     // A sync that fails is the end of its process, by name.
-    cluster.disk(leader).fail();
+    cluster.disk(leader).fail().unwrap();
     until("it has ended", PATIENCE, || {
         let _ = create("more", 4);
         cluster.has_ended(leader).then_some(())
     });
     assert_eq!(cluster.controller_exit(leader), Some(LOG_DISK_FAILED));
     assert!(cluster.controller_log(leader).contains("log-disk-failed"));
-    cluster.disk(leader).mend();
+    cluster.disk(leader).mend().unwrap();
     cluster.start_controller(leader);
     cluster.wait_until_whole();
 }

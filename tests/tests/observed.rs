@@ -108,7 +108,7 @@ fn one_without_a_leader_is_alive_and_not_ready() {
 fn a_disk_that_hangs_shows_as_ill_and_one_that_works_again_as_well() {
     let cluster = LocalCluster::start_on_disks(3);
     let leader = cluster.leader();
-    cluster.disk(leader).stall();
+    cluster.disk(leader).stall().unwrap();
     // A disk is noticed to hang by what waits for it: with a leader, something always does in time.
     let mut creating = cluster.spawn_command(&["topic", "create", "t", "--partitions", "1"]);
     let body = until("its disk is seen to hang", PATIENCE, || {
@@ -119,7 +119,7 @@ fn a_disk_that_hangs_shows_as_ill_and_one_that_works_again_as_well() {
     assert_eq!(ask(&cluster, leader, "/readyz").0, 503);
     drop(creating.child.stdin.take());
     creating.finish().ok();
-    cluster.disk(leader).mend();
+    cluster.disk(leader).mend().unwrap();
     until("it is well again", PATIENCE, || {
         (ask(&cluster, leader, "/healthz").0 == 200).then_some(())
     });

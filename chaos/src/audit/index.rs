@@ -75,6 +75,7 @@ impl IndexReader {
                 offset,
                 max_segments,
                 max_bytes: 0,
+                from_timestamp_ms: None,
             }],
             min_applied: 0,
             linearizable: true,

@@ -1,30 +1,24 @@
 //! No process of a trial outlives it.
 //!
 //! A guardian, `sh`, waits for the end of its stdin, a pipe that the suite holds: it closes when the suite drops it, and
-//! as well when the suite is killed. Then the guardian unmounts what was mounted for the trial and kills its process
-//! group, into which all processes of the trial are put, itself included.
+//! as well when the suite is killed. Then the guardian kills its process group, into which all processes of the trial
+//! are put, itself included.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-const SCRIPT: &str = r#"trap '' INT TERM HUP
-read -r _
-kill -CONT 0
-for mount in "$1"/mount-*; do [ -d "$mount" ] && umount -l "$mount"; done
-kill -KILL 0"#;
+const SCRIPT: &str = "trap '' INT TERM HUP; read -r _; kill -KILL 0";
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Guardian(Child);
 
 impl Guardian {
-    /// A guardian of what runs in its group and is mounted in `folder`.
-    pub(super) fn of(folder: &Path) -> io::Result<Self> {
+    /// A guardian of a new group.
+    pub(super) fn of_a_group() -> io::Result<Self> {
         let child = Command::new("sh")
             .args(["-c", SCRIPT, "guardian"])
-            .arg(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -15,7 +15,7 @@ mod sources;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ pub(crate) use links::{Links, Way};
 pub(crate) use node::Node;
 
 use crate::clock;
+use crate::disk::Disk;
 use crate::error::ChaosError;
 use crate::random::Random;
 use crate::recorder::Recorder;
@@ -53,6 +54,8 @@ pub(crate) struct Shape {
     pub(crate) binary: PathBuf,
     /// For data and logs.
     pub(crate) folder: PathBuf,
+    /// Controllers have disks that can lose their power, hang and fail.
+    pub(crate) disks: bool,
 }
 
 /// Where a node listens, and by which address it is known.
@@ -101,7 +104,7 @@ impl Cluster {
         fs::create_dir_all(folder).map_err(ChaosError::io(folder.display().to_string()))?;
         let nodes = nodes(&shape);
         let listens = ports::free(nodes.len()).map_err(ChaosError::io("looking for ports"))?;
-        let guardian = Guardian::of(folder).map_err(ChaosError::io("starting sh"))?;
+        let guardian = Guardian::of_a_group().map_err(ChaosError::io("starting sh"))?;
         let mut wiring = Wiring::new(Bucket::new(random, recorder));
         let mut places = BTreeMap::new();
         let mut environments = BTreeMap::new();
@@ -137,21 +140,30 @@ impl Cluster {
             _proxies: proxies,
         };
         for (node, endpoint) in environments {
-            let plan = cluster.plan(node, endpoint);
+            let plan = cluster.plan(node, endpoint)?;
             cluster.plans.insert(node, plan);
             cluster.start_process(node)?;
         }
         Ok(cluster)
     }
 
-    fn plan(&self, node: Node, endpoint: SocketAddr) -> Plan {
-        Plan {
+    fn plan(&self, node: Node, endpoint: SocketAddr) -> Result<Plan, ChaosError> {
+        let mut environment = Endpoint::options_by(endpoint);
+        if let Node::Controller(n) = node
+            && self.shape.disks
+        {
+            let layer = self.disk(n).environment();
+            let layer = layer.map_err(ChaosError::io("the layer between controllers and disks"))?;
+            let text = |path: PathBuf| path.to_string_lossy().into_owned();
+            environment.extend(layer.into_iter().map(|(name, path)| (name.to_owned(), text(path))));
+        }
+        Ok(Plan {
             binary: self.shape.binary.clone(),
             args: self.args(node),
-            environment: Endpoint::options_by(endpoint),
+            environment,
             log: self.shape.folder.join(format!("{}.log", node.file_name())),
             group: self.guardian.group(),
-        }
+        })
     }
 
     fn args(&self, node: Node) -> Vec<String> {
@@ -195,9 +207,9 @@ impl Cluster {
         self.shape.folder.join(format!("controller-{controller}"))
     }
 
-    /// Data, logs and mounts.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.shape.folder
+    /// The disk of a controller.
+    pub(crate) fn disk(&self, controller: usize) -> Disk {
+        Disk::under(&self.data(controller))
     }
 
     /// All controllers.

@@ -135,3 +135,137 @@ async fn direction(
     tokio::try_join!(read, write)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const LINK: (Node, Node) = (Node::Client, Node::Agent(1));
+    /// Long enough for bytes that pass; what does not pass is waited for in vain.
+    const SOON: Duration = Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    struct World {
+        links: Links,
+        client: TcpStream,
+        server: TcpStream,
+        _proxy: JoinSet<()>,
+    }
+
+    impl World {
+        /// A client and a server that have spoken to each other by way of a proxy.
+        async fn new() -> Self {
+            let upstream = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let links = Links::new();
+            let proxy = Proxy {
+                listener,
+                destination: LINK.1,
+                upstream: upstream.local_addr().unwrap(),
+                source: Some(LINK.0),
+                sources: Sources::default(),
+                links: links.clone(),
+            };
+            let mut tasks = JoinSet::new();
+            tasks.spawn(proxy.run());
+            let client = TcpStream::connect(address).await.unwrap();
+            let (server, _) = upstream.accept().await.unwrap();
+            let mut world = Self { links, client, server, _proxy: tasks };
+            world.ask().await;
+            assert!(world.is_asked(PATIENCE).await);
+            world
+        }
+
+        async fn ask(&mut self) {
+            self.client.write_all(b"?").await.unwrap();
+        }
+
+        async fn answer(&mut self) {
+            self.server.write_all(b"!").await.unwrap();
+        }
+
+        async fn is_asked(&mut self, within: Duration) -> bool {
+            arrives(&mut self.server, within).await
+        }
+
+        async fn is_answered(&mut self, within: Duration) -> bool {
+            arrives(&mut self.client, within).await
+        }
+
+        fn set(&self, change: impl Fn(&mut Rule)) {
+            self.links.set([LINK], change);
+        }
+    }
+
+    async fn arrives(stream: &mut TcpStream, within: Duration) -> bool {
+        let byte = tokio::time::timeout(within, stream.read_u8()).await;
+        byte.is_ok_and(|byte| byte.is_ok())
+    }
+
+    async fn is_reset(stream: &mut TcpStream) -> bool {
+        let ended = tokio::time::timeout(PATIENCE, stream.read_u8()).await;
+        ended.expect("it ends").is_err()
+    }
+
+    #[tokio::test]
+    async fn what_waits_on_a_silent_way_arrives_once_it_is_open_and_the_other_way_is_not_touched() {
+        let mut world = World::new().await;
+        world.set(|rule| rule.forward = Way::Silent);
+        world.ask().await;
+        assert!(!world.is_asked(SOON).await);
+        world.answer().await;
+        assert!(world.is_answered(PATIENCE).await);
+        world.links.heal();
+        assert!(world.is_asked(PATIENCE).await);
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_on_a_silent_link_leads_nowhere_until_it_is_open() {
+        let mut world = World::new().await;
+        world.set(|rule| rule.backward = Way::Silent);
+        let mut second = TcpStream::connect(world.client.peer_addr().unwrap()).await.unwrap();
+        second.write_all(b"?").await.unwrap();
+        assert!(!arrives(&mut world.server, SOON).await);
+    }
+
+    #[tokio::test]
+    async fn a_late_way_is_late() {
+        let mut world = World::new().await;
+        world.set(|rule| rule.forward = Way::Late(2 * SOON));
+        world.ask().await;
+        assert!(!world.is_asked(SOON).await);
+        assert!(world.is_asked(PATIENCE).await);
+    }
+
+    #[tokio::test]
+    async fn a_cut_resets_both_ends_once() {
+        let mut world = World::new().await;
+        world.set(|rule| rule.cut += 1);
+        assert!(is_reset(&mut world.client).await);
+        assert!(is_reset(&mut world.server).await);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_resets_what_is_there_and_what_comes() {
+        let mut world = World::new().await;
+        let proxy = world.client.peer_addr().unwrap();
+        world.set(|rule| rule.refuse = true);
+        assert!(is_reset(&mut world.client).await);
+        let mut second = TcpStream::connect(proxy).await.unwrap();
+        assert!(is_reset(&mut second).await);
+    }
+
+    #[tokio::test]
+    async fn the_client_of_a_half_open_connection_is_told_only_when_that_is_over() {
+        let mut world = World::new().await;
+        world.set(|rule| rule.half_open = true);
+        assert!(is_reset(&mut world.server).await);
+        world.ask().await;
+        let quiet = tokio::time::timeout(SOON, world.client.read_u8()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        world.links.heal();
+        assert!(is_reset(&mut world.client).await);
+    }
+}

@@ -2,6 +2,7 @@
 
 mod connections;
 mod crash_loop;
+mod disk;
 mod kill;
 mod partition;
 mod restart;
@@ -25,6 +26,8 @@ pub enum Needs {
     Majority,
     /// Two agents, so that one can be missed.
     SecondAgent,
+    /// A C compiler, for the layer between controllers and their disks.
+    Compiler,
 }
 
 impl Needs {
@@ -34,13 +37,15 @@ impl Needs {
             Self::Nothing => "nothing",
             Self::Majority => "3 controllers",
             Self::SecondAgent => "2 agents",
+            Self::Compiler => "3 controllers, a C compiler",
         }
     }
 
     fn met(self, controllers: usize, agents: usize) -> bool {
         match self {
             Self::Nothing => true,
-            Self::Majority => controllers >= 3,
+            // That there is a compiler shows when the cluster starts.
+            Self::Majority | Self::Compiler => controllers >= 3,
             Self::SecondAgent => agents >= 2,
         }
     }
@@ -120,6 +125,7 @@ macro_rules! faults {
 pub const fn all() -> &'static [FaultSpec] {
     use crate::cluster::StoreFault;
     use connections::{Connections, Trouble};
+    use disk::{DiskTrouble, Harm};
     use kill::{Kill, Whom};
     use partition::{Partition, Split};
     use stop::Stop;
@@ -160,6 +166,9 @@ pub const fn all() -> &'static [FaultSpec] {
         "store-bit-flip": "what is read from the store has another bit", Nothing, USUAL, StoreTrouble::new(StoreFault::BitFlip);
         "store-slow": "the store takes 0.1 to 3 s more", Nothing, USUAL, StoreTrouble::new(StoreFault::SlowTail);
         "store-expired": "the store finds credentials expired", Nothing, USUAL, StoreTrouble::new(StoreFault::ExpiredCredentials);
+        "power-cut": "all controllers lose their power at once, and what their disks had not synced", Compiler, SHORT, DiskTrouble::new(Harm::PowerCut);
+        "fsync-stall": "syncs of the leader's disk do not return", Compiler, USUAL, DiskTrouble::new(Harm::Stall);
+        "fsync-fail": "a sync of the leader's disk fails", Compiler, SHORT, DiskTrouble::new(Harm::Fail);
         "rolling-restart": "every process is stopped with SIGTERM and started again, one after another", Majority, SHORT, restart::RollingRestart;
         "transfer-leader": "the leadership of the controllers is handed over", Majority, SHORT, restart::TransferLeader;
     ]

@@ -63,8 +63,8 @@ pub(super) fn gaps(history: &History, faults: &[FaultRun], until_us: u64) -> Vec
             .iter()
             .zip(ends)
             .map(|(fault, end)| {
-                let of_place = |times: &&Vec<u64>| longest(times, fault.begun_us, end);
-                (places.iter().map(of_place).max().unwrap_or(end - fault.begun_us), fault)
+                let of_place = |times: &&Vec<u64>| longest(times, fault.begun_us, end, until_us);
+                (places.iter().map(of_place).max().unwrap_or(0), fault)
             })
             .collect();
         longest.sort_by_key(|(gap, _)| *gap);
@@ -82,19 +82,16 @@ pub(super) fn gaps(history: &History, faults: &[FaultRun], until_us: u64) -> Vec
     gaps
 }
 
-/// The longest time without a success that touches the time from `from` to `to`.
-fn longest(times: &[u64], from: u64, to: u64) -> u64 {
-    let first = times.partition_point(|time| *time <= from);
-    let mut before = first.checked_sub(1).map_or(from, |at| times[at]);
-    let mut longest = 0;
-    for time in &times[first..] {
-        longest = longest.max(time - before);
-        before = *time;
-        if *time >= to {
-            return longest;
-        }
-    }
-    longest.max(to.saturating_sub(before))
+/// What may lie between two successes of a place that is served: a gap that began so shortly before a fault is its.
+const USUAL_US: u64 = 1_000_000;
+
+/// The longest time without a success that began from `from` to `to`; one that never ended counts to `end`.
+fn longest(times: &[u64], from: u64, to: u64, end: u64) -> u64 {
+    let (from, to) = (from.saturating_sub(USUAL_US), to.saturating_sub(USUAL_US));
+    let first = times.partition_point(|time| *time < from);
+    let begun = times[first..].iter().take_while(|time| **time < to);
+    let ends = times[first..].iter().skip(1).chain([&end]);
+    begun.zip(ends).map(|(begun, ended)| ended.saturating_sub(*begun)).max().unwrap_or(0)
 }
 
 fn successes(history: &History) -> Successes {
@@ -159,13 +156,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_counts_where_it_touches_the_time_looked_at() {
-        let times = [0, 10, 50, 55, 60];
-        // From 10 to 50, although the fault began at 20.
-        assert_eq!(longest(&times, 20, 58), 40);
-        assert_eq!(longest(&times, 51, 60), 5);
+    fn a_gap_counts_for_the_fault_in_whose_time_it_began() {
+        let seconds = |times: &[u64]| times.iter().map(|s| s * 1_000_000).collect::<Vec<_>>();
+        let times = seconds(&[9, 10, 50, 55, 60]);
+        let longest = |from, to| {
+            let [from, to, end] = [from, to, 90].map(|s| s * 1_000_000);
+            longest(&times, from, to, end) / 1_000_000
+        };
+        // It began with the last success before the fault, and reaches into the time of the next.
+        assert_eq!(longest(11, 30), 40);
+        assert_eq!(longest(30, 54), 5);
         // Nothing came any more.
-        assert_eq!(longest(&times, 70, 100), 40);
-        assert_eq!(longest(&[], 70, 100), 30);
+        assert_eq!(longest(57, 80), 30);
+        assert_eq!(longest(80, 90), 0);
     }
 }

@@ -23,7 +23,7 @@ use crate::checker;
 use crate::clock;
 use crate::cluster::{Cluster, Shape, admin};
 use crate::error::ChaosError;
-use crate::faults;
+use crate::faults::{self, Needs};
 use crate::random::Random;
 use crate::recorder::Recorder;
 use crate::workload::{self, Crew, LogTopic, World};
@@ -67,11 +67,12 @@ pub async fn run(
 ) -> Result<RunReport, ChaosError> {
     let named = faults::named(&options.faults, options.controllers, options.agents)?;
     let seed = options.seed.unwrap_or_else(|| clock::wall().as_millis() as u64 % 1_000_000);
+    let disks = named.iter().any(|spec| spec.needs == Needs::Compiler);
     let plan = schedule::Plan::new(named, options.time, seed)?;
     make_folder(&options.folder)?;
     progress(&format!("seed {seed}, folder {}", options.folder.display()));
     let recorder = Arc::new(Recorder::create(&options.folder.join("history.jsonl"))?);
-    let trial = Trial { options, seed, recorder, progress };
+    let trial = Trial { options, seed, disks, recorder, progress };
     tokio::select! {
         held = trial.hold(plan, &interrupt) => held,
         // Dropping the trial heals all: its processes end, and with them their links and disks.
@@ -92,6 +93,8 @@ fn make_folder(folder: &Path) -> Result<(), ChaosError> {
 struct Trial {
     options: Options,
     seed: u64,
+    /// Some fault needs controllers with disks that can be broken.
+    disks: bool,
     recorder: Arc<Recorder>,
     progress: Progress,
 }
@@ -146,6 +149,7 @@ impl Trial {
             agents: self.options.agents,
             binary: self.options.binary.clone(),
             folder: self.options.folder.join("cluster"),
+            disks: self.disks,
         };
         let mut cluster = Cluster::start(shape, random, Arc::clone(&self.recorder)).await?;
         let took = cluster.wait_until_whole(START).await?;

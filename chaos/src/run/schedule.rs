@@ -104,6 +104,13 @@ impl Plan {
         }
         let (effective, healed_us) = heal(spec, fault, cluster, recorder).await?;
         let whole = cluster.wait_until_whole(WHOLE).await;
+        let mut problem = whole.err().map(|error| error.to_string());
+        // A process that ended by itself is a finding; the others are still to be tried with it.
+        for (node, code) in cluster.fallen() {
+            let fell = format!("{node} ended by itself, exit {code}");
+            problem = Some(problem.map_or(fell.clone(), |before| format!("{before}; {fell}")));
+            cluster.start_process(node)?;
+        }
         Ok(FaultRun {
             name: spec.name,
             detail,
@@ -111,7 +118,7 @@ impl Plan {
             begun_us,
             healed_us,
             whole_us: elapsed_us(recorder),
-            problem: whole.err().map(|error| error.to_string()),
+            problem,
         })
     }
 }

@@ -25,10 +25,11 @@ const MEDIAN: &str = "#0d9488";
 const SLOW: &str = "#be185d";
 
 /// Colours of families of faults: what the name begins with.
-const FAMILIES: [(&str, &str, &[&str]); 4] = [
+const FAMILIES: [(&str, &str, &[&str]); 5] = [
     ("processes", "#dc2626", &["kill", "crash", "stop"]),
     ("store", "#7c3aed", &["store"]),
-    ("operators", "#059669", &["rolling", "transfer", "replace"]),
+    ("disks", "#b45309", &["power", "fsync"]),
+    ("operators", "#059669", &["rolling", "transfer"]),
     ("links", "#0284c7", &[""]),
 ];
 

@@ -24,8 +24,9 @@ const DUPLICATES: bool = true;
 /// A record that is not acknowledged by then has failed, or may have.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// BOUND: records on their way.
-const IN_FLIGHT: usize = 2_000;
+/// BOUND: records on their way. As many as come about within the delivery timeout at the usual rate, so that partitions
+/// that are not served keep nothing from those that are.
+const IN_FLIGHT: usize = 8_000;
 /// How long a producer lives before another takes its place, in seconds.
 const LIFE: std::ops::Range<u64> = 15..60;
 

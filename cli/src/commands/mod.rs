@@ -29,7 +29,12 @@ const SERVER_LOG: &str = "info,openraft=error";
 /// Runs the command to its end.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     let serves = matches!(cli.command, Command::Controller(_) | Command::Agent(_));
-    let default = if serves { SERVER_LOG } else { "warn" };
+    let default = match cli.command {
+        _ if serves => SERVER_LOG,
+        // Its clients' troubles are the point of it.
+        Command::Chaos(_) => "off",
+        _ => "warn",
+    };
     logs::start(cli.log.as_deref(), default, cli.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

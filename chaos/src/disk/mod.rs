@@ -1,0 +1,220 @@
+//! A disk that can lose its power, hang and fail: `interpose.c` between a process and its C library.
+//!
+//! A power cut is played on the files that the killed process left behind: whatever no sync had covered may be gone.
+//! Files are cut back to some size between the last synced one and the present one, files that no synced folder lists
+//! may be gone altogether, new names may not have come about. What is not modelled: a file that was removed coming
+//! back, and a name that was overwritten keeping its old file.
+
+use std::collections::HashMap;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirEntryExt as _, FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::random::Random;
+
+const SOURCE: &str = include_str!("interpose.c");
+const PAGE: u64 = 4096;
+
+/// The library to be preloaded; made when first needed.
+fn library() -> io::Result<&'static Path> {
+    static LIBRARY: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
+    match LIBRARY.get_or_init(|| compile().map_err(|error| error.to_string())) {
+        Ok((_, library)) => Ok(library),
+        Err(error) => Err(io::Error::other(error.as_str())),
+    }
+}
+
+fn compile() -> io::Result<(TempDir, PathBuf)> {
+    let folder = tempfile::tempdir()?;
+    let (source, library) = (folder.path().join("interpose.c"), folder.path().join("libdisk.so"));
+    fs::write(&source, SOURCE)?;
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let compiled = Command::new(&compiler)
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-o"])
+        .args([&library, &source])
+        .arg("-ldl")
+        .output();
+    let named = |error| io::Error::other(format!("the C compiler {compiler:?}: {error}"));
+    let compiled = compiled.map_err(named)?;
+    if !compiled.status.success() {
+        let said = String::from_utf8_lossy(&compiled.stderr).into_owned();
+        return Err(io::Error::other(format!("interpose.c does not compile: {said}")));
+    }
+    Ok((folder, library))
+}
+
+/// What a power cut may leave of bytes that no sync covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Any number of the first of them.
+    Short,
+    /// Any number of the first of them, with pages of zeros among them.
+    Torn,
+}
+
+/// One process's disk: a folder, and where its syncs are noted.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    data: PathBuf,
+    log: PathBuf,
+    control: PathBuf,
+}
+
+impl Disk {
+    /// The disk that `data` lies on; its notes lie beside that.
+    pub fn under(data: &Path) -> Self {
+        let beside = |extension: &str| data.with_extension(extension);
+        Self { data: data.to_owned(), log: beside("syncs"), control: beside("disk") }
+    }
+
+    /// What a process must have in its environment for its disk to be this one. Needs a C compiler, once.
+    pub fn environment(&self) -> io::Result<Vec<(&'static str, PathBuf)>> {
+        Ok(vec![
+            ("LD_PRELOAD", library()?.to_owned()),
+            ("DISK_LOG", self.log.clone()),
+            ("DISK_CONTROL", self.control.clone()),
+        ])
+    }
+
+    /// From now on no sync returns.
+    pub fn stall(&self) -> io::Result<()> {
+        fs::write(&self.control, "stall")
+    }
+
+    /// From now on every sync fails.
+    pub fn fail(&self) -> io::Result<()> {
+        fs::write(&self.control, "fail")
+    }
+
+    /// It works again.
+    pub fn mend(&self) -> io::Result<()> {
+        fs::write(&self.control, "")
+    }
+
+    /// Plays a power cut; the process must be dead. `random` decides what is lost. How many bytes were.
+    pub fn cut(&self, random: &mut Random, tail: Tail) -> io::Result<u64> {
+        let synced = Synced::read(&self.log)?;
+        let lost = cut_folder(&self.data, &synced, random, tail)?;
+        // What is on the disk now is what it holds.
+        let mut lines = String::new();
+        note_all(&self.data, &mut lines)?;
+        fs::write(&self.log, lines)?;
+        Ok(lost)
+    }
+}
+
+fn cut_folder(folder: &Path, synced: &Synced, random: &mut Random, tail: Tail) -> io::Result<u64> {
+    let listed = synced.folders.get(&fs::metadata(folder)?.ino());
+    let mut lost = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if entry.file_type()?.is_dir() {
+            lost += cut_folder(&path, synced, random, tail)?;
+            continue;
+        }
+        if let Some(listed) = listed
+            && !listed.values().any(|known| *known == name)
+            && random.below(2) == 0
+        {
+            match listed.get(&entry.ino()) {
+                Some(old) => fs::rename(&path, folder.join(old))?,
+                None => {
+                    lost += entry.metadata()?.len();
+                    fs::remove_file(&path)?;
+                }
+            }
+            continue;
+        }
+        let kept = synced.sizes.get(&entry.ino()).copied().unwrap_or(0);
+        lost += cut_file(&path, kept, random, tail)?;
+    }
+    Ok(lost)
+}
+
+fn cut_file(path: &Path, kept: u64, random: &mut Random, tail: Tail) -> io::Result<u64> {
+    let size = fs::metadata(path)?.len();
+    let Some(doubtful) = size.checked_sub(kept).filter(|doubtful| *doubtful > 0) else {
+        return Ok(0);
+    };
+    let left = match random.below(3) {
+        0 => kept,
+        1 => size,
+        _ => kept + random.below(doubtful),
+    };
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(left)?;
+    let mut at = kept;
+    while tail == Tail::Torn && at < left {
+        let end = ((at / PAGE + 1) * PAGE).min(left);
+        if random.below(3) == 0 {
+            let zeros = vec![0; usize::try_from(end - at).expect("a page")];
+            file.write_all_at(&zeros, at)?;
+        }
+        at = end;
+    }
+    Ok(size - left)
+}
+
+fn note_all(folder: &Path, lines: &mut String) -> io::Result<()> {
+    use std::fmt::Write as _;
+    let inode = fs::metadata(folder)?.ino();
+    let mut entries = format!("D {inode}\n");
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let _ = writeln!(entries, "E {} {name}", entry.ino());
+        if entry.file_type()?.is_dir() {
+            note_all(&entry.path(), lines)?;
+        } else {
+            let _ = writeln!(lines, "F {} {}", entry.ino(), entry.metadata()?.len());
+        }
+    }
+    lines.push_str(&entries);
+    lines.push_str(".\n");
+    Ok(())
+}
+
+/// What the syncs covered.
+#[derive(Default)]
+struct Synced {
+    /// By inode.
+    sizes: HashMap<u64, u64>,
+    /// Folder's inode; in it, file's inode to name.
+    folders: HashMap<u64, HashMap<u64, String>>,
+}
+
+impl Synced {
+    fn read(log: &Path) -> io::Result<Self> {
+        let mut synced = Self::default();
+        let text = fs::read_to_string(log)?;
+        let broken = |line: &str| io::Error::other(format!("{}: {line}", log.display()));
+        let mut folder = (0, HashMap::new());
+        for line in text.lines() {
+            let mut fields = line.splitn(3, ' ');
+            let kind = fields.next().unwrap_or_default();
+            let inode = fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
+            let rest = fields.next().unwrap_or_default();
+            match kind {
+                "F" => {
+                    let size = rest.parse().map_err(|_| broken(line))?;
+                    synced.sizes.insert(inode, size);
+                }
+                "U" => drop(synced.sizes.remove(&inode)),
+                "D" => folder = (inode, HashMap::new()),
+                "E" => drop(folder.1.insert(inode, rest.to_owned())),
+                "." => {
+                    let (inode, entries) = std::mem::take(&mut folder);
+                    synced.folders.insert(inode, entries);
+                }
+                _ => return Err(broken(line)),
+            }
+        }
+        Ok(synced)
+    }
+}
