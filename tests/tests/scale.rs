@@ -238,6 +238,7 @@ fn a_large_state_is_found_again_looked_up_and_snapshotted() {
                     offset: number,
                     metadata: String::new(),
                 }],
+                ..Default::default()
             };
             let watch = Stopwatch::start();
             client.commit_offsets(request).await.unwrap();
