@@ -3,9 +3,9 @@
 mod attach;
 mod attend;
 mod backups;
+mod collector;
 mod group_views;
 mod groups;
-mod collector;
 mod lookup;
 mod members;
 mod metadata;

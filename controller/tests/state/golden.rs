@@ -15,9 +15,9 @@ use streamhouse_controller::state::collector::{
     Verdict,
 };
 use streamhouse_controller::state::command::{
-    Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey, ProducerBatch,
-    ProducerEpoch, ProducerRequest, Registration, RequestKey, RestoreStart, RestoredObject,
-    SliceCommit,
+    Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey,
+    ProducerBatch, ProducerEpoch, ProducerRequest, Registration, RequestKey, RestoreStart,
+    RestoredObject, SliceCommit,
 };
 use streamhouse_controller::state::controllers::{DiskMark, Mark};
 use streamhouse_controller::state::groups::{GroupPartition, Member, Membership, Subscription};
