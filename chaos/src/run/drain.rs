@@ -8,7 +8,7 @@ use streamhouse_client::{Consumer, TopicPartition};
 use crate::clock;
 use crate::error::ChaosError;
 use crate::history::{Operation, Outcome, Partition};
-use crate::workload::{Producer, World};
+use crate::workload::{Kind, Producer, World};
 
 /// How long all partitions together may take to be read from the beginning.
 const DRAIN: Duration = Duration::from_secs(300);
@@ -62,7 +62,7 @@ async fn build(world: &World) -> Result<Consumer, ChaosError> {
 }
 
 async fn producer(world: &World) -> Result<Producer, ChaosError> {
-    let built = Producer::build(world, world.random.fork(99)).await;
+    let built = Producer::build(world, Kind::Idempotent, world.random.fork(99)).await;
     built.ok_or_else(|| ChaosError::Cluster("no producer can be built after healing".to_owned()))
 }
 

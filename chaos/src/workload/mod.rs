@@ -17,7 +17,7 @@ use streamhouse_client::consumer::{ConsumerBuilder, Record};
 use streamhouse_client::{Consumer, OffsetReset};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use producer::Producer;
+pub(crate) use producer::{Kind, Producer};
 
 use crate::cluster::Access;
 use crate::error::ChaosError;
@@ -129,8 +129,8 @@ pub(crate) async fn run(world: &World, crew: Crew) -> Result<(), ChaosError> {
         seat += 1;
         World { random: world.random.fork(seat), ..world.clone() }
     };
-    for _ in 0..crew.producers {
-        clients.spawn(producer::run(next()));
+    for number in 0..crew.producers {
+        clients.spawn(producer::run(next(), Kind::of(number)));
     }
     for _ in 0..crew.assigned_consumers {
         clients.spawn(assigned_consumer::run(next()));

@@ -1,7 +1,7 @@
 //! Producers: records at a steady rate to random partitions, many in flight.
 //!
-//! Plain: when an answer is lost the record is sent again, and may then be there twice. First appearances keep their
-//! order, acknowledged offsets grow.
+//! Idempotent, as they are by default: every record is there once, and in order. Plain: when an answer is lost the record
+//! is sent again, and may then be there twice; first appearances keep their order.
 
 use std::time::Duration;
 
@@ -17,9 +17,26 @@ use crate::error::ChaosError;
 use crate::history::{Operation, Outcome, Partition, Value};
 use crate::random::Random;
 
-const CLIENT: &str = "plain producer";
 /// See the module.
-const DUPLICATES: bool = true;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Idempotent,
+    Plain,
+}
+
+impl Kind {
+    /// What a producer is called that takes its place among this many.
+    pub(super) fn of(number: u64) -> Self {
+        if number.is_multiple_of(4) { Self::Plain } else { Self::Idempotent }
+    }
+
+    fn start(self, world: &World) -> u32 {
+        match self {
+            Self::Idempotent => world.start("idempotent producer", false),
+            Self::Plain => world.start("plain producer", true),
+        }
+    }
+}
 
 /// A record that is not acknowledged by then has failed, or may have.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,6 +53,7 @@ type Pending =
 /// One producer process at a time, as the history has it.
 pub(crate) struct Producer {
     world: World,
+    kind: Kind,
     client: streamhouse_client::Producer,
     process: u32,
     counter: u64,
@@ -50,10 +68,10 @@ enum End {
     Stopped,
 }
 
-pub(super) async fn run(world: World) -> Result<(), ChaosError> {
+pub(super) async fn run(world: World, kind: Kind) -> Result<(), ChaosError> {
     let mut random = world.random.clone();
     loop {
-        let built = Producer::build(&world, random.fork(1)).await;
+        let built = Producer::build(&world, kind, random.fork(1)).await;
         let Some(producer) = built else {
             if world.pause(AGAIN).await {
                 continue;
@@ -70,16 +88,17 @@ pub(super) async fn run(world: World) -> Result<(), ChaosError> {
 
 impl Producer {
     /// Nothing while the controllers cannot be reached.
-    pub(crate) async fn build(world: &World, random: Random) -> Option<Self> {
+    pub(crate) async fn build(world: &World, kind: Kind, random: Random) -> Option<Self> {
         let client = streamhouse_client::Producer::builder()
             .controllers(world.access.controllers.iter().cloned())
             .delivery_timeout(DELIVERY_TIMEOUT)
             .request_timeout(Duration::from_secs(8))
+            .enable_idempotence(kind == Kind::Idempotent)
             .build();
         let client = client.await.ok()?;
-        let process = world.start(CLIENT, DUPLICATES);
+        let process = kind.start(world);
         let (pending, world) = (Pending::new(), world.clone());
-        Some(Self { world, client, process, counter: 0, pending, random })
+        Some(Self { world, kind, client, process, counter: 0, pending, random })
     }
 
     async fn live(mut self, life: Duration) -> End {
@@ -136,7 +155,7 @@ impl Producer {
             Err(error) if error.may_have_taken_effect() => {
                 self.record(Outcome::Info, at, value, None, false);
                 if value.process == self.process {
-                    self.process = self.world.start(CLIENT, DUPLICATES);
+                    self.process = self.kind.start(&self.world);
                     self.counter = 0;
                 }
             }
