@@ -236,7 +236,7 @@ fn body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
             let known = producers::producer(&state.kv, id).unwrap();
             let epoch = known.map_or(0, |known| known.epoch);
             CommandBody::InitProducer(ProducerRequest {
-                name: (b % 4 == 0).then(|| format!("producer-{}", a % 2)),
+                name: b.is_multiple_of(4).then(|| format!("producer-{}", a % 2)),
                 producer: (b % 4 == 1).then_some(ProducerEpoch { id, epoch }),
             })
         }

@@ -11,7 +11,7 @@ use super::partitions::Partition;
 use super::producers::{self, Producer};
 use super::reply::{BatchFault, BatchRefusal, Refusal};
 use super::sequences::{self, Committed, MAX_PARTITION_PRODUCERS};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use streamhouse_segment::sequences::{Sequences, Standing};
 
 /// What one object changes of producers: read once, written once.
@@ -115,10 +115,11 @@ impl Ledger {
         batch: &ProducerBatch,
     ) -> Result<Option<BatchFault>, KvError> {
         let asked = batch.producer;
-        if !self.producers.contains_key(&asked.id) {
-            self.producers.insert(asked.id, producers::producer(tx, asked.id)?);
-        }
-        Ok(match self.producers[&asked.id].as_ref().map(Producer::current) {
+        let known = match self.producers.entry(asked.id) {
+            btree_map::Entry::Occupied(known) => known.into_mut(),
+            btree_map::Entry::Vacant(vacant) => vacant.insert(producers::producer(tx, asked.id)?),
+        };
+        Ok(match known.as_ref().map(Producer::current) {
             Some(current) if current > asked.epoch => Some(BatchFault::Fenced { current }),
             Some(current) if current == asked.epoch => None,
             Some(_) | None => Some(BatchFault::Unknown),
