@@ -216,6 +216,7 @@ fn a_large_state_is_found_again_looked_up_and_snapshotted() {
                     offset: number,
                     metadata: String::new(),
                 }],
+                ..v1::CommitOffsetsRequest::default()
             };
             let watch = Stopwatch::start();
             client.commit_offsets(request).await.unwrap();
