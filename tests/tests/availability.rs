@@ -44,7 +44,9 @@ fn commit(partition: &v1::TopicPartition, number: u64) -> v1::CommitOffsetsReque
             offset: number,
             metadata: String::new(),
         }],
-    }, ..v1::CommitOffsetsRequest::default() }
+        ..v1::CommitOffsetsRequest::default()
+    }
+}
 
 /// The offset that is committed, by a linearizable read.
 async fn committed(

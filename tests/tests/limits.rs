@@ -233,7 +233,8 @@ where
 /// The commit of `count` offsets with so many bytes of metadata, of a partition that is not there.
 fn offsets(group: &str, count: usize, number: u64, bytes: usize) -> v1::CommitOffsetsRequest {
     let partition = v1::TopicPartition { topic_id: vec![1; 16], partition: 0 };
-    commit(group, partition, count, number, bytes), ..v1::CommitOffsetsRequest::default() }
+    commit(group, partition, count, number, bytes)
+}
 
 fn commit(
     group: &str,
