@@ -9,7 +9,7 @@ use streamhouse_segment::ids::TopicId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::ConsumeError;
-use super::group::Lease;
+use super::group::{Lease, MemberId};
 use super::metrics::{Counters, count};
 use crate::convert;
 use crate::errors::{CallError, Code};
@@ -67,6 +67,8 @@ impl PendingCommit {
 }
 
 struct Request {
+    /// GROUP: who asked, so that nothing is committed in the name of a later membership.
+    identity: (Option<MemberId>, u32),
     offsets: Vec<Offset>,
     outcome: oneshot::Sender<Result<(), ConsumeError>>,
 }
@@ -76,6 +78,8 @@ struct Request {
 pub(super) struct CommitQueue {
     pub(super) group: Arc<str>,
     requests: mpsc::Sender<Request>,
+    /// As which member.
+    lease: Arc<Lease>,
 }
 
 impl CommitQueue {
@@ -88,35 +92,38 @@ impl CommitQueue {
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (requests, mut waiting) = mpsc::channel::<Request>(WAITING);
         let requester = Requester::new();
-        let committer = Committer { group: group.clone(), metadata, requester, lease };
+        let committer = Committer { group: group.clone(), metadata, requester };
         // GROUP: one at a time, so that the controllers get them in the order of their numbers.
         let task = async move {
             while let Some(request) = waiting.recv().await {
-                let outcome = committer.commit(&request.offsets).await;
+                let outcome = committer.commit(request.identity, &request.offsets).await;
                 let counter = match outcome {
                     Ok(()) => &counters.commits,
                     Err(_) => &counters.failed_commits,
                 };
-                count(counter, 1);
+                // One of nothing only waits for those ahead of it.
+                count(counter, u64::from(!request.offsets.is_empty()));
                 // The caller need not wait for it.
                 let _ = request.outcome.send(outcome);
             }
         };
-        (Self { group, requests }, task)
+        (Self { group, requests, lease }, task)
     }
 
     /// Hands a commit in, once there is room.
     pub(super) async fn commit(&self, offsets: Vec<Offset>) -> PendingCommit {
         let (outcome, pending) = oneshot::channel();
         // Without the task the sender is dropped, and the outcome says so.
-        let _ = self.requests.send(Request { offsets, outcome }).await;
+        let identity = self.lease.identity();
+        let _ = self.requests.send(Request { identity, offsets, outcome }).await;
         PendingCommit(pending)
     }
 
     /// Hands a commit in, if there is room.
     pub(super) fn try_commit(&self, offsets: Vec<Offset>) -> Result<PendingCommit, ConsumeError> {
         let (outcome, pending) = oneshot::channel();
-        match self.requests.try_send(Request { offsets, outcome }) {
+        let identity = self.lease.identity();
+        match self.requests.try_send(Request { identity, offsets, outcome }) {
             Ok(()) => Ok(PendingCommit(pending)),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ConsumeError::Ended),
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -131,21 +138,25 @@ struct Committer {
     group: Arc<str>,
     metadata: Metadata,
     requester: Requester,
-    /// As which member.
-    lease: Arc<Lease>,
 }
 
 impl Committer {
-    async fn commit(&self, offsets: &[Offset]) -> Result<(), ConsumeError> {
+    async fn commit(
+        &self,
+        identity: (Option<MemberId>, u32),
+        offsets: &[Offset],
+    ) -> Result<(), ConsumeError> {
         for some in offsets.chunks(MAX_OFFSETS) {
-            self.commit_some(some).await?;
+            self.commit_some(identity, some).await?;
         }
         Ok(())
     }
 
-    async fn commit_some(&self, offsets: &[Offset]) -> Result<(), ConsumeError> {
-        // GROUP: the one whose changes poll has followed; a zombie's is refused.
-        let (member, member_epoch) = self.lease.identity();
+    async fn commit_some(
+        &self,
+        (member, member_epoch): (Option<MemberId>, u32),
+        offsets: &[Offset],
+    ) -> Result<(), ConsumeError> {
         let request = v1::CommitOffsetsRequest {
             request: Some(self.requester.next()),
             group: self.group.to_string(),

@@ -35,6 +35,8 @@ use crate::errors::CallError;
 use crate::retry::Backoff;
 use crate::routing::Metadata;
 
+/// BOUND: partitions without a slot of which the watch told; as many as a cluster has by default.
+const MAX_PASSED: usize = 100_000;
 /// The wait after a plan that brought nothing although there should be something.
 const LATER: Duration = Duration::from_millis(100);
 
@@ -76,6 +78,8 @@ pub(super) struct Fetcher {
     parts: Parts,
     slots: Vec<Slot>,
     by_partition: HashMap<(TopicId, u32), usize>,
+    /// Ends that the watch told of partitions without a slot: one may be about to come, with an end from before that.
+    passed: HashMap<(TopicId, u32), u64>,
     work: FuturesUnordered<BoxFuture<'static, Event>>,
     looking_up: bool,
     look_up_backoff: Backoff,
@@ -91,6 +95,8 @@ pub(super) struct Fetcher {
     allowed: usize,
     /// Where the next round of GETs, or of decoding, begins, so that every partition gets its turn.
     get_turn: usize,
+    /// And where the next look-up does.
+    look_up_turn: usize,
     decode_turn: usize,
     _end: EndGuard,
 }
@@ -102,6 +108,7 @@ impl Fetcher {
             parts,
             slots: Vec::new(),
             by_partition: HashMap::new(),
+            passed: HashMap::new(),
             work: FuturesUnordered::new(),
             looking_up: false,
             look_up_backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
@@ -113,6 +120,7 @@ impl Fetcher {
             decoders: 0,
             allowed: 0,
             get_turn: 0,
+            look_up_turn: 0,
             decode_turn: 0,
             _end: end,
         }
@@ -158,7 +166,12 @@ impl Fetcher {
             self.release(index);
             self.slots[index] = Slot::new(place);
         }
-        self.by_partition.insert((place.topic, place.at.partition), index);
+        let key = (place.topic, place.at.partition);
+        if let Some(end) = self.passed.remove(&key) {
+            let slot = &mut self.slots[index];
+            slot.high_watermark = slot.high_watermark.max(end);
+        }
+        self.by_partition.insert(key, index);
     }
 
     fn release(&mut self, index: usize) {

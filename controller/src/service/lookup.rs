@@ -38,7 +38,7 @@ pub(super) async fn find(
             let found = search(&view, &key, range.offset, time, &mut scans);
             (plan.segments, plan.scanned_to) = found.map_err(|e| store_failed(&e))?;
         }
-        budget -= plan.segments.len();
+        budget = budget.saturating_sub(plan.segments.len());
         plans.push(plan);
     }
     Ok(v1::FindSegmentsResponse { plans, applied: view.applied() })

@@ -150,6 +150,21 @@ impl Ledger {
     }
 }
 
+/// Whether a slice that a restore found holds a batch that the partition has already, or one of an epoch before what it
+/// has: such a slice was refused when it was to be committed, and nothing else in the bucket may say so.
+pub(super) fn was_refused(tx: &Transaction<'_>, slice: &SliceCommit) -> Result<bool, KvError> {
+    for batch in &slice.producers {
+        let Some(mut known) = Entry::load(tx, &slice.partition, batch.producer.id)? else {
+            continue;
+        };
+        let over = batch.producer.epoch < known.epoch;
+        if over || matches!(known.take(batch, slice.base_offset), Err(BatchFault::Committed(_))) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// A slice that a restore put into the index was accepted once: what it says
 /// of producers is so.
 pub(super) fn restore(

@@ -365,6 +365,8 @@ pub(super) fn restore(
             }
             // DENSE
             _ if slice.base_offset != partition.next_offset => Some(Refusal::Stale),
+            // DEDUP: a copy that was refused stays out.
+            _ if dedup::was_refused(tx, slice)? => Some(Refusal::Stale),
             _ => check_shape(size, slice),
         };
         if refusal.is_none() {

@@ -54,6 +54,7 @@ async fn page(
         offset,
         max_segments: PAGE,
         max_bytes: 0,
+        from_timestamp_ms: None,
     };
     let request =
         v1::FindSegmentsRequest { ranges: vec![range], min_applied: applied, linearizable: true };

@@ -2,7 +2,7 @@
 
 use streamhouse_proto::v1;
 
-use super::{Asked, Event, Fetcher, LATER};
+use super::{Asked, Event, Fetcher, LATER, MAX_PASSED};
 use crate::consumer::error::ConsumeError;
 use crate::consumer::metrics::count;
 use crate::consumer::plan::{Plan, judge};
@@ -157,7 +157,9 @@ impl Fetcher {
             && state.runs.front().is_some_and(|front| front.id != run)
         {
             // Earlier runs are still good: let them through, then fetch this one again and see.
-            return state.forget_from(run);
+            state.forget_from(run);
+            state.not_before = Some(clock::now() + LATER);
+            return;
         }
         if state.stopped {
             return;
@@ -182,7 +184,12 @@ impl Fetcher {
                     let slot = &mut self.slots[*index];
                     slot.high_watermark = slot.high_watermark.max(state.high_watermark);
                 }
-                None => unknown = true,
+                None => {
+                    unknown = true;
+                    if self.passed.len() < MAX_PASSED {
+                        self.passed.insert((topic, partition.partition), state.high_watermark);
+                    }
+                }
             }
         }
         if unknown {

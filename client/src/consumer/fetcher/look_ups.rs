@@ -19,7 +19,9 @@ impl Fetcher {
         if self.looking_up || self.look_up_after.is_some_and(|at| now < at) {
             return;
         }
-        let wanting = self.slots.iter().enumerate();
+        // Those behind the last ones asked come first, so that none waits for ever behind busier ones.
+        let (before, behind) = self.slots.split_at(self.look_up_turn.min(self.slots.len()));
+        let wanting = (before.len()..).zip(behind).chain((0..).zip(before));
         let asked: Vec<Asked> = wanting
             .filter(|(_, slot)| slot.wants_plan(now))
             .take(PLANS_PER_LOOK_UP)
@@ -29,9 +31,8 @@ impl Fetcher {
                 offset: slot.planned_to,
             })
             .collect();
-        if asked.is_empty() {
-            return;
-        }
+        let Some(last) = asked.last() else { return };
+        self.look_up_turn = last.slot + 1;
         let request = self.question(&asked);
         let pool = self.parts.metadata.pool.clone();
         self.looking_up = true;

@@ -238,6 +238,10 @@ impl Consumer {
         let Some(group) = self.group.take() else { return };
         // What was to be committed is; a commit of less would take it back.
         self.apply_quietly(AssignmentEvent::Lost(self.assignment())).await;
+        if let Some(queue) = &self.commits {
+            // What was handed in before goes out first, while it counts: an empty commit comes behind it.
+            let _ = queue.commit(Vec::new()).await.await;
+        }
         group.lease.unfollow();
         let (done, left) = oneshot::channel();
         if group.words.send(Word::Leave(done)).await.is_ok() {

@@ -212,19 +212,19 @@ impl Membership {
     async fn join(&mut self) -> Result<(), ConsumeError> {
         self.topics = find(&self.metadata, &self.subscription, true).await?;
         self.member = clock::random_id();
-        self.epoch = self.say_wish().await?;
+        self.epoch = self.say_wish(&self.topics).await?;
         Ok(())
     }
 
     /// Tells the controllers what the member wants; returns its epoch.
-    async fn say_wish(&self) -> Result<u32, CallError> {
+    async fn say_wish(&self, topics: &BTreeSet<TopicId>) -> Result<u32, CallError> {
         let request = v1::JoinGroupRequest {
             request: Some(self.requester.next()),
             group: self.group.to_string(),
             member_id: self.member.to_vec(),
             instance_id: self.instance(),
             client_id: self.options.client_id.to_string(),
-            topic_ids: self.topics.iter().map(|id| id.to_bytes().to_vec()).collect(),
+            topic_ids: topics.iter().map(|id| id.to_bytes().to_vec()).collect(),
             assignor: self.options.assignor.wire().into(),
             session_timeout_ms: self.options.session_timeout_ms(),
         };
@@ -275,9 +275,8 @@ impl Membership {
     fn heard(&mut self, said: Said, streams: &mut Streams) -> Option<Over> {
         let answer = said.answer;
         self.metadata.pool.learn(answer.controllers.iter().map(|address| &**address));
-        if answer.controllers.len() > streams.addresses.len() {
-            self.attend_at(streams, self.metadata.pool.addresses());
-        }
+        // One may have taken another's place.
+        self.attend_at(streams, self.metadata.pool.addresses());
         // A deposed leader may not know it yet.
         if !answer.leader || answer.term < streams.term {
             return None;
@@ -438,9 +437,9 @@ impl Membership {
         if topics == self.topics {
             return None;
         }
-        self.topics = topics;
-        match self.say_wish().await {
-            Ok(_) => {}
+        match self.say_wish(&topics).await {
+            // Only what the controllers know need not be said again.
+            Ok(_) => self.topics = topics,
             Err(error) if error.code() == Some(Code::FencedMember) => return Some(Over::Fenced),
             Err(error) => self.outgoing.push_back(Event::Failed(error.into())),
         }

@@ -27,8 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::DropGuard;
 
 use self::core::Key;
-pub(super) use self::lease::Lease;
-use self::lease::MemberId;
+pub(super) use self::lease::{Lease, MemberId};
 pub use self::options::Assignor;
 pub(super) use self::options::GroupOptions;
 use super::error::ConsumeError;

@@ -41,6 +41,10 @@ fn fate(batch: &Batch, who: ProducerId, progress: Option<&Progress>) -> Fate {
     if progress.epoch == who.epoch && end <= progress.sequences.records {
         return Fate::Written(progress.sequences.offset_of(batch.position));
     }
+    // Another took over and has written here since: what was of this epoch is no longer kept.
+    if progress.epoch > who.epoch && batch.ambiguous {
+        return Fate::Unknown;
+    }
     match progress.current {
         Some(_) if batch.opened.elapsed() < REMEMBERED => Fate::Never,
         _ if batch.ambiguous => Fate::Unknown,
