@@ -78,6 +78,7 @@ impl Consumer {
             member: [0; 16],
             events: receiver,
             pending: VecDeque::new(),
+            settled: false,
             words,
             _task: cancel.drop_guard(),
         });
@@ -88,15 +89,11 @@ impl Consumer {
         let until = clock::later(clock::now(), self.options.pool.operation_timeout);
         loop {
             let Some(group) = &mut self.group else { return Ok(()) };
-            if tokio::time::timeout_at(until, group.news()).await.is_err() {
-                // It goes on in poll.
+            if group.settled || tokio::time::timeout_at(until, group.news()).await.is_err() {
+                // What is still to come is followed by poll.
                 return Ok(());
             }
-            let settled = group.pending.iter().any(|event| matches!(event, Event::Settled));
             self.follow_group().await?;
-            if settled {
-                return Ok(());
-            }
         }
     }
 
@@ -151,7 +148,12 @@ impl Consumer {
                 let partitions = self.names_of(&keys);
                 self.lose(partitions).await?;
             }
-            Event::Settled | Event::Failed(_) => {}
+            Event::Settled => {
+                if let Some(group) = &mut self.group {
+                    group.settled = true;
+                }
+            }
+            Event::Failed(_) => {}
         }
         Ok(())
     }

@@ -93,6 +93,8 @@ pub(super) struct Group {
     member: MemberId,
     events: mpsc::Receiver<Event>,
     pending: VecDeque<Event>,
+    /// The assignment that followed the joining was complete.
+    settled: bool,
     words: mpsc::Sender<Word>,
     _task: DropGuard,
 }
