@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use streamhouse_controller::raft::{OpenError, RaftNode, RaftOptions, StartError};
 use streamhouse_controller::state::command::{CommandBody, PartitionKey};
+use streamhouse_controller::state::offsets::MAX_METADATA_BYTES;
 use streamhouse_controller::state::reply::Reply;
 
 fn defaults(_: &mut RaftOptions) {}
@@ -74,9 +75,11 @@ fn bounded_in_bytes(options: &mut RaftOptions) {
 /// An entry of 1 MiB: it is refused when it is applied, and in the log all the
 /// same.
 fn large(number: u64) -> CommandBody {
-    let metadata = "m".repeat(MIB as usize);
-    let partition = PartitionKey { topic: [1; 16], partition: 0 };
-    CommandBody::CommitOffsets { group: "g".into(), offsets: vec![(partition, number, metadata)] }
+    let offset = |partition| {
+        (PartitionKey { topic: [1; 16], partition }, number, "m".repeat(MAX_METADATA_BYTES))
+    };
+    let offsets = (0..MIB as u32 / MAX_METADATA_BYTES as u32).map(offset);
+    CommandBody::CommitOffsets { group: "g".into(), offsets: offsets.collect() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,7 +178,8 @@ async fn a_snapshot_s_transfer_is_resumed() {
     let (last, _) = propose(cluster.node(leader), create(1)).await;
     let state = GROUPS * METADATA as u64;
     poll("a snapshot that the absent node needs", || {
-        (cluster.node(leader).status().snapshot > last - 100).then_some(())
+        let node = cluster.node(leader);
+        (node.status().snapshot > last - 100 && node.sizes().log_bytes < state / 4).then_some(())
     })
     .await;
 

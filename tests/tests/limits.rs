@@ -33,7 +33,7 @@ fn each_limit_of_the_cluster_is_a_clear_error() {
         "--max-partitions=8",
         "--max-sessions=1",
         "--max-batch=2",
-        "--max-entry-bytes=20000",
+        "--max-entry-bytes=6000",
         "--max-message-bytes=40000",
     ];
     let cluster = LocalCluster::start_with_flags(3, 1, &flags);
@@ -66,10 +66,10 @@ fn each_limit_of_the_cluster_is_a_clear_error() {
             let refused = metadata.commit_offsets(offsets("g", 3, 1, 10)).await.unwrap_err();
             let message = "3 offsets in one commit, allowed are 2 (--max-batch)";
             assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, message));
-            let refused = metadata.commit_offsets(offsets("g", 1, 2, 30_000)).await.unwrap_err();
+            let refused = metadata.commit_offsets(offsets("g", 2, 2, 4_000)).await.unwrap_err();
             let message = refused.message();
             assert!(
-                message.contains("limit of 20000 bytes an entry (--max-entry-bytes)"),
+                message.contains("limit of 6000 bytes an entry (--max-entry-bytes)"),
                 "{message}"
             );
             let refused = metadata.commit_offsets(offsets("g", 1, 3, 50_000)).await.unwrap_err();

@@ -93,7 +93,7 @@ fn explained(args: Args, found: RecordLocation) -> Explained {
         lease_epoch: found.lease_epoch,
         append_time_ms: found.append_time_ms,
         slice: Part::new(found.slice, found.slice_offsets),
-        crc32c: format!("{:#010x}", found.crc32c),
+        crc32c: format!("{:08x}", found.crc32c),
         batch: Part::new(found.batch, found.batch_offsets),
         batch_records: found.batch_records,
         compression: match found.compression {
