@@ -78,7 +78,7 @@ async fn a_fenced_producer_s_batch_refuses_its_slice_and_nobody_else_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_put_that_was_given_up_and_lands_late_writes_nothing_twice() {
+async fn a_put_that_was_given_up_writes_nothing_twice() {
     let rig = Rig::new(|options| options.put_timeout = Duration::from_millis(100)).await;
     rig.store.hold(true);
     let mut stream = rig.producer().await;
