@@ -44,16 +44,16 @@ SCALE ?= 1000000
 KILLS ?= 120
 STORE ?= 60
 test-power: deps-test
-	STREAMHOUSE_POWER_CUTS=$(CUTS) $(CARGO) test --release --locked --workspace --test disk -- --nocapture power_cut
+	STREAMHOUSE_POWER_CUTS=$(CUTS) $(CARGO) test --release --locked --workspace --test processes -- --nocapture disk::a_power_cut
 
 test-kills: deps-test
-	STREAMHOUSE_KILLS_SECONDS=$(KILLS) $(CARGO) test --release --locked --workspace --test availability -- --nocapture
+	STREAMHOUSE_KILLS_SECONDS=$(KILLS) $(CARGO) test --release --locked --workspace --test processes -- --nocapture availability::
 
 test-store: deps-test
-	STREAMHOUSE_STORE_SECONDS=$(STORE) $(CARGO) test --release --locked --workspace --test hostile_store -- --nocapture
+	STREAMHOUSE_STORE_SECONDS=$(STORE) $(CARGO) test --release --locked --workspace --test processes -- --nocapture hostile_store::
 
 test-scale: deps-test
-	STREAMHOUSE_SCALE=$(SCALE) $(CARGO) test --release --locked --workspace --test scale -- --nocapture
+	STREAMHOUSE_SCALE=$(SCALE) $(CARGO) test --release --locked --workspace --test processes -- --nocapture scale::
 
 MINUTES ?= 60
 soak: build

@@ -18,6 +18,7 @@ use crate::raft::{RaftNode, RaftOptions};
 use crate::service::{
     BackupsService, CollectorService, MetadataService, ProducersService, SessionsService, Shared,
 };
+use futures::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -107,7 +108,12 @@ impl Controller {
     /// majority, answers `NO_LEADER` until there is one.
     ///
     /// One that joins waits here for its number, until a leader gives it one.
-    pub async fn start(mut options: ControllerOptions) -> Result<Self, StartError> {
+    pub fn start(options: ControllerOptions) -> BoxFuture<'static, Result<Self, StartError>> {
+        // Compiled here, and not with every binary that starts one.
+        Box::pin(Self::start_here(options))
+    }
+
+    async fn start_here(mut options: ControllerOptions) -> Result<Self, StartError> {
         options.limits.check().map_err(StartError::Options)?;
         let limits = options.limits.clone();
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());

@@ -7,6 +7,7 @@ use crate::raft::{self, OpenError, TooOld};
 use crate::repair_plan::{PREPARED, Plan};
 use crate::seeds::{CALL, Seeds};
 use crate::state::features;
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use streamhouse_proto::advice;
@@ -111,7 +112,17 @@ pub enum RepairError {
 /// takes the old one's place; in between it does not vote.
 ///
 /// May be run again if it was interrupted.
-pub async fn repair(
+pub fn repair<'a>(
+    data: &'a Path,
+    controllers: &'a [String],
+    node_id: Option<u64>,
+    advertise: Option<&'a str>,
+) -> BoxFuture<'a, Result<Repaired, RepairError>> {
+    // Compiled here, and not with every binary that repairs.
+    Box::pin(repair_here(data, controllers, node_id, advertise))
+}
+
+async fn repair_here(
     data: &Path,
     controllers: &[String],
     node_id: Option<u64>,

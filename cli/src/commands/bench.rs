@@ -16,6 +16,7 @@ mod usage;
 mod workload;
 
 use clap::Subcommand;
+use futures::future::LocalBoxFuture;
 
 use crate::output::Format;
 
@@ -39,12 +40,12 @@ enum Action {
     Consume(consume::Args),
 }
 
-pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args, format: Format) -> LocalBoxFuture<'static, anyhow::Result<()>> {
     match args.action {
-        Action::Metadata(args) => metadata::run(args, format).await,
-        Action::Failover(args) => failover::run(args, format).await,
-        Action::Produce(args) => produce::run(args, format).await,
-        Action::Latency(args) => latency::run(args, format).await,
-        Action::Consume(args) => consume::run(args, format).await,
+        Action::Metadata(args) => Box::pin(metadata::run(args, format)),
+        Action::Failover(args) => Box::pin(failover::run(args, format)),
+        Action::Produce(args) => Box::pin(produce::run(args, format)),
+        Action::Latency(args) => Box::pin(latency::run(args, format)),
+        Action::Consume(args) => Box::pin(consume::run(args, format)),
     }
 }

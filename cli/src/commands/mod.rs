@@ -18,6 +18,7 @@ pub(crate) mod topic;
 pub(crate) mod up;
 
 use anyhow::Context as _;
+use futures::future::LocalBoxFuture;
 
 use crate::cli::{Cli, Command};
 use crate::local::cluster::Logs;
@@ -41,27 +42,27 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         .build()
         .context("starting the runtime")?;
     let format = cli.output;
-    let result = runtime.block_on(async {
-        match cli.command {
-            Command::Up(args) => {
-                let logs = Logs { level: cli.log.as_deref(), format: cli.log_format };
-                up::run(args, format, logs).await
-            }
-            Command::Down(args) => down::run(args, format).await,
-            Command::Controller(args) => controller::run(*args, format).await,
-            Command::Cluster(args) => cluster::run(args, format).await,
-            Command::Agent(args) => agent::run(args).await,
-            Command::Status(args) => status::run(args, format).await,
-            Command::Topic(args) => topic::run(args, format).await,
-            Command::Group(args) => group::run(args, format).await,
-            Command::Produce(args) => produce::run(args, format).await,
-            Command::Consume(args) => consume::run(args, format).await,
-            Command::Bench(args) => bench::run(args, format).await,
-            Command::Segment(args) => segment::run(args, format).await,
-            Command::Chaos(args) => chaos::run(args, format).await,
-            Command::Explain(args) => explain::run(args, format).await,
+    // Boxed: as one future with all commands in it, it takes the compiler minutes.
+    let command: LocalBoxFuture<'_, anyhow::Result<()>> = match cli.command {
+        Command::Up(args) => {
+            let logs = Logs { level: cli.log.as_deref(), format: cli.log_format };
+            Box::pin(up::run(args, format, logs))
         }
-    });
+        Command::Down(args) => Box::pin(down::run(args, format)),
+        Command::Controller(args) => Box::pin(controller::run(*args, format)),
+        Command::Cluster(args) => Box::pin(cluster::run(args, format)),
+        Command::Agent(args) => Box::pin(agent::run(args)),
+        Command::Status(args) => Box::pin(status::run(args, format)),
+        Command::Topic(args) => Box::pin(topic::run(args, format)),
+        Command::Group(args) => Box::pin(group::run(args, format)),
+        Command::Produce(args) => Box::pin(produce::run(args, format)),
+        Command::Consume(args) => Box::pin(consume::run(args, format)),
+        Command::Bench(args) => bench::run(args, format),
+        Command::Segment(args) => Box::pin(segment::run(args, format)),
+        Command::Chaos(args) => Box::pin(chaos::run(args, format)),
+        Command::Explain(args) => Box::pin(explain::run(args, format)),
+    };
+    let result = runtime.block_on(command);
     // A thread may still sit in a read of stdin that nobody can end; it must not hold up the exit.
     runtime.shutdown_background();
     result

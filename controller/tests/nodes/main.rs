@@ -1,0 +1,12 @@
+//! Real nodes, several to a process: their log, their state and their services through public interfaces.
+//!
+//! One binary, so that what they all use is compiled once.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
+
+mod raft_cluster;
+mod raft_levels;
+mod raft_members;
+mod raft_retry;
+mod raft_storage;
+mod raft_support;
+mod sessions_service;

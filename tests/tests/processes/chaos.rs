@@ -1,0 +1,95 @@
+//! The chaos suite, as a user starts it: how it refuses, ends and cleans up.
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use streamhouse_tests::{Signal, binary, run, signal, until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many processes write their logs into the folder.
+fn processes_of(folder: &Path) -> usize {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let logs = all.filter_map(|entry| fs::read_link(entry.path().join("fd/1")).ok());
+    logs.filter(|log| log.starts_with(folder)).count()
+}
+
+/// A run that serves, with three controllers and three agents; killed when dropped.
+struct Run(Child);
+
+impl Run {
+    fn start(folder: &Path) -> Self {
+        let args = ["chaos", "run", "--minutes", "5", "--faults", "kill-leader", "--folder"];
+        let child = Command::new(binary())
+            .args(args)
+            .arg(folder.join("run"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut run = Self(child.unwrap());
+        let errors = run.0.stderr.take().unwrap();
+        // What it says later is nobody's; that must not stop it.
+        let mut lines = BufReader::new(errors).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("the cluster serves")), "it serves");
+        run
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // One that has ended already is as dead as it will be.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn until_all_have_ended(folder: &Path) {
+    until("all processes have ended", PATIENCE, || (processes_of(folder) == 0).then_some(()));
+}
+
+#[test]
+fn an_interrupted_run_ends_every_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Run::start(folder.path());
+    // Just now one of them may be dead by the fault.
+    assert!(processes_of(folder.path()) >= 5);
+    signal(&serde_json::Value::from(run.0.id()), Signal::SIGINT);
+    assert_eq!(run.0.wait().unwrap().code(), Some(8));
+    until_all_have_ended(folder.path());
+}
+
+#[test]
+fn a_run_that_is_killed_takes_its_processes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path());
+    assert!(processes_of(folder.path()) >= 5);
+    drop(run);
+    until_all_have_ended(folder.path());
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_started() {
+    for (args, named) in [
+        (&["--faults", "kill-moon"][..], "no fault kill-moon"),
+        (&["--faults", "ring", "--controllers", "1"], "ring cannot be installed"),
+        (&["--minutes", "0.5"], "give it more time"),
+        (&["--minutes=-1"], "--minutes"),
+    ] {
+        let refused = run(&[&["chaos", "run"], args].concat());
+        assert_eq!(refused.code, Some(2), "{args:?}: {}", refused.stderr);
+        assert!(refused.error().contains(named), "{args:?}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn faults_are_listed_with_what_they_do_and_need() {
+    let listed = run(&["chaos", "faults", "--output", "json"]).ok().json();
+    let listed = listed.as_array().unwrap();
+    assert!(listed.len() > 30);
+    assert!(
+        listed.iter().any(|fault| fault["name"] == "ring" && fault["needs"] == "3 controllers")
+    );
+}
