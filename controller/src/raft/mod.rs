@@ -45,6 +45,7 @@ mod options;
 mod peers;
 mod propose;
 mod propose_many;
+mod proposer;
 #[cfg(test)]
 mod pure_tests;
 mod read;

@@ -6,6 +6,7 @@ use super::leadership::Leadership;
 use super::log_store::LogStore;
 use super::options::RaftOptions;
 use super::peers::Peers;
+use super::proposer::Proposed;
 use super::state_machine::AppliedState;
 use super::state_store::StateStore;
 use super::types::{ControllerNode, DiskId, Raft, TypeConfig};
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) peers: Arc<Peers>,
     pub(crate) clock: Arc<dyn CommandClock>,
     pub(crate) proposals: Arc<Semaphore>,
+    /// Proposals for Raft, while this node leads.
+    pub(crate) batches: mpsc::Sender<Proposed>,
     /// Proposals for the leader, if that is another.
     pub(crate) forwards: mpsc::Sender<Waiting>,
     /// Asked before a command is proposed.

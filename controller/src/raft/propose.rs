@@ -3,6 +3,7 @@
 use super::forward::{Outcome, Waiting};
 use super::message::{ForwardAnswer, Forwarded};
 use super::node::RaftNode;
+use super::proposer::Proposed;
 use super::time;
 use super::types::{EncodedCommand, TypeConfig};
 use crate::codec;
@@ -105,25 +106,21 @@ impl RaftNode {
         request: Option<RequestKey>,
         body: CommandBody,
     ) -> Result<(u64, Reply), ProposeError> {
-        let Ready { command, kept } = match self.prepare(request, body) {
-            Ok(ready) => ready,
-            Err(outcome) => return outcome,
-        };
-        let core = self.core();
-        let raft = core.raft.clone();
-        // A task of its own: permits and room are due until the entry is
-        // applied, even if the caller stops waiting.
-        let write = core.tasks.spawn(async move {
-            let outcome = raft.client_write(command).await;
-            drop(kept);
-            outcome
-        });
-        match tokio::time::timeout(PATIENCE, write).await {
-            Ok(Ok(Ok(response))) => Ok((response.data.index, response.data.reply)),
-            Ok(Ok(Err(error))) => Err(refused(error)),
-            Ok(Err(error)) => Err(ProposeError::Indeterminate(error.to_string())),
-            Err(_) => Err(ProposeError::Indeterminate("not applied in time".into())),
+        match self.prepare(request, body) {
+            Ok(ready) => self.write(vec![ready]).await.pop().unwrap_or_else(late),
+            Err(outcome) => outcome,
         }
+    }
+
+    /// The outcomes of proposals in their order, if they come in time.
+    pub(super) async fn write(&self, ready: Vec<Ready>) -> Vec<Outcome> {
+        let core = self.core();
+        let (answer, outcomes) = oneshot::channel();
+        let written = async {
+            core.batches.send(Proposed { ready, answer }).await.ok()?;
+            outcomes.await.ok()
+        };
+        tokio::time::timeout(PATIENCE, written).await.ok().flatten().unwrap_or_default()
     }
 
     /// What is proposed, unless it is answered without.
@@ -252,6 +249,11 @@ fn is_own(body: &CommandBody) -> bool {
             | CommandBody::MarkDisks(_)
             | CommandBody::RaiseFeatureLevel { .. }
     )
+}
+
+/// Without an answer, nobody knows.
+pub(super) fn late() -> Outcome {
+    Err(ProposeError::Indeterminate("not applied in time".into()))
 }
 
 pub(super) fn refused(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {

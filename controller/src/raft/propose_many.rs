@@ -1,16 +1,10 @@
-//! Proposing what came in one call from a follower: as one message to Raft,
-//! and by one task, whatever their number. Each is judged and answered for
-//! itself.
+//! Proposing what came in one call from a follower, together.
 
 use super::forward::Outcome;
 use super::message::Forwarded;
 use super::node::RaftNode;
-use super::propose::{PATIENCE, ProposeError, Ready, refused};
+use super::propose::late;
 use super::time;
-use super::types::TypeConfig;
-use futures::StreamExt;
-use openraft::errors::{Fatal, RaftError};
-use openraft::raft::WriteResult;
 
 impl RaftNode {
     /// Proposes commands if this node leads; the outcomes in their order.
@@ -18,19 +12,18 @@ impl RaftNode {
         let begun = time::now();
         let (mut outcomes, mut waiting, mut ready) = (Vec::new(), Vec::new(), Vec::new());
         for (at, Forwarded { request, body }) in proposals.into_iter().enumerate() {
-            // Until it is answered, nobody knows.
             let outcome = match self.prepare(request, body) {
                 Ok(proposal) => {
                     waiting.push(at);
                     ready.push(proposal);
-                    Err(ProposeError::Indeterminate("not applied in time".into()))
+                    late()
                 }
                 Err(outcome) => outcome,
             };
             outcomes.push(outcome);
         }
         if !ready.is_empty() {
-            let written = self.write_many(ready).await;
+            let written = self.write(ready).await;
             for (at, outcome) in waiting.into_iter().zip(written) {
                 outcomes[at] = outcome;
             }
@@ -40,44 +33,4 @@ impl RaftNode {
         }
         outcomes
     }
-
-    /// The outcomes of the first of them, or of all.
-    async fn write_many(&self, ready: Vec<Ready>) -> Vec<Outcome> {
-        let core = self.core();
-        let (raft, count) = (core.raft.clone(), ready.len());
-        // A task of its own: what they take is due until they are applied,
-        // even if the caller stops waiting.
-        let write = core.tasks.spawn(async move {
-            let (commands, kept): (Vec<_>, Vec<_>) =
-                ready.into_iter().map(|ready| (ready.command, ready.kept)).unzip();
-            let mut answers = match raft.client_write_many(commands).await {
-                Ok(answers) => answers,
-                Err(error) => return vec![Err(failed(error)); count],
-            };
-            let mut outcomes = Vec::with_capacity(count);
-            for kept in kept {
-                let Some(answer) = answers.next().await else { break };
-                outcomes.push(outcome(answer));
-                drop(kept);
-            }
-            outcomes
-        });
-        match tokio::time::timeout(PATIENCE, write).await {
-            Ok(Ok(outcomes)) => outcomes,
-            Ok(Err(error)) => vec![Err(ProposeError::Indeterminate(error.to_string())); count],
-            Err(_) => Vec::new(),
-        }
-    }
-}
-
-fn outcome(answer: Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>) -> Outcome {
-    match answer {
-        Ok(Ok(applied)) => Ok((applied.response.index, applied.response.reply)),
-        Ok(Err(error)) => Err(refused(RaftError::APIError(error))),
-        Err(error) => Err(failed(error)),
-    }
-}
-
-fn failed(error: Fatal<TypeConfig>) -> ProposeError {
-    refused(RaftError::Fatal(error))
 }

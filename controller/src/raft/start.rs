@@ -14,6 +14,7 @@ use super::network::Network;
 use super::node::{Core, RaftNode};
 use super::options::RaftOptions;
 use super::peers::Peers;
+use super::proposer;
 use super::server::RaftService;
 use super::snapshot_file::SnapshotError;
 use super::snapshot_store::SnapshotStore;
@@ -23,6 +24,7 @@ use super::time;
 use super::{ApplyObserver, CommandClock, bootstrap, log_bounds, stall};
 use crate::limits::Gate;
 use crate::state::kv::KvError;
+use futures::future::BoxFuture;
 use metrics::Histogram;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
@@ -74,7 +76,18 @@ impl RaftNode {
     ///
     /// A new cluster is founded in the background when all of
     /// [`RaftOptions::peers`] answer and are empty.
-    pub async fn start(
+    ///
+    /// Boxed, so that openraft is compiled once, with this crate, and not with
+    /// every binary that starts a node.
+    pub fn start(
+        options: RaftOptions,
+        observer: Arc<dyn ApplyObserver>,
+        clock: Arc<dyn CommandClock>,
+    ) -> BoxFuture<'static, Result<(Self, RaftServer<RaftService>), StartError>> {
+        Box::pin(Self::start_here(options, observer, clock))
+    }
+
+    async fn start_here(
         mut options: RaftOptions,
         observer: Arc<dyn ApplyObserver>,
         clock: Arc<dyn CommandClock>,
@@ -116,6 +129,7 @@ impl RaftNode {
                 .map_err(|e| StartError::Raft(e.to_string()))?;
 
         let (forwards, queue) = mpsc::channel(forward::QUEUE);
+        let (batches, proposed) = mpsc::channel(proposer::QUEUE);
         let gate = Arc::new(Gate::new(options.limits.clone()));
         let node = Self::new(Core {
             options,
@@ -129,6 +143,7 @@ impl RaftNode {
             clock,
             proposals: Arc::new(Semaphore::new(gate.limits().in_flight_bytes)),
             gate,
+            batches,
             forwards,
             leadership: watch::Sender::new(Leadership::default()),
             admission: watch::Sender::new(Admission::Asking(String::new())),
@@ -150,6 +165,7 @@ impl RaftNode {
         tasks.spawn(bootstrap::found(node.clone()));
         tasks.spawn(admission::seek(node.clone()));
         tasks.spawn(forward::run(node.clone(), queue));
+        tasks.spawn(proposer::run(node.clone(), proposed));
         tasks.spawn(marks::watch(node.clone()));
         tasks.spawn(membership::promote(node.clone()));
         tasks.spawn(levels::watch(node.clone()));
