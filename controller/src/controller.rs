@@ -182,6 +182,9 @@ impl Controller {
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
             .max_concurrent_streams(MAX_STREAMS)
+            // A process that hung for a moment finds all calls that were given up meanwhile at
+            // once: no reason to end the connection, and with it the calls that were not.
+            .http2_max_pending_accept_reset_streams(Some(MAX_STREAMS as usize))
             .layer(CallLimit { calls: calls.clone() })
             .add_service(raft_service)
             .add_service(
