@@ -16,6 +16,7 @@ use streamhouse_chaos::Disk;
 use tempfile::TempDir;
 
 use crate::binary::{self, Finished, binary, run_with};
+use crate::doors::Doors;
 use crate::guard::{self, Guardian};
 use crate::ports::free_ports;
 use crate::wait::until;
@@ -40,6 +41,8 @@ pub struct LocalCluster {
     joins: BTreeMap<usize, String>,
     /// Controllers have disks that can lose their power.
     disks: bool,
+    /// By whose addresses everybody knows the controllers, if not by their own.
+    doors: Option<(Doors, Vec<SocketAddr>)>,
     processes: BTreeMap<(Role, usize), Child>,
     // Dropped in this order: processes first, then what they used.
     guardian: Guardian,
@@ -56,6 +59,8 @@ pub struct Setup<'a> {
     pub agent_flags: &'a [&'a str],
     /// The store's URL, and the environment with which it is reached.
     pub store: Option<(String, Vec<(String, String)>)>,
+    /// Controllers are reached through [`Doors`].
+    pub doors: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +103,7 @@ impl LocalCluster {
             .collect();
         let agent_addresses = addresses.split_off(controllers * 2);
         let http = addresses.split_off(controllers);
+        let doors = setup.doors.then(|| open_doors(&addresses));
         let mut cluster = Self {
             controllers: addresses,
             agents: agent_addresses,
@@ -107,6 +113,7 @@ impl LocalCluster {
             store: setup.store.clone(),
             joins: BTreeMap::new(),
             disks,
+            doors,
             processes: BTreeMap::new(),
             guardian: Guardian::of_a_group(),
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -134,8 +141,7 @@ impl LocalCluster {
 
     /// All controllers, as `--controllers` takes them.
     pub fn controllers(&self) -> String {
-        let addresses: Vec<String> = self.controllers.iter().map(ToString::to_string).collect();
-        addresses.join(",")
+        list(&self.controllers)
     }
 
     /// Where agent `n` listens.
@@ -151,8 +157,8 @@ impl LocalCluster {
 
     /// Starts controller `n`, on the data it may have.
     pub fn start_controller(&mut self, n: usize) {
-        let founders =
-            self.controllers.iter().zip(1..).filter(|(_, n)| !self.joins.contains_key(n));
+        let known = self.doors.as_ref().map_or(&self.controllers, |(_, doors)| doors);
+        let founders = known.iter().zip(1..).filter(|(_, n)| !self.joins.contains_key(n));
         let peers = founders.map(|(address, id)| format!("{id}={address}"));
         let peers = peers.collect::<Vec<_>>().join(",");
         let data = self.folder().join(format!("controller-{n}"));
@@ -182,6 +188,20 @@ impl LocalCluster {
         self.joins.insert(n, seeds);
         self.start_controller(n);
         n
+    }
+
+    /// What stands before the controllers.
+    ///
+    /// # Panics
+    ///
+    /// If the cluster was made without.
+    pub fn doors(&self) -> &Doors {
+        &self.doors.as_ref().expect("it was made with doors").0
+    }
+
+    /// The process of agent `n`.
+    pub fn agent_pid(&self, n: usize) -> u32 {
+        self.processes.get(&(Role::Agent, n)).expect("it was started").id()
     }
 
     /// Where controller `n` listens.
@@ -240,7 +260,10 @@ impl LocalCluster {
         let folder = || format!("file://{}", self.objects().display());
         let store = self.store.as_ref().map_or_else(folder, |(url, _)| url.clone());
         let listen = self.agents[n - 1].to_string();
-        let controllers = self.controllers();
+        let controllers = match &self.doors {
+            Some((_, doors)) => list(doors),
+            None => self.controllers(),
+        };
         let mut args =
             vec!["agent", "--controllers", &controllers, "--listen", &listen, "--store", &store];
         let flags = self.agent_flags.clone();
@@ -428,6 +451,17 @@ impl LocalCluster {
             whole.then_some(())
         });
     }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn open_doors(controllers: &[SocketAddr]) -> (Doors, Vec<SocketAddr>) {
+    let ports = free_ports(controllers.len()).into_iter();
+    let doors: Vec<SocketAddr> = ports.map(|port| (Ipv4Addr::LOCALHOST, port).into()).collect();
+    let pairs: Vec<_> = doors.iter().copied().zip(controllers.iter().copied()).collect();
+    (Doors::open(&pairs), doors)
 }
 
 fn pids(list: &Value) -> Vec<u64> {
