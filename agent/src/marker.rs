@@ -62,7 +62,8 @@ pub(crate) async fn check(store: &Store, controllers: &Controllers) -> Result<()
     let told = controllers.call_collector("get collector", |mut client| async move {
         client.get(GetCollectorRequest {}).await
     });
-    let told = told.await.map_err(|failed| MarkerError::Refused { message: failed.error.message })?;
+    let told =
+        told.await.map_err(|failed| MarkerError::Refused { message: failed.error.message })?;
     let GetCollectorResponse { cluster_id, store_url, .. } = told;
     let cluster = ClusterId::from_bytes(<[u8; 16]>::try_from(&cluster_id[..]).unwrap_or_default());
     let marker = Marker { store, cluster };
@@ -92,7 +93,8 @@ impl Marker<'_> {
 
     async fn place(&self) -> Result<(), MarkerError> {
         let (key, text) = (self.key(), Bytes::from(self.text()));
-        let placed = patiently(PutError::can_retry, || self.store.create(&key, text.clone())).await?;
+        let placed =
+            patiently(PutError::can_retry, || self.store.create(&key, text.clone())).await?;
         if placed == Created::New {
             tracing::info!(key, store = self.store.url(), "marked the store as the cluster's");
         }

@@ -97,13 +97,14 @@ impl LocalCluster {
 
     fn start_with(controllers: usize, agents: usize, disks: bool, setup: &Setup<'_>) -> Self {
         let alone = guard::one_at_a_time();
-        let mut addresses: Vec<SocketAddr> = free_ports(controllers * 2 + agents)
+        let mut addresses: Vec<SocketAddr> = free_ports(controllers * 3 + agents)
             .into_iter()
             .map(|port| (Ipv4Addr::LOCALHOST, port).into())
             .collect();
-        let agent_addresses = addresses.split_off(controllers * 2);
+        let agent_addresses = addresses.split_off(controllers * 3);
+        let before = addresses.split_off(controllers * 2);
         let http = addresses.split_off(controllers);
-        let doors = setup.doors.then(|| open_doors(&addresses));
+        let doors = setup.doors.then(|| (Doors::open(&before, &addresses), before));
         let mut cluster = Self {
             controllers: addresses,
             agents: agent_addresses,
@@ -455,13 +456,6 @@ impl LocalCluster {
 
 fn list(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-}
-
-fn open_doors(controllers: &[SocketAddr]) -> (Doors, Vec<SocketAddr>) {
-    let ports = free_ports(controllers.len()).into_iter();
-    let doors: Vec<SocketAddr> = ports.map(|port| (Ipv4Addr::LOCALHOST, port).into()).collect();
-    let pairs: Vec<_> = doors.iter().copied().zip(controllers.iter().copied()).collect();
-    (Doors::open(&pairs), doors)
 }
 
 fn pids(list: &Value) -> Vec<u64> {

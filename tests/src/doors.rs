@@ -13,7 +13,10 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// See the module. Dropped, they close.
 #[derive(Debug)]
-pub struct Doors(Arc<State>);
+pub struct Doors {
+    state: Arc<State>,
+    addresses: Vec<SocketAddr>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -39,29 +42,29 @@ struct Connection {
 }
 
 impl Doors {
-    /// One at each of these ports, to the controller that listens there.
+    /// One at each of these addresses, to the controller that listens at the same place of the others.
     ///
     /// # Panics
     ///
     /// If a port is taken.
-    pub(crate) fn open(doors: &[(SocketAddr, SocketAddr)]) -> Self {
+    pub(crate) fn open(doors: &[SocketAddr], controllers: &[SocketAddr]) -> Self {
         let state = Arc::new(State::default());
-        for (at, upstream) in doors {
+        for (at, upstream) in doors.iter().zip(controllers) {
             let listener = TcpListener::bind(at).expect("the port is free");
             let (state, upstream) = (Arc::clone(&state), *upstream);
             start("door", move || accept(&listener, upstream, &state));
         }
-        Self(state)
+        Self { state, addresses: doors.to_vec() }
     }
 
     /// From now on this process hears no controller; what it says is heard.
     pub fn deafen(&self, pid: u32) {
-        self.0.change(|rule| rule.deaf = Some(pid));
+        self.state.change(|rule| rule.deaf = Some(pid));
     }
 
     /// Everybody hears again. What the deaf one did not hear is lost: its connections break first.
     pub fn cut(&self) {
-        self.0.change(|rule| {
+        self.state.change(|rule| {
             let Some(pid) = rule.deaf.take() else { return };
             let its = sockets(pid);
             for connection in rule.connections.iter_mut().filter(|c| its.contains(&c.inode)) {
@@ -75,10 +78,12 @@ impl Doors {
 
 impl Drop for Doors {
     fn drop(&mut self) {
-        self.0.change(|rule| {
+        self.state.change(|rule| {
             rule.closed = true;
             rule.connections.iter().for_each(|c| drop(c.client.shutdown(Shutdown::Both)));
         });
+        // Wakes those who wait for somebody to come.
+        self.addresses.iter().for_each(|door| drop(TcpStream::connect(door)));
     }
 }
 

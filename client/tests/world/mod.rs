@@ -90,7 +90,10 @@ impl World {
 
     pub async fn add_controller(&self) -> String {
         let (listener, address) = listen().await;
-        let service = v1::metadata_server::MetadataServer::new(controller::Fake(self.clone(), address.clone()));
+        let service = v1::metadata_server::MetadataServer::new(controller::Fake(
+            self.clone(),
+            address.clone(),
+        ));
         let producers = v1::producers_server::ProducersServer::new(producers::Fake(self.clone()));
         let server =
             tonic::transport::Server::builder().add_service(service).add_service(producers);

@@ -13,6 +13,8 @@ mod append_stream;
 mod apply;
 mod bootstrap;
 #[cfg(test)]
+mod clock_tests;
+#[cfg(test)]
 mod damage_tests;
 mod db;
 mod entry;

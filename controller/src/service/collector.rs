@@ -160,9 +160,8 @@ impl Collector for CollectorService {
 
     async fn get(&self, _: Request<v1::GetCollectorRequest>) -> Answer<v1::GetCollectorResponse> {
         let view = self.0.view_at(0, true).await?;
-        let Cluster { cluster, generation, store_url, .. } = cluster::cluster(&view)
-            .map_err(|e| store_failed(&e))?
-            .ok_or_else(|| {
+        let Cluster { cluster, generation, store_url, .. } =
+            cluster::cluster(&view).map_err(|e| store_failed(&e))?.ok_or_else(|| {
                 let message = "the cluster is not initialised yet";
                 to_status(ErrorInfo::new(ErrorCode::NoLeader, message))
             })?;

@@ -4,8 +4,8 @@ use crate::machine::{GENERATION, Machine, accepted, key};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use streamhouse_controller::state::collector::{
-    CollectorReply, CollectorStep, HOLD_MS, KeptBackups, MAX_HOLDS, MAX_OBJECTS, ObjectName, SweepReport, Terms,
-    Verdict, collector, judge, last_sweep,
+    CollectorReply, CollectorStep, HOLD_MS, KeptBackups, MAX_HOLDS, MAX_OBJECTS, ObjectName,
+    SweepReport, Terms, Verdict, collector, judge, last_sweep,
 };
 use streamhouse_controller::state::command::{
     CommandBody, GenerationKey, ObjectCommit, ObjectContents,

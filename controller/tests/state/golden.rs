@@ -11,8 +11,8 @@ use streamhouse_controller::codec;
 use streamhouse_controller::state::assignors::Assignor;
 use streamhouse_controller::state::cluster::Cluster;
 use streamhouse_controller::state::collector::{
-    Collector, CollectorReply, CollectorStep, Hold, KeptBackups, ObjectName, SweepReport, Unindexed,
-    Verdict,
+    Collector, CollectorReply, CollectorStep, Hold, KeptBackups, ObjectName, SweepReport,
+    Unindexed, Verdict,
 };
 use streamhouse_controller::state::command::{
     Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey,

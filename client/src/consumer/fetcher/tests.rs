@@ -76,9 +76,8 @@ async fn partitions_beyond_one_look_up_get_their_turn() {
         fetcher.parts.targets.assign(slot, place(slot as u32, 100), Some(0));
     }
     fetcher.follow_targets();
-    let mut next = || -> Vec<usize> {
-        fetcher.next_asked(now).into_iter().map(|asked| asked.slot).collect()
-    };
+    let mut next =
+        || -> Vec<usize> { fetcher.next_asked(now).into_iter().map(|asked| asked.slot).collect() };
     assert_eq!(next(), (0..PLANS_PER_LOOK_UP).collect::<Vec<_>>());
     // The first want another plan already, as busy ones do.
     let rest: Vec<usize> = (PLANS_PER_LOOK_UP..count).chain(0..PLANS_PER_LOOK_UP - 88).collect();
