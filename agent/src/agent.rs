@@ -5,6 +5,7 @@ use crate::collector::Collector;
 use crate::controllers::{Client, Controllers};
 use crate::core::{Core, Inboxes, Order, Status};
 use crate::inflow::Metered;
+use crate::marker;
 use crate::metrics::{Metrics, Probes};
 use crate::options::{AgentOptions, Fatal, ShutdownError, StartError};
 use crate::outside::{Outside, Parts};
@@ -78,6 +79,7 @@ impl Agent {
         let listener = TcpListener::bind(options.listen).await.map_err(listening)?;
         let bound = listener.local_addr().map_err(listening)?;
         let address = options.advertised(bound)?;
+        marker::check(&store, &controllers).await?;
 
         unstarted.disarm();
         let ground = Ground { stop, tracker, outside };

@@ -329,6 +329,7 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::Restoring
         | ErrorCode::Upgrading
         | ErrorCode::GroupBusy
+        | ErrorCode::TooManyProducers
         | ErrorCode::TimedOut
         | ErrorCode::ConnectionLost
         | ErrorCode::Internal

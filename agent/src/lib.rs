@@ -9,6 +9,7 @@
 //! * [`core`]: the one task that owns the engine, feeds it and does what it decides
 //! * [`fate`]: how copies of one batch share what becomes of it (DEDUP)
 //! * [`put`], [`commit`], [`look_up`], [`release`], [`attach`], [`session`]: the tasks that talk to the store and the controllers
+//! * [`marker`]: the object by which a store is known to be the cluster's
 //! * [`collector`]: the sweep for unreachable objects, by the one agent that the controllers chose
 //! * [`metrics`], [`outside`]: what it tells of itself
 //! * [`agent`]: start, drain and stop
@@ -25,6 +26,7 @@ mod engine;
 mod fate;
 mod inflow;
 mod look_up;
+mod marker;
 mod metrics;
 mod options;
 mod outside;
@@ -40,4 +42,5 @@ mod ticket;
 mod tests;
 
 pub use agent::Agent;
+pub use marker::MarkerError;
 pub use options::{AgentOptions, Fatal, ShutdownError, StartError};

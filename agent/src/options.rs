@@ -1,6 +1,7 @@
 //! What an agent can be told, and what can be wrong with it.
 
 use crate::engine::{FlushRule, Rules};
+use crate::marker::MarkerError;
 use std::net::SocketAddr;
 use std::time::Duration;
 use streamhouse_segment::{Limits, MAX_BATCHES, MAX_SLICES};
@@ -160,6 +161,9 @@ pub enum StartError {
     /// The store cannot be used, or does not keep what it must promise.
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    /// The store is not the cluster's.
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
     /// The controllers refused the agent.
     #[error(transparent)]
     Fatal(#[from] Fatal),

@@ -57,6 +57,7 @@ pub(crate) fn code(code: v1::ErrorCode) -> Code {
         v1::ErrorCode::GroupNotEmpty => Code::GroupNotEmpty,
         v1::ErrorCode::UnknownGroup => Code::UnknownGroup,
         v1::ErrorCode::GroupBusy => Code::GroupBusy,
+        v1::ErrorCode::TooManyProducers => Code::TooManyProducers,
         v1::ErrorCode::Internal | v1::ErrorCode::Unspecified => Code::Internal,
     }
 }
@@ -98,6 +99,7 @@ pub(crate) fn advice(code: Code) -> Advice {
         Code::GroupNotEmpty => v1::ErrorCode::GroupNotEmpty,
         Code::UnknownGroup => v1::ErrorCode::UnknownGroup,
         Code::GroupBusy => v1::ErrorCode::GroupBusy,
+        Code::TooManyProducers => v1::ErrorCode::TooManyProducers,
     })
 }
 

@@ -80,6 +80,8 @@ pub enum Code {
     UnknownGroup,
     /// The consumer group is being removed.
     GroupBusy,
+    /// The partition remembers as many idempotent producers as it can.
+    TooManyProducers,
 }
 
 impl Code {

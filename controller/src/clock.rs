@@ -30,6 +30,9 @@ pub(crate) fn since(then: SystemTime) -> Duration {
     SystemTime::now().duration_since(then).unwrap_or(Duration::ZERO)
 }
 
+/// CLOCK: further apart, wall time and cluster time are an alarm, and nothing is deleted.
+const APART: Duration = Duration::from_secs(60);
+
 /// A leader's clock.
 #[derive(Debug)]
 pub struct ClusterClock(Mutex<Reading>);
@@ -66,10 +69,26 @@ impl ClusterClock {
     }
 }
 
+impl ClusterClock {
+    /// How far cluster time is from wall time, if that is an alarm.
+    pub(crate) fn apart(&self) -> Option<Duration> {
+        apart(self.now_ms(), wall_ms())
+    }
+}
+
 impl CommandClock for ClusterClock {
     fn stamp_ms(&self) -> u64 {
         self.now_ms()
     }
+
+    fn apart(&self) -> Option<Duration> {
+        ClusterClock::apart(self)
+    }
+}
+
+fn apart(cluster_ms: u64, wall_ms: u64) -> Option<Duration> {
+    let apart = Duration::from_millis(cluster_ms.abs_diff(wall_ms));
+    (apart > APART).then_some(apart)
 }
 
 fn advance(reading: &Reading, at: Instant, wall_ms: u64) -> u64 {
@@ -100,6 +119,20 @@ mod tests {
     fn a_clock_that_is_behind_catches_up_at_double_speed_at_most() {
         assert_eq!(after(1_000_000, 100, 9_000), 1_200_000);
         assert_eq!(after(1_000_000, 100, 1_150), 1_150_000);
+    }
+
+    #[test]
+    fn a_minute_between_cluster_time_and_wall_time_is_an_alarm() {
+        assert_eq!(apart(1_000_000, 1_060_000), None);
+        for (cluster_ms, wall_ms) in [(1_000_000, 1_060_001), (1_060_001, 1_000_000)] {
+            assert_eq!(apart(cluster_ms, wall_ms), Some(Duration::from_millis(60_001)));
+        }
+        // A leader that takes over from a cluster that was down for an hour.
+        let clock = ClusterClock::default();
+        clock.take_over(wall_ms() - 3_600_000);
+        assert!(clock.apart().is_some_and(|apart| apart > Duration::from_secs(3_500)));
+        clock.take_over(0);
+        assert_eq!(clock.apart(), None, "a new cluster begins at wall time");
     }
 
     #[test]

@@ -125,7 +125,7 @@ pub(crate) fn fault_info(fault: BatchFault) -> ErrorInfo {
             format!("its producer's next sequence number is {expected}"),
         ),
         BatchFault::TooMany => (
-            ErrorCode::Overloaded,
+            ErrorCode::TooManyProducers,
             format!("the partition remembers {MAX_PARTITION_PRODUCERS} producers already"),
         ),
     };

@@ -86,6 +86,7 @@ impl Housekeeping {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut looked, mut swept) = (clock::now(), clock::now());
+        let mut apart = None;
         self.begin_work(&mut work);
         loop {
             tokio::select! {
@@ -113,11 +114,28 @@ impl Housekeeping {
                     looked = now;
                     if now.saturating_duration_since(swept) >= SWEEP {
                         swept = now;
+                        self.watch_clock(&mut apart);
                         self.begin_work(&mut work);
                     }
                 }
             }
         }
+    }
+
+    /// CLOCK: says once when cluster time and wall time have come too far
+    /// apart, and when they have not any more.
+    fn watch_clock(&self, alarm: &mut Option<Duration>) {
+        let apart = self.clock.apart();
+        match (apart, alarm.is_some()) {
+            (Some(apart), false) => tracing::error!(
+                ?apart,
+                "cluster time and this machine's clock are far apart; no object is deleted until \
+                 they are not"
+            ),
+            (None, true) => tracing::info!("cluster time has come back to this machine's clock"),
+            _ => {}
+        }
+        *alarm = apart;
     }
 
     /// A new cluster gets its id and first generation from its first leader.

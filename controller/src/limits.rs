@@ -405,7 +405,9 @@ mod tests {
     use super::*;
     use crate::state::apply;
     use crate::state::assignors::Assignor;
-    use crate::state::command::{Command, GenerationKey, Registration};
+    use crate::state::command::{
+        Command, GenerationKey, ProducerEpoch, ProducerRequest, Registration,
+    };
     use crate::state::kv::{MemoryKv, Transaction};
 
     fn create(name: &str, partitions: u32) -> CommandBody {
@@ -520,6 +522,38 @@ mod tests {
         assert!(gate.admit(|| Ok(kv.clone()), None, &commit("g", "")).unwrap().is_ok());
         let error = gate.check_batch(&commit("g", "four")).unwrap_err();
         assert!(error.contains("4 bytes, allowed are 3 (--max-offset-metadata-bytes)"), "{error}");
+        assert_eq!(*gate.coming.lock(), Coming::default());
+    }
+
+    fn init(name: &str, producer: Option<ProducerEpoch>) -> CommandBody {
+        let name = (!name.is_empty()).then(|| name.to_owned());
+        CommandBody::InitProducer(ProducerRequest { name, producer })
+    }
+
+    #[test]
+    fn idempotent_producers_are_limited_and_those_that_are_there_go_on() {
+        let limits = Limits { producers: 2, ..Limits::default() };
+        let (gate, mut kv) = (Arc::new(Gate::new(limits)), state());
+        run(&mut kv, 2, Some(request(1)), init("loader", None));
+        // What is on its way counts: `Busy` until it is applied.
+        let coming = gate.admit(|| Ok(kv.clone()), None, &init("", None)).unwrap().unwrap();
+        let busy = gate.admit(|| Ok(kv.clone()), None, &init("other", None)).unwrap();
+        assert!(
+            matches!(&busy, Err(Shut::Busy(message)) if message.contains("--max-producers")),
+            "{busy:?}"
+        );
+        run(&mut kv, 3, None, init("", None));
+        drop((busy, coming));
+        for one_more in [init("", None), init("other", None)] {
+            limit(&gate, &kv, &one_more, "limit of 2 (--max-producers)");
+        }
+        // A name that is taken over, a next epoch, and a repeated request add nobody.
+        let first = ProducerEpoch { id: 0, epoch: 0 };
+        for body in [init("loader", None), init("", Some(first))] {
+            assert!(gate.admit(|| Ok(kv.clone()), None, &body).unwrap().is_ok(), "{body:?}");
+        }
+        let again = gate.admit(|| Ok(kv.clone()), Some(&request(1)), &init("loader", None));
+        assert!(again.unwrap().is_ok());
         assert_eq!(*gate.coming.lock(), Coming::default());
     }
 

@@ -71,7 +71,7 @@ const ROLE: &str = "streamhouse_controller_role";
 const INFO: &str = "streamhouse_controller_info";
 
 /// Names and helps of [`gauges`], in its order.
-const GAUGES: [(&str, &str); 26] = [
+const GAUGES: [(&str, &str); 27] = [
     ("streamhouse_controller_term", "The Raft term it is in."),
     (
         "streamhouse_controller_leader_id",
@@ -134,6 +134,11 @@ const GAUGES: [(&str, &str); 26] = [
         "The highest feature level that its release reads.",
     ),
     ("streamhouse_controller_log_size_bytes", "Size of the entries in its log."),
+    (
+        "streamhouse_controller_clock_apart_seconds",
+        "How far cluster time is from its wall time, if it leads and that is over a minute: \
+         nothing is deleted then; 0 otherwise.",
+    ),
 ];
 
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
@@ -327,6 +332,7 @@ fn gauges(raft: &RaftNode, served: Served) -> Result<[f64; GAUGES.len()], KvErro
         f64::from(levels.0),
         f64::from(levels.1),
         whole(log_bytes),
+        raft.clock_apart().unwrap_or_default().as_secs_f64(),
     ])
 }
 

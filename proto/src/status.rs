@@ -50,7 +50,8 @@ pub fn advice(code: ErrorCode) -> Advice {
         | ErrorCode::Restoring
         | ErrorCode::Upgrading
         | ErrorCode::OutOfOrderSequence
-        | ErrorCode::GroupBusy => (true, false),
+        | ErrorCode::GroupBusy
+        | ErrorCode::TooManyProducers => (true, false),
         ErrorCode::TimedOut | ErrorCode::ConnectionLost => (true, true),
         ErrorCode::OutcomeUnknown | ErrorCode::Internal | ErrorCode::Unspecified => (false, true),
     };
@@ -87,7 +88,7 @@ fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::StoreUnavailable
         | ErrorCode::Restoring
         | ErrorCode::Upgrading => Code::Unavailable,
-        ErrorCode::Overloaded => Code::ResourceExhausted,
+        ErrorCode::Overloaded | ErrorCode::TooManyProducers => Code::ResourceExhausted,
         ErrorCode::TimedOut => Code::DeadlineExceeded,
         ErrorCode::WrongCluster => Code::PermissionDenied,
         ErrorCode::OutcomeUnknown => Code::Unknown,

@@ -64,8 +64,10 @@ async fn a_refused_write_is_not_done() {
     assert!(matches!(world.create("k").await, Err(PutError::Denied { .. })));
     world.set(Fate::ErrorInOk);
     assert!(matches!(world.create("k").await, Err(PutError::Ambiguous { .. })));
-    world.set(Fate::Silent);
-    assert!(matches!(world.create("k").await, Err(PutError::Ambiguous { .. })));
+    for fate in [Fate::Silent, Fate::Cut] {
+        world.set(fate);
+        assert!(matches!(world.create("k").await, Err(PutError::Ambiguous { .. })), "{fate:?}");
+    }
     world.set(Fate::Pass);
     assert_eq!(world.store.head("k").await.unwrap(), None);
 }

@@ -16,6 +16,7 @@ use streamhouse_chaos::Disk;
 use tempfile::TempDir;
 
 use crate::binary::{self, Finished, binary, run_with};
+use crate::doors::Doors;
 use crate::guard::{self, Guardian};
 use crate::ports::free_ports;
 use crate::wait::until;
@@ -40,6 +41,8 @@ pub struct LocalCluster {
     joins: BTreeMap<usize, String>,
     /// Controllers have disks that can lose their power.
     disks: bool,
+    /// By whose addresses everybody knows the controllers, if not by their own.
+    doors: Option<(Doors, Vec<SocketAddr>)>,
     processes: BTreeMap<(Role, usize), Child>,
     // Dropped in this order: processes first, then what they used.
     guardian: Guardian,
@@ -56,6 +59,8 @@ pub struct Setup<'a> {
     pub agent_flags: &'a [&'a str],
     /// The store's URL, and the environment with which it is reached.
     pub store: Option<(String, Vec<(String, String)>)>,
+    /// Controllers are reached through [`Doors`].
+    pub doors: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,12 +97,14 @@ impl LocalCluster {
 
     fn start_with(controllers: usize, agents: usize, disks: bool, setup: &Setup<'_>) -> Self {
         let alone = guard::one_at_a_time();
-        let mut addresses: Vec<SocketAddr> = free_ports(controllers * 2 + agents)
+        let mut addresses: Vec<SocketAddr> = free_ports(controllers * 3 + agents)
             .into_iter()
             .map(|port| (Ipv4Addr::LOCALHOST, port).into())
             .collect();
-        let agent_addresses = addresses.split_off(controllers * 2);
+        let agent_addresses = addresses.split_off(controllers * 3);
+        let before = addresses.split_off(controllers * 2);
         let http = addresses.split_off(controllers);
+        let doors = setup.doors.then(|| (Doors::open(&before, &addresses), before));
         let mut cluster = Self {
             controllers: addresses,
             agents: agent_addresses,
@@ -107,6 +114,7 @@ impl LocalCluster {
             store: setup.store.clone(),
             joins: BTreeMap::new(),
             disks,
+            doors,
             processes: BTreeMap::new(),
             guardian: Guardian::of_a_group(),
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -134,8 +142,7 @@ impl LocalCluster {
 
     /// All controllers, as `--controllers` takes them.
     pub fn controllers(&self) -> String {
-        let addresses: Vec<String> = self.controllers.iter().map(ToString::to_string).collect();
-        addresses.join(",")
+        list(&self.controllers)
     }
 
     /// Where agent `n` listens.
@@ -151,8 +158,8 @@ impl LocalCluster {
 
     /// Starts controller `n`, on the data it may have.
     pub fn start_controller(&mut self, n: usize) {
-        let founders =
-            self.controllers.iter().zip(1..).filter(|(_, n)| !self.joins.contains_key(n));
+        let known = self.doors.as_ref().map_or(&self.controllers, |(_, doors)| doors);
+        let founders = known.iter().zip(1..).filter(|(_, n)| !self.joins.contains_key(n));
         let peers = founders.map(|(address, id)| format!("{id}={address}"));
         let peers = peers.collect::<Vec<_>>().join(",");
         let data = self.folder().join(format!("controller-{n}"));
@@ -182,6 +189,20 @@ impl LocalCluster {
         self.joins.insert(n, seeds);
         self.start_controller(n);
         n
+    }
+
+    /// What stands before the controllers.
+    ///
+    /// # Panics
+    ///
+    /// If the cluster was made without.
+    pub fn doors(&self) -> &Doors {
+        &self.doors.as_ref().expect("it was made with doors").0
+    }
+
+    /// The process of agent `n`.
+    pub fn agent_pid(&self, n: usize) -> u32 {
+        self.processes.get(&(Role::Agent, n)).expect("it was started").id()
     }
 
     /// Where controller `n` listens.
@@ -240,7 +261,10 @@ impl LocalCluster {
         let folder = || format!("file://{}", self.objects().display());
         let store = self.store.as_ref().map_or_else(folder, |(url, _)| url.clone());
         let listen = self.agents[n - 1].to_string();
-        let controllers = self.controllers();
+        let controllers = match &self.doors {
+            Some((_, doors)) => list(doors),
+            None => self.controllers(),
+        };
         let mut args =
             vec!["agent", "--controllers", &controllers, "--listen", &listen, "--store", &store];
         let flags = self.agent_flags.clone();
@@ -428,6 +452,10 @@ impl LocalCluster {
             whole.then_some(())
         });
     }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn pids(list: &Value) -> Vec<u64> {

@@ -7,6 +7,7 @@
 mod binary;
 mod clock;
 mod cluster;
+mod doors;
 mod guard;
 mod http;
 mod local;
@@ -17,6 +18,7 @@ mod wait;
 pub use binary::{Finished, binary, run, run_with};
 pub use clock::Stopwatch;
 pub use cluster::{LocalCluster, Running, Setup};
+pub use doors::Doors;
 pub use http::http_get;
 pub use local::{UpCluster, signal};
 pub use nix::sys::signal::Signal;

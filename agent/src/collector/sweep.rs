@@ -9,7 +9,7 @@ use crate::metrics::Probes;
 use futures::StreamExt;
 use std::future::Future;
 use std::time::Duration;
-use streamhouse_proto::v1::{ErrorCode, ErrorInfo, KeptBackups, L0Object, ObjectVerdict};
+use streamhouse_proto::v1::{ErrorCode, ErrorInfo, L0Object, ObjectVerdict};
 use streamhouse_segment::{ClusterId, Generation, ObjectId};
 use streamhouse_store::{GetError, Listed, OpenError, PutError, Store};
 
@@ -162,7 +162,7 @@ impl<'a> Sweep<'a> {
                     orphans.push(found);
                 }
             }
-            self.delete(&orphans, backups, probes).await?;
+            self.delete(&orphans, own, probes).await?;
         }
         Ok(())
     }
@@ -199,16 +199,19 @@ impl<'a> Sweep<'a> {
     async fn delete(
         &mut self,
         orphans: &[&Found<'_>],
-        backups: KeptBackups,
+        own: Generation,
         probes: &Probes,
     ) -> Result<(), SweepError> {
         let Some(grant) = self.grant else { return Ok(()) };
+        let (store, cluster) = (self.store, self.cluster);
         for batch in orphans.chunks(ALLOWED) {
+            // GC: as of now, for one may have been finished while the batches before were being deleted.
+            let backups = patiently(|| backups::kept(store, cluster, own)).await?;
             let objects = batch.iter().map(|found| found.object).collect();
             let verdicts = self.ask.allow(&grant, objects, backups).await?;
             let allowed = batch.iter().zip(verdicts);
             let allowed = allowed.filter(|(_, verdict)| *verdict == ObjectVerdict::Unreachable);
-            let (store, pace) = (self.store, &mut self.pace);
+            let pace = &mut self.pace;
             let deletions = allowed.map(|(found, _)| {
                 let wait = pace.take(clock::now());
                 async move {

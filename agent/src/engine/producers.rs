@@ -98,9 +98,12 @@ impl Producers {
             return None;
         }
         let some: Vec<_> = self.questions.iter().take(MAX_QUESTIONS).copied().collect();
-        some.iter().for_each(|asked| {
+        for asked in &some {
             self.questions.remove(asked);
-        });
+            if let Some(track) = self.tracks.get_mut(asked) {
+                track.is_asked();
+            }
+        }
         self.asking = true;
         Some(some)
     }
@@ -116,6 +119,7 @@ impl Producers {
         for key in found.questions {
             let answer = answers.next();
             let Some(track) = self.tracks.get_mut(&key) else { continue };
+            let asked = track.asked();
             let waiting = track.take_waiting();
             match answer {
                 Some(answer) => track.found(answer, applied),
@@ -124,8 +128,9 @@ impl Producers {
                     continue;
                 }
             }
-            for pending in waiting {
-                if let Some(pending) = self.decide(key.partition, pending, true) {
+            // What came after the look-up was asked may be of a producer, or an epoch, that was made after it.
+            for (number, pending) in waiting.into_iter().enumerate() {
+                if let Some(pending) = self.decide(key.partition, pending, number < asked) {
                     free.push((key.partition, pending));
                 }
             }

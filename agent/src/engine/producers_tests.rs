@@ -46,7 +46,7 @@ impl Rig {
     fn tell_about(&mut self, questions: Vec<Question>, epoch: u32, records: u64, base: u64) {
         let runs = vec![SequenceRun { first: 0, records, base_offset: base }];
         let committed = (records > 0).then_some(CommittedSequences { epoch, records, runs });
-        let progress = ProducerProgress { current_epoch: Some(epoch), committed };
+        let progress = ProducerProgress { current_epoch: Some(epoch), committed, full: false };
         let answers = vec![progress; questions.len()];
         self.engine.on_found(Found { questions, answer: Some((answers, 45)) });
     }
@@ -161,6 +161,48 @@ fn an_epoch_that_is_over_is_fenced_and_one_that_never_was_is_unknown() {
     rig.produce(PRODUCER, 9, 0, 3);
     rig.tell(4, 0, 0);
     assert_eq!(rig.answered(), [(3, Err(ErrorCode::UnknownProducer))]);
+}
+
+#[test]
+fn what_comes_while_a_look_up_is_under_way_is_not_judged_by_it() {
+    // A producer that is made, or raises its epoch, after the look-up was asked, and sends at once.
+    for answer in [None, Some(3)] {
+        let mut rig = Rig::new();
+        rig.produce(PRODUCER, 3, 0, 1);
+        let questions = rig.asked();
+        rig.produce(PRODUCER, 4, 0, 2);
+        let progress = ProducerProgress { current_epoch: answer, ..Default::default() };
+        rig.engine.on_found(Found { questions, answer: Some((vec![progress], 45)) });
+        let first: Vec<_> = rig.answered();
+        assert!(first.iter().all(|(tag, _)| *tag == 1), "{first:?}");
+        rig.tell(4, 0, 0);
+        assert_eq!(rig.answered(), [], "it is known now");
+    }
+}
+
+#[test]
+fn a_producer_for_which_there_is_no_room_is_refused_alone_and_asked_for_again() {
+    let mut rig = Rig::new();
+    let full = |rig: &mut Rig| {
+        let questions = rig.asked();
+        let progress =
+            ProducerProgress { current_epoch: Some(0), full: true, ..Default::default() };
+        rig.engine.on_found(Found { questions, answer: Some((vec![progress], 45)) });
+    };
+    for tag in [1, 2] {
+        rig.produce(PRODUCER, 0, 0, tag);
+        full(&mut rig);
+        assert_eq!(rig.answered(), [(tag as u64, Err(ErrorCode::TooManyProducers))]);
+    }
+    // Its neighbours' slices stand, and once there is room, so do its own.
+    rig.send(0, 3);
+    rig.produce(PRODUCER, 0, 0, 4);
+    let first = rig.decide();
+    let [Action::Upload(order), Action::LookUp(asked)] = &first[..] else { panic!("{first:?}") };
+    assert_eq!(shape(order), [(0, 1, 0, vec![3])]);
+    rig.tell_about(asked.clone(), 0, 0, 0);
+    let next = rig.commit_as(1, accepted()).expect("it goes out");
+    assert_eq!(shape(&next), [(0, 1, 1, vec![4])]);
 }
 
 #[test]

@@ -28,6 +28,8 @@ struct Committed {
     epoch: u16,
     sequences: Sequences,
     applied: u64,
+    /// Nothing is, and the partition has no room for one more producer.
+    full: bool,
 }
 
 /// A batch that was let through.
@@ -50,6 +52,8 @@ pub(super) struct Track {
     /// Some batch was lost: what is behind it cannot be written either, and what is committed is not known.
     alarm: Alarm,
     waiting: VecDeque<Pending>,
+    /// How many of those a look-up under way is for: the others came after it was asked.
+    asked: usize,
 }
 
 impl Track {
@@ -63,9 +67,9 @@ impl Track {
     ) -> Decision {
         self.tidy();
         let current = self.committed.as_ref().map(|committed| committed.current);
-        let raised = |current: Option<u16>| current.is_some_and(|now| now < sequence.epoch);
-        let Some(current) = current.filter(|current| fresh || !raised(*current)) else {
-            // Not known, or its epoch was raised since it was looked up.
+        let news = |current: Option<u16>| current.is_none_or(|now| now < sequence.epoch);
+        let Some(current) = current.filter(|current| fresh || !news(*current)) else {
+            // Not known, or there is one, or its epoch was raised, since it was looked up.
             self.committed = None;
             self.waiting.push_back(pending);
             return Decision::Waits;
@@ -95,6 +99,12 @@ impl Track {
         }
         let records = pending.records;
         let expected = match self.ahead().judge(base, records) {
+            Standing::Next if self.has_no_room() => {
+                let message = format!("no room for {name}: the partition remembers too many");
+                let error = ErrorInfo::new(ErrorCode::TooManyProducers, message);
+                pending.ticket.refuse(error);
+                return Decision::Answered;
+            }
             Standing::Next => {
                 self.tip.1 += u64::from(records);
                 let fate = Fate::new(&self.alarm);
@@ -132,6 +142,11 @@ impl Track {
             committed.epoch == epoch && position < committed.sequences.records
         })?;
         Some((committed.sequences.offset_of(position), committed.applied))
+    }
+
+    /// DEDUP: at apply the batch would be refused, and all that is in its slice and behind it with it.
+    fn has_no_room(&self) -> bool {
+        self.sent.is_empty() && self.committed.as_ref().is_some_and(|committed| committed.full)
     }
 
     /// As if all that is on its way were written.
@@ -186,12 +201,24 @@ impl Track {
     }
 
     pub(super) fn take_waiting(&mut self) -> VecDeque<Pending> {
+        self.asked = 0;
         std::mem::take(&mut self.waiting)
+    }
+
+    /// A look-up is asked for all that waits now.
+    pub(super) fn is_asked(&mut self) {
+        self.asked = self.waiting.len();
+    }
+
+    /// How many of those that wait, the first ones, the look-up is for.
+    pub(super) fn asked(&self) -> usize {
+        self.asked
     }
 
     pub(super) fn take_expired(&mut self, now: Instant, timeout: Duration) -> Vec<Pending> {
         let late = |pending: &Pending| now.saturating_duration_since(pending.arrived) > timeout;
         let count = self.waiting.iter().take_while(|pending| late(pending)).count();
+        self.asked = self.asked.saturating_sub(count);
         self.waiting.drain(..count).collect()
     }
 
@@ -200,9 +227,9 @@ impl Track {
         self.waits() || self.sent.iter().any(|sent| sent.fate.known() == Known::Open)
     }
 
-    /// There is no such producer: nothing to remember.
+    /// There is no such producer, or no room for it: nothing to remember, the next time may be another.
     pub(super) fn is_useless(&self) -> bool {
-        let unknown = |committed: &Committed| committed.current.is_none();
+        let unknown = |committed: &Committed| committed.current.is_none() || committed.full;
         self.committed.as_ref().is_some_and(unknown) && !self.is_busy()
     }
 }
@@ -210,6 +237,7 @@ impl Track {
 impl Committed {
     fn of(answer: ProducerProgress, applied: u64) -> Self {
         let current = answer.current_epoch.and_then(|epoch| u16::try_from(epoch).ok());
+        let full = answer.full;
         let found = answer.committed.unwrap_or_default();
         let run = |run: &streamhouse_proto::v1::SequenceRun| SequenceRun {
             first: run.first,
@@ -224,6 +252,7 @@ impl Committed {
                 runs: found.runs.iter().map(run).collect(),
             },
             applied,
+            full,
         }
     }
 
@@ -235,6 +264,7 @@ impl Committed {
         let next = self.sequences.judge(sent.base, sent.records) == Standing::Next;
         if sent.epoch == self.epoch && next {
             self.sequences.append(sent.records, written.base_offset);
+            self.full = false;
         }
         self.applied = self.applied.max(written.applied);
     }

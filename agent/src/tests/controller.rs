@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use streamhouse_proto::to_status;
+use streamhouse_proto::v1;
+use streamhouse_proto::v1::collector_server::{Collector, CollectorServer};
 use streamhouse_proto::v1::producers_server::{Producers, ProducersServer};
 use streamhouse_proto::v1::sessions_server::{Sessions, SessionsServer};
 use streamhouse_proto::v1::{
@@ -95,6 +97,7 @@ impl FakeController {
         let server = tonic::transport::Server::builder()
             .add_service(SessionsServer::new(fake.clone()))
             .add_service(ProducersServer::new(fake.clone()))
+            .add_service(CollectorServer::new(fake.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let stop = fake.stop.clone();
         fake.tracker.spawn(async move { stop.run_until_cancelled(server).await });
@@ -241,6 +244,57 @@ fn judge(
     (after, refused)
 }
 
+fn not_here<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("nothing is collected here"))
+}
+
+#[tonic::async_trait]
+impl Collector for FakeController {
+    /// A cluster that no agent has registered with yet.
+    async fn get(
+        &self,
+        _: Request<v1::GetCollectorRequest>,
+    ) -> Result<Response<v1::GetCollectorResponse>, Status> {
+        let cluster_id = CLUSTER.to_vec();
+        Ok(Response::new(v1::GetCollectorResponse { cluster_id, ..Default::default() }))
+    }
+
+    async fn acquire(
+        &self,
+        _: Request<v1::AcquireCollectorRequest>,
+    ) -> Result<Response<v1::AcquireCollectorResponse>, Status> {
+        not_here()
+    }
+
+    async fn judge(
+        &self,
+        _: Request<v1::JudgeObjectsRequest>,
+    ) -> Result<Response<v1::JudgeObjectsResponse>, Status> {
+        not_here()
+    }
+
+    async fn allow(
+        &self,
+        _: Request<v1::AllowDeletionRequest>,
+    ) -> Result<Response<v1::JudgeObjectsResponse>, Status> {
+        not_here()
+    }
+
+    async fn report(
+        &self,
+        _: Request<v1::ReportSweepRequest>,
+    ) -> Result<Response<v1::ReportSweepResponse>, Status> {
+        not_here()
+    }
+
+    async fn control(
+        &self,
+        _: Request<v1::ControlCollectorRequest>,
+    ) -> Result<Response<v1::ControlCollectorResponse>, Status> {
+        not_here()
+    }
+}
+
 #[tonic::async_trait]
 impl Producers for FakeController {
     async fn init_producer(
@@ -269,7 +323,7 @@ impl Producers for FakeController {
                 records: known.records,
                 runs: known.runs.iter().map(run).collect(),
             });
-            ProducerProgress { current_epoch: Some(current), committed }
+            ProducerProgress { current_epoch: Some(current), committed, full: false }
         });
         let producers = producers.collect();
         Ok(Response::new(FindProducersResponse { producers, applied: state.applied }))

@@ -32,9 +32,10 @@ fn offsets(numbers: std::ops::Range<u64>) -> Vec<u64> {
 async fn what_comes_twice_is_written_once_even_if_the_commit_s_answer_is_lost() {
     let rig = Rig::new(|_| {}).await;
     rig.store.hold(true);
+    let before = *rig.store.writes.borrow();
     let mut first = rig.producer().await;
     send(&mut first, 7, 0..3).await;
-    rig.store.written(1).await;
+    rig.store.written(before + 1).await;
     // The producer's stream broke, it believes: it sends all of it again on another, while nothing is decided.
     let mut second = rig.producer().await;
     send(&mut second, 7, 0..5).await;
@@ -80,17 +81,21 @@ async fn a_fenced_producer_s_batch_refuses_its_slice_and_nobody_else_notices() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_that_was_given_up_writes_nothing_twice() {
     let rig = Rig::new(|options| options.put_timeout = Duration::from_millis(100)).await;
-    rig.store.hold(true);
+    rig.store.keep_back(true);
     let mut stream = rig.producer().await;
     send(&mut stream, 7, 0..3).await;
     // The abandonment has been committed: the epoch was raised beyond the registration's.
     patiently(rig.controller.until(|state| state.partitions[0].epoch > 1)).await;
     let mut again = rig.producer().await;
     send(&mut again, 7, 0..4).await;
-    // All PUTs land, those that were given up as well.
-    rig.store.hold(false);
+    rig.store.keep_back(false);
     assert_eq!(stream.acknowledged(3).await, offsets(0..3));
     assert_eq!(again.acknowledged(4).await, offsets(0..4));
+    // Those that were given up land, when the batches are committed elsewhere; and all are sent once more.
+    assert!(rig.store.land().await > 0);
+    let mut third = rig.producer().await;
+    send(&mut third, 7, 0..4).await;
+    assert_eq!(third.acknowledged(4).await, offsets(0..4));
     rig.controller.with(|state| assert_eq!(state.partitions[0].next_offset, 4 * RECORDS));
     rig.assert_dense();
     rig.finish().await;

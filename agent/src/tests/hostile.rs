@@ -148,6 +148,26 @@ async fn a_put_that_was_given_up_and_lands_all_the_same_is_never_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_given_up_put_that_lands_after_its_batches_were_committed_elsewhere_is_never_seen() {
+    let rig = Rig::new(|options| options.put_timeout = Duration::from_millis(200)).await;
+    rig.store.keep_back(true);
+    let mut producer = rig.producer().await;
+    producer.send_marked(BATCHES).await;
+    patiently(rig.controller.until(|state| state.partitions[0].epoch > 1)).await;
+    rig.store.keep_back(false);
+    let mut placed = producer.placed(BATCHES).await;
+    rig.assert_once(&placed).await;
+    // Only now it happens: the bytes lie under the key of the number that was given up.
+    assert!(rig.store.land().await > 0);
+    rig.assert_once(&placed).await;
+    producer.send_marked(BATCHES).await;
+    placed.extend(producer.placed(BATCHES).await);
+    rig.assert_once(&placed).await;
+    rig.controller.with(|state| assert_eq!(state.instances.len(), 1, "the same session"));
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_put_that_gets_no_answer_is_overtaken_by_a_second_one() {
     // Nothing but a hedge helps: the put deadline is longer than any patience.
     let rig = Rig::new(|options| options.put_timeout = PATIENCE * 10).await;

@@ -11,6 +11,7 @@ use object_store::{
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use streamhouse_store::{Store, StoreKind};
 use tokio::sync::watch;
 
@@ -69,6 +70,9 @@ pub(super) struct FaultyStore {
     read_faults: parking_lot::Mutex<VecDeque<ReadFault>>,
     /// What happens to every write that has no fault of its own.
     always: parking_lot::Mutex<Option<Fault>>,
+    /// Writes are kept back while it is set: whoever made one is never answered.
+    keeps: AtomicBool,
+    kept: parking_lot::Mutex<Vec<(Path, PutPayload, PutOptions)>>,
     /// Writes wait while it is set.
     held: watch::Sender<bool>,
     /// Writes so far, failed ones included.
@@ -82,6 +86,8 @@ impl FaultyStore {
             faults: parking_lot::Mutex::default(),
             read_faults: parking_lot::Mutex::default(),
             always: parking_lot::Mutex::default(),
+            keeps: AtomicBool::new(false),
+            kept: parking_lot::Mutex::default(),
             held: watch::Sender::new(false),
             writes: watch::Sender::new(0),
         })
@@ -114,6 +120,21 @@ impl FaultyStore {
     /// Writes wait, or go on.
     pub(super) fn hold(&self, held: bool) {
         self.held.send_replace(held);
+    }
+
+    /// Writes are kept back on their way, until they [`land`](Self::land), whoever still waits for them.
+    pub(super) fn keep_back(&self, keeps: bool) {
+        self.keeps.store(keeps, Ordering::Release);
+    }
+
+    /// What was kept back happens now; how many objects came of it.
+    pub(super) async fn land(&self) -> usize {
+        let kept = std::mem::take(&mut *self.kept.lock());
+        let mut landed = 0;
+        for (at, payload, options) in kept {
+            landed += usize::from(self.inner.put_opts(&at, payload, options).await.is_ok());
+        }
+        landed
     }
 
     /// Waits until there have been so many writes in all.
@@ -171,6 +192,10 @@ impl ObjectStore for FaultyStore {
         options: PutOptions,
     ) -> Result<PutResult> {
         self.writes.send_modify(|writes| *writes += 1);
+        if self.keeps.load(Ordering::Acquire) {
+            self.kept.lock().push((at.clone(), payload, options));
+            return std::future::pending().await;
+        }
         let mut held = self.held.subscribe();
         let _ = held.wait_for(|held| !held).await;
         let always = *self.always.lock();

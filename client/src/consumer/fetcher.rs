@@ -7,6 +7,8 @@ mod answers;
 mod decoding;
 mod getting;
 mod look_ups;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

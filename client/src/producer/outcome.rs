@@ -78,7 +78,8 @@ pub(super) fn judge(outcome: Outcome) -> Verdict {
         | Code::OutcomeUnknown
         | Code::TimedOut
         | Code::ConnectionLost
-        | Code::OutOfOrderSequence => Verdict::Retry(failure()),
+        | Code::OutOfOrderSequence
+        | Code::TooManyProducers => Verdict::Retry(failure()),
         Code::UnknownTopic | Code::UnknownPartition => Verdict::Doubt(failure()),
         Code::InvalidArgument
         | Code::TopicExists

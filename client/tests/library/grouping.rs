@@ -50,6 +50,7 @@ impl Setting {
             .session_timeout(Duration::from_millis(600))
             .heartbeat_interval(Duration::from_millis(50))
             .max_poll_interval(max_poll_interval)
+            .metadata_refresh(Duration::from_millis(50))
             .rebalance_listener(Listener(world.clone()))
             .build()
             .await
@@ -169,4 +170,63 @@ async fn an_unknown_topic_is_told_when_joining() {
     let builder = Consumer::builder().controllers([&*controller]).object_store(world.store());
     let error = builder.group_id("g").topics(["none"]).build().await.unwrap_err();
     assert!(matches!(error, ConsumeError::UnknownTopic { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_commit_goes_out_in_the_name_of_the_member_that_asked_for_it() {
+    let mut setting = Setting::new(1, PATIENCE).await;
+    setting.send(0).await;
+    while setting.consumer.position("orders", 0) != Some(1) {
+        setting.consumer.poll(PATIENCE).await.unwrap();
+    }
+    let first = setting.world.state.lock().groups.members[0].0.clone();
+    // One is on its way and is not answered, the other waits behind it.
+    setting.world.commits_held.send_replace(true);
+    let pending = [(); 2].map(|()| setting.consumer.commit_async().unwrap());
+    setting.order(|groups| groups.members.clear());
+    setting.poll_until("lost 0").await;
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while setting.consumer.assignment().is_empty() {
+        assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
+        setting.consumer.poll(Duration::from_millis(20)).await.unwrap();
+    }
+    assert_ne!(setting.world.state.lock().groups.members[0].0, first);
+    setting.world.commits_held.send_replace(false);
+    for commit in pending {
+        // What the controllers make of it is theirs to say: it is of a member that is no more (GROUP).
+        let _ = commit.await;
+    }
+    let commits = setting.world.state.lock().commits.clone();
+    assert!(commits.len() >= 2);
+    assert!(commits.iter().all(|commit| commit.member_id == first), "{commits:?}");
+}
+
+#[tokio::test]
+async fn a_subscription_that_was_not_taken_is_said_again() {
+    let mut setting = Setting::new(1, PATIENCE).await;
+    let agent = setting.world.state.lock().topics["orders"].1[0].agent.clone();
+    setting.world.add_topic("audit", 1, &agent);
+    setting.order(|groups| groups.refuse_joins = 1);
+    setting.consumer.subscribe(["orders", "audit"]).await.unwrap();
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let mut refused = 0;
+    while setting.consumer.assignment().len() < 2 {
+        assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
+        setting.world.announce();
+        refused += usize::from(setting.consumer.poll(Duration::from_millis(20)).await.is_err());
+    }
+    assert_eq!(refused, 1, "told once");
+}
+
+#[tokio::test]
+async fn a_member_attends_at_a_controller_that_took_another_s_place() {
+    let mut setting = Setting::new(1, PATIENCE).await;
+    let new = setting.world.add_controller().await;
+    // As many as before, and one of them is another.
+    setting.order(|groups| groups.controllers = vec![new.clone()]);
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !setting.world.state.lock().groups.attended.contains(&new) {
+        assert!(tokio::time::Instant::now() < until, "nobody attends at {new}");
+        setting.consumer.poll(Duration::from_millis(20)).await.unwrap();
+    }
 }

@@ -207,3 +207,25 @@ async fn without_controllers_a_given_up_batch_is_in_doubt_and_the_producer_goes_
     assert_eq!(offsets(send(&producer, 2..4).await).await, [2, 3]);
     assert_eq!(world.values("orders", 0).await, texts(0..4));
 }
+
+#[tokio::test]
+async fn a_lost_answer_of_a_producer_that_was_taken_over_is_in_doubt() {
+    let (world, controller, agent) = one_agent().await;
+    let named = || builder(&controller).producer_name("loader");
+    let first = named().build().await.unwrap();
+    assert_eq!(offsets(send(&first, [0]).await).await, [0]);
+    world.script(&agent, [Action::WriteAndForget]);
+    let lost = send(&first, [1]).await.pop().unwrap();
+    while world.values("orders", 0).await.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    // The one that takes over writes before the first asks: of its epoch nothing is kept any more.
+    let second = named().build().await.unwrap();
+    assert_eq!(offsets(send(&second, [4]).await).await, [2]);
+    // The next batch tells the first that it is fenced.
+    let late = send(&first, [2]).await.pop().unwrap();
+    let error = lost.await.unwrap_err();
+    assert!(error.may_have_taken_effect(), "it is in the log: {error}");
+    assert!(late.await.is_err());
+    assert_eq!(world.values("orders", 0).await, texts([0, 1, 4]));
+}

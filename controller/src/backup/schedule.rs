@@ -124,14 +124,15 @@ impl Schedule {
     }
 
     async fn take(&self, store: &Store) -> Result<(), BackupError> {
-        let unread = |error: crate::raft::ReadError| BackupError::Cluster {
-            retryable: true,
-            message: error.to_string(),
-        };
+        let failed = |message| BackupError::Cluster { retryable: true, message };
+        let unread = |error: crate::raft::ReadError| failed(error.to_string());
+        let deadline = take::deadline();
+        take::hold(&self.raft).await.map_err(|error| failed(error.to_string()))?;
         self.raft.read_index().await.map_err(unread)?;
         let pieces = take::pieces(&self.tasks, self.raft.view())?;
         let pieces = pieces.map(|piece| piece.map_err(BackupError::from));
-        let taken = take::write(pieces, |header| Ok(Place::own(store.clone(), header))).await?;
+        let choose = |header: &Header| Ok(Place::own(store.clone(), header));
+        let taken = take::write(pieces, choose, deadline).await?;
         let (index, bytes) = (taken.header.index, taken.totals.bytes);
         tracing::info!(index, bytes, url = taken.url, "backed up");
         Ok(())

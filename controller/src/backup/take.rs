@@ -1,15 +1,23 @@
 //! Taking a backup: from the state to an object, in pieces, and read back.
+//!
+//! GC: objects that leave the index meanwhile are kept by a hold, which is
+//! placed before the state is read and outlives [`WHOLE`]; a backup that is not
+//! there by then is given up, for what it refers to may be gone.
 
 use super::BackupError;
 use super::file::{Decoder, EncodeError, Encoder, Header, Item, Totals};
 use super::place::{Place, generation};
 use crate::clock;
-use crate::raft::StateView;
+use crate::errors::refusal_info;
+use crate::raft::{ProposeError, RaftNode, StateView};
 use crate::seeds::{CALL, Seeds};
+use crate::state::collector::{CollectorReply, CollectorStep, HOLD_MS};
+use crate::state::command::CommandBody;
+use crate::state::reply::{Refusal, Reply};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use streamhouse_proto::v1;
 use streamhouse_proto::v1::backups_client::BackupsClient;
 use streamhouse_proto::{MAX_MESSAGE_BYTES, from_status};
@@ -26,6 +34,7 @@ const QUEUE: usize = 4;
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// And so does whoever has not taken all of it after so long.
 const WHOLE: Duration = Duration::from_secs(3_600);
+const _: () = assert!(HOLD_MS >= 3 * WHOLE.as_secs() * 1_000, "cluster time may run twice as fast");
 /// What is compared of a backup that was written, besides its size: the
 /// checksum of all of it.
 const CHECKSUM_BYTES: u64 = 16;
@@ -61,7 +70,7 @@ impl Taken {
 /// Backs up the cluster of these controllers to `to`: a folder, or a whole
 /// name that ends in `.backup`; by default into the cluster's own store.
 pub async fn take(controllers: &[String], to: Option<&str>) -> Result<Taken, BackupError> {
-    let mut seeds = Seeds::new(controllers);
+    let (mut seeds, deadline) = (Seeds::new(controllers), deadline());
     let stream = seeds.call("taking a backup", Some(CALL), |channel| async move {
         let client = BackupsClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let mut client = client;
@@ -71,7 +80,35 @@ pub async fn take(controllers: &[String], to: Option<&str>) -> Result<Taken, Bac
         Ok(chunk) => Ok(chunk.data),
         Err(status) => Err(BackupError::from(from_status(&status))),
     });
-    write(pieces, |header| Place::for_writing(header, to)).await
+    write(pieces, |header| Place::for_writing(header, to), deadline).await
+}
+
+/// Why no hold was placed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HoldError {
+    #[error(transparent)]
+    Propose(ProposeError),
+    #[error("{}", refusal_info(.0).message)]
+    Refused(Refusal),
+    #[error("unexpected reply to holding objects for a backup")]
+    Unexpected,
+}
+
+/// From now on no object is deleted that the index refers to when this returns.
+pub(crate) async fn hold(raft: &RaftNode) -> Result<(), HoldError> {
+    match raft.propose(None, CommandBody::Collect(CollectorStep::Hold)).await {
+        Ok((_, Reply::Collector(CollectorReply::Done))) => Ok(()),
+        Ok((_, Reply::Refused(refusal))) => Err(HoldError::Refused(refusal)),
+        Ok(_) => Err(HoldError::Unexpected),
+        // Below that level nothing is deleted at all.
+        Err(ProposeError::FeatureLevel { .. }) => Ok(()),
+        Err(error) => Err(HoldError::Propose(error)),
+    }
+}
+
+/// When a backup must be there that is begun now.
+pub(crate) fn deadline() -> Instant {
+    clock::now() + WHOLE
 }
 
 /// The pieces of a backup of what `view` sees, read as they are taken.
@@ -116,6 +153,7 @@ struct Writing {
 pub(crate) async fn write(
     pieces: impl Stream<Item = Result<Bytes, BackupError>>,
     choose: impl FnOnce(&Header) -> Result<Place, BackupError>,
+    deadline: Instant,
 ) -> Result<Taken, BackupError> {
     let mut pieces = pin!(pieces);
     let mut check = Check::default();
@@ -135,6 +173,7 @@ pub(crate) async fn write(
                     check.take(&piece?)?;
                 }
                 writing.upload.abort().await;
+                in_time(deadline)?;
                 return found(writing.place, writing.header, check).await;
             }
             Err(error) => {
@@ -160,10 +199,28 @@ pub(crate) async fn write(
         upload.abort().await;
         return Err(incomplete());
     }
-    match upload.finish().await? {
+    if let Err(late) = in_time(deadline) {
+        upload.abort().await;
+        return Err(late);
+    }
+    let created = upload.finish().await?;
+    if let (Err(late), Created::New) = (in_time(deadline), created) {
+        place.store.delete(&place.key).await?;
+        return Err(late);
+    }
+    match created {
         Created::New => confirm(&place, header, &check).await,
         Created::AlreadyExists => found(place, header, check).await,
     }
+}
+
+/// GC: past the deadline nothing keeps what the backup refers to.
+fn in_time(deadline: Instant) -> Result<(), BackupError> {
+    if clock::now() < deadline {
+        return Ok(());
+    }
+    let message = format!("the backup took longer than {WHOLE:?}, and was given up");
+    Err(BackupError::Cluster { retryable: true, message })
 }
 
 /// The stream of its pieces ended early.

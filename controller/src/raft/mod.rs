@@ -13,6 +13,8 @@ mod append_stream;
 mod apply;
 mod bootstrap;
 #[cfg(test)]
+mod clock_tests;
+#[cfg(test)]
 mod damage_tests;
 mod db;
 mod entry;
@@ -105,4 +107,10 @@ pub trait CommandClock: Send + Sync + 'static {
     /// The time of a command that is proposed now, in milliseconds since the
     /// epoch. Called on the leader only.
     fn stamp_ms(&self) -> u64;
+
+    /// How far cluster time is from wall time, if that is an alarm. Called on
+    /// the leader only.
+    fn apart(&self) -> Option<std::time::Duration> {
+        None
+    }
 }

@@ -8,6 +8,7 @@ use super::time;
 use super::types::{EncodedCommand, TypeConfig};
 use crate::codec;
 use crate::limits::{Gate, Room, Shut};
+use crate::state::collector::{CollectorReply, CollectorStep};
 use crate::state::command::{Command, CommandBody, RequestKey};
 use crate::state::kv::KvError;
 use crate::state::reply::{Refusal, Reply};
@@ -143,6 +144,12 @@ impl RaftNode {
                 return Err(Ok((*core.applied.index.borrow(), Reply::Refused(refusal))));
             }
         };
+        if let Some(apart) = allows_deletion(&body).then(|| core.clock.apart()).flatten() {
+            // CLOCK: what a grace means is in doubt.
+            tracing::debug!(?apart, "cluster time and wall time are far apart: nothing is deleted");
+            let index = *core.applied.index.borrow();
+            return Err(Ok((index, Reply::Collector(CollectorReply::ClockApart))));
+        }
         let own = is_own(&body);
         let command = Command { time_ms: core.clock.stamp_ms(), request, body };
         let bytes = codec::encode(&command);
@@ -187,6 +194,12 @@ impl RaftNode {
             Err(Shut::Limit(message)) => Ok(Err(Refusal::Limit(message))),
             Err(Shut::Busy(message)) => Err(ProposeError::Overloaded(message)),
         }
+    }
+
+    /// CLOCK: how far cluster time is from wall time, if this node leads and it
+    /// is too far.
+    pub(crate) fn clock_apart(&self) -> Option<Duration> {
+        self.leads().then(|| self.core().clock.apart()).flatten()
     }
 
     /// BOUND on the bytes of proposals that are not applied yet, here.
@@ -234,6 +247,11 @@ impl RaftNode {
             Err(_) => Err(ProposeError::Indeterminate("the leader did not answer".into())),
         }
     }
+}
+
+/// GC: whether objects are deleted once it is applied.
+fn allows_deletion(body: &CommandBody) -> bool {
+    matches!(body, CommandBody::Collect(CollectorStep::Allow { .. }))
 }
 
 /// What a leader proposes of itself: small, one at a time, and never kept back

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use crate::backup::file::EncodeError;
-use crate::backup::take;
+use crate::backup::take::{self, HoldError};
 use crate::convert::{generation_key, generation_wire, id16, slice_commit};
 use crate::entropy;
 use crate::errors::{
@@ -34,6 +34,14 @@ fn encode_failed(error: &EncodeError) -> Status {
     }
 }
 
+fn hold_failed(error: &HoldError) -> Status {
+    match error {
+        HoldError::Propose(error) => propose_failed(error),
+        HoldError::Refused(refusal) => refused(refusal),
+        HoldError::Unexpected => unexpected("holding objects for a backup"),
+    }
+}
+
 #[tonic::async_trait]
 impl Backups for BackupsService {
     type TakeStream = BoxStream<'static, Result<v1::BackupChunk, Status>>;
@@ -44,6 +52,7 @@ impl Backups for BackupsService {
     ) -> Result<Response<Self::TakeStream>, Status> {
         // BOUND: each pins what it sees of the database.
         let place = self.0.backups.take().ok_or_else(|| self.0.backups.refusal())?;
+        take::hold(&self.0.raft).await.map_err(|e| hold_failed(&e))?;
         let view = self.0.view_at(0, true).await?;
         let pieces = take::pieces(&self.0.tasks, view).map_err(|e| encode_failed(&e))?;
         let chunks = pieces.map(move |piece: Result<Bytes, EncodeError>| {

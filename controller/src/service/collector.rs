@@ -131,6 +131,9 @@ impl Collector for CollectorService {
         match self.step(step).await? {
             CollectorReply::Allowed(verdicts) => Ok(Response::new(verdicts_wire(&verdicts))),
             CollectorReply::Paused => Err(conflict("the collector is paused")),
+            CollectorReply::ClockApart => {
+                Err(conflict("cluster time is more than a minute from the leader's clock"))
+            }
             CollectorReply::Held { holder } => {
                 Err(conflict(format!("session {holder} collects now")))
             }
@@ -157,9 +160,11 @@ impl Collector for CollectorService {
 
     async fn get(&self, _: Request<v1::GetCollectorRequest>) -> Answer<v1::GetCollectorResponse> {
         let view = self.0.view_at(0, true).await?;
-        let Cluster { cluster, generation, store_url, .. } = cluster::cluster(&view)
-            .map_err(|e| store_failed(&e))?
-            .ok_or_else(|| conflict("the cluster is not initialised yet"))?;
+        let Cluster { cluster, generation, store_url, .. } =
+            cluster::cluster(&view).map_err(|e| store_failed(&e))?.ok_or_else(|| {
+                let message = "the cluster is not initialised yet";
+                to_status(ErrorInfo::new(ErrorCode::NoLeader, message))
+            })?;
         let known = collector::collector(&view).map_err(|e| store_failed(&e))?;
         let last = collector::last_sweep(&view).map_err(|e| store_failed(&e))?;
         let address = address_of(&view, known.holder).map_err(|e| store_failed(&e))?;

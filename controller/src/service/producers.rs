@@ -8,7 +8,7 @@ use crate::raft::StateView;
 use crate::state::command::{CommandBody, PartitionKey, ProducerEpoch, ProducerRequest};
 use crate::state::kv::KvError;
 use crate::state::reply::Reply;
-use crate::state::{producers, sequences};
+use crate::state::{partitions, producers, sequences};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use streamhouse_proto::v1::producers_server::Producers;
@@ -70,6 +70,12 @@ fn epoch_of(wire: v1::ProducerEpoch) -> Result<ProducerEpoch, Status> {
     Ok(ProducerEpoch { id: wire.producer_id, epoch })
 }
 
+/// Whether the partition has no room for one more producer.
+fn is_full(view: &StateView, at: &PartitionKey) -> Result<bool, KvError> {
+    let known = partitions::partition(view, at)?;
+    Ok(known.is_some_and(|known| known.producers >= sequences::MAX_PARTITION_PRODUCERS))
+}
+
 fn find(
     view: &StateView,
     asked: &[(PartitionKey, u64)],
@@ -85,6 +91,7 @@ fn find(
         found.push(v1::ProducerProgress {
             current_epoch: epochs[id].map(u32::from),
             committed: committed.as_ref().map(committed_wire),
+            full: committed.is_none() && is_full(view, partition)?,
         });
     }
     Ok(found)

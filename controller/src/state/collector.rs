@@ -27,6 +27,8 @@
 //!    what the index held at *i*. An object that left the index at *u* is
 //!    allowed only when every kept backup has *i* >= *u*, and one that never was
 //!    in the index is in no backup. Backups taken later have a higher index.
+//!    One that is being taken is not seen in the bucket yet: a *hold* stands for
+//!    it, placed before its state is read, and longer than it may take.
 //! 4. The restored cluster has a new generation. Its own objects have other
 //!    keys; of older ones nothing is allowed before an operator has confirmed
 //!    that generation, and the confirmation does not outlive it.
@@ -50,6 +52,13 @@ pub const MAX_OBJECTS: usize = 1_024;
 /// A collector that was not heard of for so long, in cluster time, is replaced
 /// although its session lives.
 const GRANT_MS: u64 = 15 * 60_000;
+/// How long a backup that was begun is taken for one that is kept: twice as
+/// long as one may take ([`crate::backup`]; cluster time may run at double
+/// speed), and an hour, longer than what a collector with a live session knows
+/// of the bucket can be old.
+pub const HOLD_MS: u64 = 3 * 3_600_000;
+/// BOUND: holds, beyond which the newest of them stands for more than one.
+pub const MAX_HOLDS: usize = 64;
 /// BOUND: of a report's last error.
 const MAX_ERROR_BYTES: usize = 1_000;
 
@@ -88,6 +97,17 @@ pub struct Collector {
     /// The generation in which an operator confirmed that nothing of older
     /// ones runs any more.
     pub confirmed: Option<GenerationKey>,
+    /// Backups that may be being taken, oldest first.
+    pub holds: Vec<Hold>,
+}
+
+/// A backup that was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Hold {
+    /// It is of the state at this index of the log, or a later one.
+    pub index: u64,
+    /// Cluster time until which it may be being taken.
+    pub until_ms: u64,
 }
 
 /// An object that the index referred to, and does not any more.
@@ -174,6 +194,8 @@ pub enum CollectorStep {
     /// Nothing of older generations than this one, the current one, runs any
     /// more.
     ConfirmGeneration(GenerationKey),
+    /// A backup of the state after this command is about to be taken.
+    Hold,
 }
 
 /// What becomes of an object.
@@ -214,6 +236,9 @@ pub enum CollectorReply {
     Allowed(Vec<Verdict>),
     /// Done.
     Done,
+    /// Cluster time and wall time are too far apart: the leader's word, never
+    /// the state's.
+    ClockApart,
 }
 
 fn collector_key() -> Vec<u8> {
@@ -285,13 +310,21 @@ pub fn judge(kv: &dyn KvRead, terms: &Terms, name: &ObjectName) -> Result<Verdic
         return Ok(verdict);
     }
     let Some(left) = unindexed(kv, name)? else { return Ok(Verdict::Unreachable) };
+    let begun = held_since(kv, terms.now_ms)?;
+    let oldest = terms.backups.oldest_index.into_iter().chain(begun).min();
     Ok(if left.generation != name.generation || !passed(terms, left.time_ms) {
         Verdict::Waiting
-    } else if terms.backups.oldest_index.is_some_and(|oldest| oldest < left.index) {
+    } else if oldest.is_some_and(|oldest| oldest < left.index) {
         Verdict::InBackup
     } else {
         Verdict::Unreachable
     })
+}
+
+/// The index of the oldest backup that may be being taken.
+fn held_since(kv: &dyn KvRead, now_ms: u64) -> Result<Option<u64>, KvError> {
+    let holds = collector(kv)?.holds;
+    Ok(holds.iter().filter(|hold| hold.until_ms > now_ms).map(|hold| hold.index).min())
 }
 
 /// Whether a session of this generation can still commit the object.
@@ -349,6 +382,7 @@ pub(super) fn step(
             Reply::Collector(CollectorReply::Done)
         }
         CollectorStep::ConfirmGeneration(generation) => confirm(tx, *generation)?,
+        CollectorStep::Hold => hold(tx, now_ms)?,
     };
     Ok((reply, Vec::new()))
 }
@@ -439,6 +473,20 @@ fn note(
     }
     typed::put(tx, collector_key(), &Collector { renewed_ms: now_ms, ..known });
     typed::put(tx, sweep_key(), &SweepReport { finished_ms: now_ms, ..report.clone() });
+    Ok(Reply::Collector(CollectorReply::Done))
+}
+
+fn hold(tx: &mut Transaction<'_>, now_ms: u64) -> Result<Reply, KvError> {
+    let mut known = collector(tx)?;
+    known.holds.retain(|hold| hold.until_ms > now_ms);
+    let new = Hold { index: tx.index(), until_ms: now_ms.saturating_add(HOLD_MS) };
+    let full = known.holds.len() >= MAX_HOLDS;
+    match known.holds.last_mut().filter(|_| full) {
+        // The older index keeps more.
+        Some(last) => last.until_ms = new.until_ms,
+        None => known.holds.push(new),
+    }
+    typed::put(tx, collector_key(), &known);
     Ok(Reply::Collector(CollectorReply::Done))
 }
 

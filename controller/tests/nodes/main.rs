@@ -3,6 +3,7 @@
 //! One binary, so that what they all use is compiled once.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
 
+mod lookup_service;
 mod raft_cluster;
 mod raft_levels;
 mod raft_members;

@@ -4,8 +4,8 @@ use crate::machine::{GENERATION, Machine, accepted, key};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use streamhouse_controller::state::collector::{
-    CollectorReply, CollectorStep, KeptBackups, MAX_OBJECTS, ObjectName, SweepReport, Terms,
-    Verdict, collector, judge, last_sweep,
+    CollectorReply, CollectorStep, HOLD_MS, KeptBackups, MAX_HOLDS, MAX_OBJECTS, ObjectName,
+    SweepReport, Terms, Verdict, collector, judge, last_sweep,
 };
 use streamhouse_controller::state::command::{
     CommandBody, GenerationKey, ObjectCommit, ObjectContents,
@@ -50,6 +50,10 @@ impl Machine {
 
 fn granted(epoch: u64) -> Reply {
     Reply::Collector(CollectorReply::Granted { epoch })
+}
+
+fn done() -> Reply {
+    Reply::Collector(CollectorReply::Done)
 }
 
 fn held(holder: u64) -> Reply {
@@ -111,6 +115,53 @@ fn a_deleted_topic_frees_its_objects_after_the_grace() {
     assert_eq!(machine.verdict(name(agent, 1)), Verdict::Waiting, "a reader may hold a plan");
     machine.time_ms += GRACE_MS;
     assert_eq!(machine.verdict(name(agent, 1)), Verdict::Unreachable);
+}
+
+#[test]
+fn what_a_backup_that_is_being_taken_may_refer_to_stays_until_that_must_have_ended() {
+    let (mut machine, agent) = one_object();
+    // Begun, and not to be seen in the bucket yet.
+    assert_eq!(machine.collect(CollectorStep::Hold), done());
+    machine.run(CommandBody::DeleteTopic { name: "t".into() });
+    machine.finish_work();
+    machine.time_ms += GRACE_MS;
+    assert_eq!(machine.acquire(agent), granted(1));
+    let object = name(agent, 1);
+    assert_eq!(machine.allow(agent, 1, vec![object]), allowed(Verdict::InBackup));
+    machine.time_ms += HOLD_MS - GRACE_MS;
+    machine.acquire(agent);
+    assert_eq!(machine.allow(agent, 1, vec![object]), allowed(Verdict::Unreachable));
+}
+
+#[test]
+fn a_backup_that_begins_after_an_object_left_the_index_does_not_keep_it() {
+    let (mut machine, agent) = one_object();
+    machine.run(CommandBody::DeleteTopic { name: "t".into() });
+    machine.finish_work();
+    machine.collect(CollectorStep::Hold);
+    machine.time_ms += GRACE_MS;
+    assert_eq!(machine.verdict(name(agent, 1)), Verdict::Unreachable);
+}
+
+#[test]
+fn holds_are_bounded_and_the_last_one_stands_for_all_that_are_too_many() {
+    let (mut machine, agent) = one_object();
+    for _ in 0..MAX_HOLDS {
+        machine.collect(CollectorStep::Hold);
+        machine.time_ms += 1_000;
+    }
+    machine.run(CommandBody::DeleteTopic { name: "t".into() });
+    machine.finish_work();
+    // One that begins now refers to it no more, but the hold that stands for it is older, and keeps it.
+    machine.collect(CollectorStep::Hold);
+    let begun = machine.time_ms;
+    assert_eq!(collector(&machine.kv).unwrap().holds.len(), MAX_HOLDS);
+    machine.time_ms = begun + HOLD_MS - 1;
+    assert_eq!(machine.verdict(name(agent, 1)), Verdict::InBackup);
+    machine.time_ms = begun + HOLD_MS;
+    assert_eq!(machine.verdict(name(agent, 1)), Verdict::Unreachable);
+    machine.collect(CollectorStep::Hold);
+    assert_eq!(collector(&machine.kv).unwrap().holds.len(), 1, "those that are over are forgotten");
 }
 
 #[test]

@@ -11,8 +11,8 @@ use streamhouse_controller::codec;
 use streamhouse_controller::state::assignors::Assignor;
 use streamhouse_controller::state::cluster::Cluster;
 use streamhouse_controller::state::collector::{
-    Collector, CollectorReply, CollectorStep, KeptBackups, ObjectName, SweepReport, Unindexed,
-    Verdict,
+    Collector, CollectorReply, CollectorStep, Hold, KeptBackups, ObjectName, SweepReport,
+    Unindexed, Verdict,
 };
 use streamhouse_controller::state::command::{
     Command, CommandBody, GenerationKey, GroupJoin, ObjectCommit, ObjectContents, PartitionKey,
@@ -265,6 +265,7 @@ fn bodies() -> Vec<(&'static str, CommandBody)> {
         ),
         ("collect-pause", CommandBody::Collect(CollectorStep::SetPaused(true))),
         ("collect-confirm", CommandBody::Collect(CollectorStep::ConfirmGeneration(generation()))),
+        ("collect-hold", CommandBody::Collect(CollectorStep::Hold)),
     ]
 }
 
@@ -358,6 +359,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("collector-paused", Reply::Collector(CollectorReply::Paused)),
         ("collector-allowed", Reply::Collector(CollectorReply::Allowed(verdicts()))),
         ("collector-done", Reply::Collector(CollectorReply::Done)),
+        ("collector-clock-apart", Reply::Collector(CollectorReply::ClockApart)),
     ]
 }
 
@@ -501,6 +503,7 @@ fn values(golden: &mut Golden) {
         renewed_ms: 1_700_000_000_000,
         paused: true,
         confirmed: Some(generation()),
+        holds: vec![Hold { index: 70_000, until_ms: 1_700_000_000_000 }],
     };
     golden.check("value collector", &collector);
     golden.check("value sweep-report", &sweep_report());

@@ -29,6 +29,8 @@ pub enum Fate {
     ErrorInOk,
     /// It is not done, and never answered.
     Silent,
+    /// It is not done, and the connection breaks.
+    Cut,
     /// It is done, and never answered.
     DoneThenSilent,
     /// It is done, and then the connection breaks.
@@ -71,6 +73,7 @@ pub(super) async fn answer(
         Fate::Refused { status, code } => return error(status, code),
         Fate::ErrorInOk => return error(200, "InternalError"),
         Fate::Silent => return std::future::pending().await,
+        Fate::Cut => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
         Fate::Late(wait) => tokio::time::sleep(wait).await,
         _ => {}
     }

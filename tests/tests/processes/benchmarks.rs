@@ -69,7 +69,7 @@ fn bench_failover_kills_agents_and_finds_every_record_again() {
     assert_eq!((&report["target"], &report["kills"]), (&"agent".into(), &2.into()), "{report}");
     assert!(report["records"].as_u64().unwrap() > 0, "{report}");
     assert_eq!(report["acknowledged"], report["records"], "{report}");
-    for fate in ["lost", "order_violations", "misplaced"] {
+    for fate in ["lost", "duplicated", "order_violations", "misplaced"] {
         assert_eq!(report[fate], 0, "{fate}: {report}");
     }
     assert!(report["recovery_ms"]["p50"].as_f64().unwrap() > 0.0, "{report}");

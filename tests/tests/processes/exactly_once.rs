@@ -1,123 +1,78 @@
 //! DEDUP, seen from outside: whatever dies between a record and its acknowledgement, the record is in the log once, in
-//! its key's order, and nothing is left in doubt.
+//! order, at the offset that was promised, and nothing is left in doubt.
 //!
-//! Every test has `streamhouse produce`, which is idempotent by default, send numbered lines of a few keys while the
-//! cluster suffers, and then reads everything back.
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::Path;
-use std::process::ChildStdin;
-use std::time::Duration;
-
-use streamhouse_tests::{Finished, LocalCluster, Running, until};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-const KEYS: usize = 5;
-/// Lines fed at once: some batches.
-const STEP: usize = 5_000;
-
-/// A `produce` that is fed line by line.
-struct Load {
-    producer: Running,
-    stdin: Option<ChildStdin>,
-    lines: Vec<Vec<u8>>,
-    tag: &'static str,
-}
-
-impl Load {
-    fn start(cluster: &LocalCluster, tag: &'static str, flags: &[&str]) -> Self {
-        let args = ["produce", "t", "--key-field", "1", "--output", "json"];
-        let mut producer = cluster.spawn_command(&[&args, flags].concat());
-        let stdin = producer.child.stdin.take();
-        Self { producer, stdin, lines: Vec::new(), tag }
-    }
-
-    fn feed(&mut self, count: usize) {
-        let first = self.lines.len();
-        let lines = (first..first + count).map(|n| format!("k{},{},{n}", n % KEYS, self.tag));
-        self.lines.extend(lines.map(String::into_bytes));
-        let mut bytes = self.lines[first..].join(&b'\n');
-        bytes.push(b'\n');
-        let stdin = self.stdin.as_mut().expect("it takes input until it is finished");
-        stdin.write_all(&bytes).expect("produce takes its input");
-    }
-
-    /// Feeds until the cluster shows that more was committed.
-    fn flow(&mut self, cluster: &LocalCluster) {
-        let before = cluster.records("t");
-        until("records are committed", PATIENCE, || {
-            self.feed(STEP);
-            (cluster.records("t") > before).then_some(())
-        });
-    }
-
-    fn end(mut self) -> (Finished, Vec<Vec<u8>>) {
-        drop(self.stdin.take());
-        (self.producer.finish(), self.lines)
-    }
-
-    /// Ends the load: all of it was acknowledged, none of it in doubt.
-    fn acknowledged(self) -> Vec<Vec<u8>> {
-        let (finished, lines) = self.end();
-        let produced = finished.ok().json();
-        assert_eq!(produced["acknowledged"], lines.len(), "{produced}");
-        assert_eq!(produced["ambiguous_records"], 0, "{produced}");
-        lines
-    }
-}
-
-/// Lines by key, in their order.
-fn by_key(lines: &[Vec<u8>]) -> BTreeMap<&[u8], Vec<&[u8]>> {
-    let mut by_key: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for line in lines {
-        let key = line.split(|byte| *byte == b',').next().expect("a key");
-        by_key.entry(key).or_default().push(line.as_slice());
-    }
-    by_key
-}
-
-fn consumed(cluster: &LocalCluster) -> Vec<Vec<u8>> {
-    cluster.run(&["consume", "t", "--to-end"]).ok().lines()
-}
-
-fn assert_exactly_once(cluster: &LocalCluster, sent: &[Vec<u8>]) {
-    let found = consumed(cluster);
-    assert_eq!(found.len(), sent.len(), "as many as were acknowledged");
-    assert!(by_key(&found) == by_key(sent), "each once, in its key's order");
-}
+//! Every test has an idempotent producer, as they are by default, send numbered records while the cluster suffers, and
+//! then reads everything back.
+use crate::promised::{Load, PATIENCE, STEP, assert_exactly_once, holder, moved};
+use streamhouse_client::producer::ProduceError;
+use streamhouse_tests::{LocalCluster, Setup, until};
 
 /// A cluster of three controllers and two agents, and a topic.
 fn cluster(partitions: &str) -> LocalCluster {
-    let cluster = LocalCluster::start(3, 2);
+    cluster_as(partitions, &Setup::default())
+}
+
+fn cluster_as(partitions: &str, setup: &Setup<'_>) -> LocalCluster {
+    let cluster = LocalCluster::start_as(3, 2, setup);
     cluster.run(&["topic", "create", "t", "--partitions", partitions]).ok();
     cluster
 }
 
-/// The agent that holds the topic's first partition.
-fn holder(cluster: &LocalCluster) -> usize {
-    until("an agent holds the partition", PATIENCE, || {
-        cluster.agent_at(cluster.partitions("t")[0]["address"].as_str()?)
-    })
+/// With doors, and the agents' own words of what they are answered.
+fn cluster_with_doors() -> LocalCluster {
+    let log = "info,streamhouse_agent=debug";
+    cluster_as("1", &Setup { doors: true, agent_flags: &["--log", log], ..Setup::default() })
 }
 
-/// Waits until another agent than `before` holds the first partition.
-fn moved(cluster: &LocalCluster, before: usize) -> usize {
-    until("the partition moves", PATIENCE, || {
-        let address = cluster.partitions("t")[0]["address"].as_str()?.to_owned();
-        cluster.agent_at(&address).filter(|holder| *holder != before)
-    })
-}
-
-fn objects(folder: &Path) -> usize {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let count = |path: &Path| if path.is_dir() { objects(path) } else { 1 };
-    entries.map(|entry| count(&entry.path())).sum()
+/// Lets the cluster commit what its agent is not told of: from here on it hears no controller.
+fn commit_unheard(cluster: &LocalCluster, load: &mut Load) {
+    let agent = cluster.agent_pid(holder(cluster));
+    // Nothing is on its way.
+    load.feed(1);
+    until("all is committed", PATIENCE, || {
+        (cluster.records("t") as usize == load.fed()).then_some(())
+    });
+    let before = cluster.records("t");
+    cluster.doors().deafen(agent);
+    load.feed(STEP);
+    until("the commit is applied", PATIENCE, || (cluster.records("t") > before).then_some(()));
 }
 
 #[test]
-fn leaders_killed_between_commits_and_their_answers() {
+fn a_commit_that_was_applied_and_whose_answer_is_lost() {
+    let cluster = cluster_with_doors();
+    let mut load = Load::start(&cluster, "a", None);
+    load.flow(&cluster);
+    for _ in 0..3 {
+        commit_unheard(&cluster, &mut load);
+        cluster.doors().cut();
+        load.flow(&cluster);
+    }
+    assert_exactly_once(&cluster, &[&load.acknowledged()]);
+}
+
+#[test]
+fn a_leader_killed_between_apply_and_its_answer() {
+    let mut cluster = cluster_with_doors();
+    let mut load = Load::start(&cluster, "a", None);
+    load.flow(&cluster);
+    for _ in 0..2 {
+        let leader = cluster.leader();
+        commit_unheard(&cluster, &mut load);
+        // What it had to say is lost with it.
+        cluster.kill_controller(leader);
+        cluster.doors().cut();
+        load.flow(&cluster);
+        cluster.start_controller(leader);
+        cluster.wait_until_whole();
+    }
+    assert_exactly_once(&cluster, &[&load.acknowledged()]);
+}
+
+#[test]
+fn leaders_killed_in_a_flood_of_commits() {
     let mut cluster = cluster("2");
-    let mut load = Load::start(&cluster, "a", &[]);
+    let mut load = Load::start(&cluster, "a", None);
     for _ in 0..4 {
         load.flow(&cluster);
         let leader = cluster.leader();
@@ -131,36 +86,13 @@ fn leaders_killed_between_commits_and_their_answers() {
         cluster.start_controller(leader);
         cluster.wait_until_whole();
     }
-    let sent = load.acknowledged();
-    assert_exactly_once(&cluster, &sent);
-}
-
-#[test]
-fn an_agent_killed_between_its_puts_and_their_commit() {
-    let mut cluster = cluster("1");
-    let mut load = Load::start(&cluster, "a", &[]);
-    load.flow(&cluster);
-    let doomed = holder(&cluster);
-    // No commit can be applied from here on …
-    (1..=3).for_each(|n| cluster.stop_controller_process(n));
-    let before = objects(&cluster.objects());
-    // … but objects are stored.
-    until("objects are stored", PATIENCE, || {
-        load.feed(100);
-        (objects(&cluster.objects()) > before).then_some(())
-    });
-    cluster.kill_agent(doomed);
-    (1..=3).for_each(|n| cluster.continue_controller_process(n));
-    moved(&cluster, doomed);
-    load.flow(&cluster);
-    let sent = load.acknowledged();
-    assert_exactly_once(&cluster, &sent);
+    assert_exactly_once(&cluster, &[&load.acknowledged()]);
 }
 
 #[test]
 fn an_agent_that_never_tells_what_it_committed() {
     let mut cluster = cluster("1");
-    let mut load = Load::start(&cluster, "a", &[]);
+    let mut load = Load::start(&cluster, "a", None);
     for _ in 0..3 {
         load.flow(&cluster);
         let doomed = holder(&cluster);
@@ -173,14 +105,28 @@ fn an_agent_that_never_tells_what_it_committed() {
         cluster.start_agent(doomed);
         cluster.wait_until_whole();
     }
-    let sent = load.acknowledged();
-    assert_exactly_once(&cluster, &sent);
+    assert_exactly_once(&cluster, &[&load.acknowledged()]);
+}
+
+#[test]
+fn an_agent_killed_when_its_commit_was_applied_and_it_does_not_know() {
+    let mut cluster = cluster_with_doors();
+    let mut load = Load::start(&cluster, "a", None);
+    load.flow(&cluster);
+    let doomed = holder(&cluster);
+    commit_unheard(&cluster, &mut load);
+    cluster.kill_agent(doomed);
+    cluster.doors().cut();
+    moved(&cluster, doomed);
+    // The producer sends it all again, to another agent.
+    load.flow(&cluster);
+    assert_exactly_once(&cluster, &[&load.acknowledged()]);
 }
 
 #[test]
 fn an_agent_whose_session_ended_meanwhile_goes_on_with_old_batches() {
     let cluster = cluster("1");
-    let mut load = Load::start(&cluster, "a", &[]);
+    let mut load = Load::start(&cluster, "a", None);
     for _ in 0..3 {
         load.flow(&cluster);
         let stopped = holder(&cluster);
@@ -192,39 +138,26 @@ fn an_agent_whose_session_ended_meanwhile_goes_on_with_old_batches() {
         cluster.continue_agent(stopped);
         load.flow(&cluster);
     }
-    let sent = load.acknowledged();
-    assert_exactly_once(&cluster, &sent);
+    assert_exactly_once(&cluster, &[&load.acknowledged()]);
 }
 
 #[test]
 fn a_producer_that_takes_over_a_name_fences_the_one_before_with_its_batches_on_their_way() {
     let cluster = cluster("1");
-    let mut first = Load::start(&cluster, "first", &["--producer-name", "loader"]);
+    let mut first = Load::start(&cluster, "first", Some("loader"));
     first.flow(&cluster);
     let stopped = holder(&cluster);
-    first.feed(STEP);
     cluster.stop_agent(stopped);
-    let mut second = Load::start(&cluster, "second", &["--producer-name", "loader"]);
+    // On their way to an agent that does nothing.
+    first.feed(STEP);
+    let mut second = Load::start(&cluster, "second", Some("loader"));
     moved(&cluster, stopped);
     second.flow(&cluster);
     // What the first has in the agent that was stopped comes too late, and it may send nothing more.
     cluster.continue_agent(stopped);
-    let (finished, lines) = first.end();
-    let sent = second.acknowledged();
-    let found = consumed(&cluster);
-    let (old, new): (Vec<_>, Vec<_>) =
-        found.into_iter().partition(|line| line.windows(7).any(|part| part == b",first,"));
-    assert!(by_key(&new) == by_key(&sent), "the second's are all there, once and in order");
-    // The first's may have been acknowledged before the second came: a beginning of each key's, without a gap.
-    let (old, lines) = (by_key(&old), by_key(&lines));
-    for (key, values) in &old {
-        assert!(lines[key].starts_with(values), "once and in order");
-    }
-    let written: usize = old.values().map(Vec::len).sum();
-    let all: usize = lines.values().map(Vec::len).sum();
-    if written < all {
-        let said = &finished.stderr;
-        assert_eq!(finished.code, Some(1), "{said}");
-        assert!(said.contains("fenced"), "{said}");
-    }
+    let (old, new) = (first.end(), second.acknowledged());
+    let fenced = |error: &ProduceError| matches!(error, ProduceError::Fenced { .. });
+    let fenced = old.iter().filter(|sent| sent.result.as_ref().is_err_and(fenced)).count();
+    assert!(fenced > 0, "the first is told");
+    assert_exactly_once(&cluster, &[&old, &new]);
 }

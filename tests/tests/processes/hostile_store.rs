@@ -1,29 +1,20 @@
 //! A store that refuses every second request for a while, or all of them, under a cluster of real processes: no
-//! producer fails, no record is lost or doubled, no agent grows, and afterwards everything flows.
+//! producer fails, every record is there once, in order and at the offset that was promised, no agent grows, and
+//! afterwards everything flows.
 //!
 //! For some seconds by default; `make test-store` takes a minute, and prints what was seen.
-use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::memory::InMemory;
+use crate::promised::{Load, Sent, assert_exactly_once};
 use streamhouse_store::endpoint::{Endpoint, Weather};
-use streamhouse_tests::{LocalCluster, Running, Setup, Stopwatch, until};
+use streamhouse_tests::{LocalCluster, Setup, Stopwatch};
 use tokio::runtime::Runtime;
 
-const PATIENCE: Duration = Duration::from_secs(90);
 /// What the processes of an agent may hold: its buffer, the messages on their way to it and their decoded fields, the
 /// objects being uploaded, and itself.
 const CEILING_BYTES: u64 = 512 << 20;
-
-/// What a producer sent.
-struct Sent {
-    records: u64,
-    /// Sent once more after a time-out of the producer's own, which a producer that is not idempotent may not do
-    /// without writing them twice.
-    doubtful: u64,
-}
 
 struct Stage {
     runtime: Runtime,
@@ -50,50 +41,31 @@ fn seconds() -> Duration {
 }
 
 impl Stage {
-    /// Sends lines without end, until the weather has changed and changed back; how many.
-    fn through(&self, weather: Weather) -> Sent {
-        let mut producer = self.cluster.spawn_command(&["produce", "t", "--output", "json"]);
-        let mut sent = self.feed(&mut producer, 0, 1_000);
+    /// Sends records without end, until the weather has changed and changed back. All of them are acknowledged.
+    fn through(&self, weather: Weather) -> Vec<Sent> {
+        let mut load = Load::start(&self.cluster, "a", None);
         // It is at its work.
-        until("records are acknowledged", PATIENCE, || {
-            (self.cluster.records("t") > 0).then_some(())
-        });
+        load.flow(&self.cluster);
         self.endpoint.faults().set(weather);
         let lasts = Stopwatch::start();
         while lasts.elapsed() < seconds() {
-            sent = self.feed(&mut producer, sent, 100);
+            load.feed(100);
             // As fast as such a load comes: the buffers are to hold it.
             std::thread::sleep(Duration::from_millis(50));
         }
         let (requests, refused) = self.endpoint.faults().counts();
         self.endpoint.faults().set(Weather::Fair);
         println!("{weather:?} for {:?}: {refused} of {requests} requests refused", seconds());
-        let healed = Stopwatch::start();
-        sent = self.feed(&mut producer, sent, 1_000);
-        drop(producer.child.stdin.take());
-        let report = producer.finish().ok().json();
-        println!("the last of {sent} records was acknowledged after {:?}", healed.elapsed());
-        assert_eq!(report["failed"], 0, "{report}");
-        assert_eq!(report["acknowledged"].as_u64(), Some(sent), "{report}");
         assert!(refused > 0, "the store has refused something");
-        Sent { records: sent, doubtful: report["ambiguous_records"].as_u64().unwrap_or(0) }
-    }
-
-    fn feed(&self, producer: &mut Running, from: u64, count: u64) -> u64 {
-        let lines: String = (from..from + count).map(|n| format!("{n}\n")).collect();
-        let stdin = producer.child.stdin.as_mut().expect("its input is open");
-        stdin.write_all(lines.as_bytes()).expect("the producer lives");
-        from + count
-    }
-
-    fn assert_each_once(&self, sent: &Sent) {
-        let mut seen: BTreeMap<u64, u64> = BTreeMap::new();
-        for line in self.cluster.run(&["consume", "t", "--to-end"]).ok().lines() {
-            *seen.entry(std::str::from_utf8(&line).unwrap().parse().unwrap()).or_default() += 1;
-        }
-        assert_eq!(seen.len() as u64, sent.records, "records in the log");
-        let again: u64 = seen.values().map(|count| count - 1).sum();
-        assert!(again <= sent.doubtful, "{again} are in the log again, {} may be", sent.doubtful);
+        let healed = Stopwatch::start();
+        load.feed(1_000);
+        let sent = load.acknowledged();
+        println!(
+            "the last of {} records was acknowledged after {:?}",
+            sent.len(),
+            healed.elapsed()
+        );
+        sent
     }
 
     fn assert_well(&self) {
@@ -125,7 +97,7 @@ fn a_store_that_refuses_every_second_request_fails_nobody() {
     let after = stage.probe();
     println!("2,000 records took {before:?} before and {after:?} afterwards");
     assert!(after < before * 10 + Duration::from_secs(10), "it has not recovered");
-    stage.assert_each_once(&sent);
+    assert_exactly_once(&stage.cluster, &[&sent]);
     stage.assert_well();
     drop(stage.cluster);
     stage.runtime.shutdown_background();
@@ -139,7 +111,7 @@ fn an_outage_of_the_store_is_waited_out() {
     let after = stage.probe();
     println!("2,000 records took {before:?} before and {after:?} afterwards");
     assert!(after < before * 10 + Duration::from_secs(10), "it has not recovered");
-    stage.assert_each_once(&sent);
+    assert_exactly_once(&stage.cluster, &[&sent]);
     stage.assert_well();
     drop(stage.cluster);
     stage.runtime.shutdown_background();

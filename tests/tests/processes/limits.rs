@@ -30,6 +30,7 @@ fn each_limit_of_the_cluster_is_a_clear_error() {
         "--max-topic-partitions=5",
         "--max-partitions=8",
         "--max-sessions=1",
+        "--max-producers=1",
         "--max-batch=2",
         "--max-entry-bytes=6000",
         "--max-message-bytes=40000",
@@ -90,6 +91,15 @@ fn each_limit_of_the_cluster_is_a_clear_error() {
             assert!(refused.message().contains("limit of 1 (--max-sessions)"), "{refused:?}");
         }
     });
+    // The first takes the place that there is; a name that is taken over needs none.
+    let produce =
+        |args: &[&str]| cluster.run_with_input(&[&["produce", "b"], args].concat(), b"x\n");
+    produce(&["--producer-name", "loader"]).ok();
+    produce(&["--producer-name", "loader"]).ok();
+    let refused = produce(&["--producer-name", "other"]);
+    assert!(refused.error().contains("limit of 1 (--max-producers)"), "{}", refused.stderr);
+    // One that is not idempotent is nobody.
+    produce(&["--no-idempotence"]).ok();
 }
 
 #[test]

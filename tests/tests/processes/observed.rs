@@ -6,7 +6,7 @@ use serde_json::Value;
 use streamhouse_proto::v1;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
 use streamhouse_proto::v1::sessions_client::SessionsClient;
-use streamhouse_tests::{LocalCluster, http_get, until};
+use streamhouse_tests::{LocalCluster, Setup, http_get, until};
 use tonic::transport::{Channel, Endpoint};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -277,4 +277,62 @@ fn a_refused_commit_is_one_line_however_often_it_is_sent() {
         (&1.into(), &1.into(), &1.into())
     );
     assert_eq!(metrics(&cluster, leader)["commits_refused_total"], 1.0);
+}
+
+/// The lines that agent 1 has logged with this message, as JSON.
+fn agent_said(cluster: &LocalCluster, message: &str) -> Vec<Value> {
+    let log = cluster.agent_log(1);
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["message"] == message).collect()
+}
+
+#[test]
+fn spans_follow_one_batch_from_its_stream_to_its_acknowledgement() {
+    let agent_flags = &["--log", "info,streamhouse_agent=trace", "--log-format", "json"];
+    let cluster = LocalCluster::start_as(1, 1, &Setup { agent_flags, ..Setup::default() });
+    cluster.run(&["topic", "create", "t", "--partitions", "1"]).ok();
+    cluster.run_with_input(&["produce", "t"], b"one\n").ok();
+    cluster.run_with_input(&["produce", "t"], b"two\nthree\n").ok();
+    let acknowledged = agent_said(&cluster, "batch acknowledged");
+    let [first, second] = &acknowledged[..] else { panic!("{}", cluster.agent_log(1)) };
+    assert_eq!((&first["base_offset"], &second["base_offset"]), (&0.into(), &1.into()));
+    // The batch is followed by its span: the same when it came in.
+    let span = &second["span"];
+    assert_eq!(span["name"], "batch", "{second}");
+    let admitted = agent_said(&cluster, "batch admitted");
+    let admitted = admitted.iter().filter(|line| line["span"] == *span).count();
+    assert_eq!(admitted, 1, "{span}: {}", cluster.agent_log(1));
+    // Its offset and partition lead to the slice, that one's span to the object, the object's numbers to the commit.
+    let slices = agent_said(&cluster, "slice in object");
+    let slice = slices.iter().find(|slice| slice["base_offset"] == 1).expect("its slice");
+    let (topic, partition) = (slice["topic"].as_str().unwrap(), &slice["partition"]);
+    assert_eq!(span["partition"].as_str().unwrap(), format!("{topic}/{partition}"));
+    let object = &slice["span"];
+    assert_eq!((&object["name"], &slice["last_offset"]), (&"object".into(), &2.into()));
+    let uploaded = agent_said(&cluster, "object uploaded");
+    assert!(uploaded.iter().any(|line| line["span"] == *object), "{object}");
+    let answered = agent_said(&cluster, "object's commit answered");
+    let answered = answered.iter().find(|line| line["sequence"] == object["sequence"]).unwrap();
+    assert_eq!(answered["session"], object["session"]);
+    assert_eq!(answered["applied"], second["applied"], "acknowledged by this answer (ACK)");
+}
+
+#[test]
+fn topic_describe_tells_the_rate_and_the_holder_of_each_partition() {
+    let cluster = LocalCluster::start(1, 1);
+    cluster.run(&["topic", "create", "t", "--partitions", "2"]).ok();
+    let lines: String = (0..600).map(|n| format!("{n}\n")).collect();
+    cluster.run_with_input(&["produce", "t", "--partition", "0"], lines.as_bytes()).ok();
+    let partitions = cluster.partitions("t");
+    let [busy, idle] = &partitions[..] else { panic!("two partitions") };
+    // Six hundred in the last minute.
+    assert_eq!(busy["records_per_second"], 10.0, "{busy}");
+    assert!(busy["bytes_per_second"].as_f64().unwrap() > 1.0, "{busy}");
+    assert_eq!(
+        (&idle["records_per_second"], &idle["bytes_per_second"]),
+        (&0.0.into(), &0.0.into())
+    );
+    for partition in [busy, idle] {
+        assert_eq!(partition["address"], cluster.agent_address(1).to_string());
+    }
 }

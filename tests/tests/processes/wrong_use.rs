@@ -150,6 +150,30 @@ fn a_store_that_cannot_be_written_stops_the_agent() {
 }
 
 #[test]
+fn a_store_that_is_empty_or_another_cluster_s_stops_the_agent() {
+    let mut cluster = cluster();
+    cluster.kill_agent(1);
+    let (objects, aside) = (cluster.objects(), cluster.folder().join("aside"));
+    let listen = format!("127.0.0.1:{}", free_ports(1)[0]);
+    let store = format!("file://{}", objects.display());
+    let agent = || cluster.run(&["agent", "--listen", &listen, "--store", &store]);
+    // As when the disk is not mounted: the folder is there, and what was acknowledged is not.
+    std::fs::rename(&objects, &aside).unwrap();
+    let wrong = agent();
+    assert!(wrong.error().contains(&store) && wrong.error().contains("it is empty"), "{wrong:?}");
+    let strange = objects.join("00000000-0000-0000-0000-00000000002a");
+    std::fs::create_dir_all(&strange).unwrap();
+    std::fs::write(strange.join("marker"), "another's").unwrap();
+    let wrong = agent();
+    assert!(wrong.error().contains("2a/marker is"), "{}", wrong.stderr);
+    // The right one is known again.
+    std::fs::remove_dir_all(&objects).unwrap();
+    std::fs::rename(&aside, &objects).unwrap();
+    cluster.start_agent(1);
+    cluster.wait_until_whole();
+}
+
+#[test]
 fn a_corrupted_object_is_never_read_as_records() {
     let cluster = cluster();
     let object = only_object(&cluster.objects());

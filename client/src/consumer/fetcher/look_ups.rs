@@ -1,6 +1,7 @@
 //! Asking the index, and the leader where the index may lag behind.
 
 use streamhouse_proto::v1;
+use tokio::time::Instant;
 
 use super::{Asked, Event, Fetcher};
 use crate::consumer::metrics::count;
@@ -8,7 +9,7 @@ use crate::routing::Client;
 use crate::{clock, convert};
 
 /// BOUND: partitions per look-up, and entries of its answer, which the controllers bound at 10,000.
-const PLANS_PER_LOOK_UP: usize = 512;
+pub(super) const PLANS_PER_LOOK_UP: usize = 512;
 const SEGMENTS: usize = 8_192;
 const SEGMENTS_PER_PLAN: usize = 256;
 
@@ -19,20 +20,10 @@ impl Fetcher {
         if self.looking_up || self.look_up_after.is_some_and(|at| now < at) {
             return;
         }
-        // Those behind the last ones asked come first, so that none waits for ever behind busier ones.
-        let (before, behind) = self.slots.split_at(self.look_up_turn.min(self.slots.len()));
-        let wanting = (before.len()..).zip(behind).chain((0..).zip(before));
-        let asked: Vec<Asked> = wanting
-            .filter(|(_, slot)| slot.wants_plan(now))
-            .take(PLANS_PER_LOOK_UP)
-            .map(|(index, slot)| Asked {
-                slot: index,
-                version: slot.target.version,
-                offset: slot.planned_to,
-            })
-            .collect();
-        let Some(last) = asked.last() else { return };
-        self.look_up_turn = last.slot + 1;
+        let asked = self.next_asked(now);
+        if asked.is_empty() {
+            return;
+        }
         let request = self.question(&asked);
         let pool = self.parts.metadata.pool.clone();
         self.looking_up = true;
@@ -45,6 +36,26 @@ impl Fetcher {
             let answer = answer.await;
             Event::Planned { asked, answer }
         }));
+    }
+
+    /// The partitions of the next look-up. Those behind the last ones asked come first, so that none waits for ever
+    /// behind busier ones.
+    pub(super) fn next_asked(&mut self, now: Instant) -> Vec<Asked> {
+        let (before, behind) = self.slots.split_at(self.look_up_turn.min(self.slots.len()));
+        let wanting = (before.len()..).zip(behind).chain((0..).zip(before));
+        let asked: Vec<Asked> = wanting
+            .filter(|(_, slot)| slot.wants_plan(now))
+            .take(PLANS_PER_LOOK_UP)
+            .map(|(index, slot)| Asked {
+                slot: index,
+                version: slot.target.version,
+                offset: slot.planned_to,
+            })
+            .collect();
+        if let Some(last) = asked.last() {
+            self.look_up_turn = last.slot + 1;
+        }
+        asked
     }
 
     fn question(&self, asked: &[Asked]) -> v1::FindSegmentsRequest {

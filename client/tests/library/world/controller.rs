@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{CLUSTER, GENERATION, State, World, groups};
 
-pub(super) struct Fake(pub(super) World);
+pub(super) struct Fake(pub(super) World, pub(super) String);
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -236,6 +236,8 @@ impl v1::metadata_server::Metadata for Fake {
         r: Request<v1::CommitOffsetsRequest>,
     ) -> Answer<v1::CommitOffsetsResponse> {
         let request = r.into_inner();
+        let mut held = self.0.commits_held.subscribe();
+        let _ = held.wait_for(|held| !held).await;
         if request.offsets.len() > 4_096 {
             return refuse(v1::ErrorCode::InvalidArgument, "too many offsets");
         }
@@ -308,7 +310,7 @@ impl v1::metadata_server::Metadata for Fake {
         &self,
         r: Request<v1::JoinGroupRequest>,
     ) -> Result<Response<v1::JoinGroupResponse>, Status> {
-        Ok(Response::new(groups::join(&self.0, r.into_inner())))
+        groups::join(&self.0, r.into_inner()).map(Response::new)
     }
 
     async fn leave_group(
@@ -353,6 +355,7 @@ impl v1::metadata_server::Metadata for Fake {
         &self,
         r: Request<tonic::Streaming<v1::AttendGroupRequest>>,
     ) -> Result<Response<Self::AttendGroupStream>, Status> {
+        self.0.state.lock().groups.attended.insert(self.1.clone());
         let answers = groups::attend(self.0.clone(), r.into_inner());
         Ok(Response::new(Box::pin(answers)))
     }

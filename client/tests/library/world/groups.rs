@@ -1,5 +1,7 @@
 //! A fake group coordinator. Without further orders every member gets all partitions of its topics, as if it were alone.
 
+use std::collections::BTreeSet;
+
 use futures::stream::{self, Stream, StreamExt};
 use streamhouse_proto::v1;
 use tokio_stream::wrappers::WatchStream;
@@ -16,16 +18,30 @@ pub struct Coordinator {
     pub grants: Option<Vec<(u32, u32, bool)>>,
     /// It confirms no sign of life.
     pub deaf: bool,
+    /// So many of the next wishes are refused.
+    pub refuse_joins: usize,
+    /// The controllers that members are told of.
+    pub controllers: Vec<String>,
+    /// Those that members attended at.
+    pub attended: BTreeSet<String>,
     /// What was asked of it, in order: `join`, `leave`, `release PARTITION@EPOCH`, `commit PARTITION`.
     pub asked: Vec<String>,
 }
 
-pub(super) fn join(world: &World, request: v1::JoinGroupRequest) -> v1::JoinGroupResponse {
+pub(super) fn join(
+    world: &World,
+    request: v1::JoinGroupRequest,
+) -> Result<v1::JoinGroupResponse, Status> {
     let mut state = world.state.lock();
+    if let Some(left) = state.groups.refuse_joins.checked_sub(1) {
+        state.groups.refuse_joins = left;
+        let info = v1::ErrorInfo::new(v1::ErrorCode::Conflict, "not now");
+        return Err(streamhouse_proto::to_status(info));
+    }
     state.groups.asked.push("join".to_owned());
     state.groups.members.retain(|(id, _)| *id != request.member_id);
     state.groups.members.push((request.member_id, request.topic_ids));
-    v1::JoinGroupResponse { member_epoch: 1, applied: state.applied }
+    Ok(v1::JoinGroupResponse { member_epoch: 1, applied: state.applied })
 }
 
 pub(super) fn leave(world: &World, request: &v1::LeaveGroupRequest) -> v1::LeaveGroupResponse {
@@ -101,6 +117,7 @@ fn answer(world: &World, sign: &v1::AttendGroupRequest) -> v1::AttendGroupRespon
         group_epoch: 1,
         assignment: true,
         partitions: partitions.collect(),
+        controllers: state.groups.controllers.clone(),
         ..Default::default()
     }
 }

@@ -68,6 +68,8 @@ pub struct World {
     pub state: Arc<Mutex<State>>,
     pub objects: Arc<InMemory>,
     changed: watch::Sender<u64>,
+    /// Commits of offsets wait while it is set.
+    pub commits_held: watch::Sender<bool>,
     /// Agents take one permit per batch with [`Action::Hold`].
     pub gate: Arc<Semaphore>,
 }
@@ -79,6 +81,7 @@ impl World {
             state: Arc::default(),
             objects: Arc::new(InMemory::new()),
             changed: watch::channel(0).0,
+            commits_held: watch::channel(false).0,
             gate: Arc::new(Semaphore::new(0)),
         };
         let controller = world.add_controller().await;
@@ -87,7 +90,10 @@ impl World {
 
     pub async fn add_controller(&self) -> String {
         let (listener, address) = listen().await;
-        let service = v1::metadata_server::MetadataServer::new(controller::Fake(self.clone()));
+        let service = v1::metadata_server::MetadataServer::new(controller::Fake(
+            self.clone(),
+            address.clone(),
+        ));
         let producers = v1::producers_server::ProducersServer::new(producers::Fake(self.clone()));
         let server =
             tonic::transport::Server::builder().add_service(service).add_service(producers);

@@ -146,7 +146,7 @@ impl v1::producers_server::Producers for Fake {
                 v1::CommittedSequences { epoch: *epoch, records: all.records, runs: runs.collect() }
             });
             let current_epoch = state.producers.epochs.get(asked.producer_id as usize).copied();
-            v1::ProducerProgress { current_epoch, committed }
+            v1::ProducerProgress { current_epoch, committed, full: false }
         });
         Ok(Response::new(v1::FindProducersResponse {
             producers: found.collect(),
