@@ -1,8 +1,9 @@
 //! Members of consumer groups (GROUP): each partition has one owner at a time, only that one reads and commits it, and
 //! what the group has committed was handed to some member.
 //!
-//! A member hears late that it has lost a partition. So what counts is what it *began* after another member had been told
-//! that the partition is its own: the poll or the commit can only have succeeded if both held the partition.
+//! A member hears late that it has lost a partition, and may even hear that it got one when that is over already. So what
+//! counts is what members did: one that used a partition, by a poll or a commit, and used it again without having got it
+//! anew, held it all the while. Nobody else can have used it in between.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -12,16 +13,27 @@ use crate::history::{Event, History, Operation, Outcome, Partition, Read};
 
 type Key<'a> = (&'a str, Partition);
 
+/// A poll that returned records of a partition, or a commit that was taken: it began and ended at these events.
+#[derive(Clone, Copy)]
+struct Use {
+    process: u32,
+    begun: usize,
+    ended: usize,
+    /// How often the process had got the partition.
+    grant: u64,
+}
+
 #[derive(Default)]
 struct Groups<'a> {
     /// Which group a process is a member of.
     members: HashMap<u32, &'a str>,
-    /// Who was last told that it owns a partition.
-    owners: HashMap<Key<'a>, u32>,
-    /// What a process owns, as far as it knows.
+    /// What a process owns, as far as it knows, and how often it got it.
     owned: HashSet<(u32, Partition)>,
-    /// Another member was told that it owns the partition: by which event.
-    replaced: HashMap<(u32, Partition), usize>,
+    grants: HashMap<(u32, Partition), u64>,
+    /// In the order of their ends.
+    uses: HashMap<Key<'a>, Vec<Use>>,
+    /// Each process's last one, as its place among them.
+    last: HashMap<(u32, Partition), usize>,
     /// Where the poll, and each commit, under way began.
     polling: HashMap<u32, usize>,
     committing: HashMap<(u32, Partition), usize>,
@@ -46,7 +58,12 @@ impl<'a> Groups<'a> {
             (Operation::Subscribe { group }, Outcome::Ok) => {
                 self.members.insert(process, group);
             }
-            (Operation::Own { group, at }, Outcome::Ok) => self.own(process, group, at, event),
+            (Operation::Own { at, .. }, Outcome::Ok) => {
+                for at in at {
+                    self.owned.insert((process, *at));
+                    *self.grants.entry((process, *at)).or_default() += 1;
+                }
+            }
             (Operation::Disown { at, .. }, Outcome::Ok) => {
                 for at in at {
                     self.owned.remove(&(process, *at));
@@ -72,17 +89,6 @@ impl<'a> Groups<'a> {
         }
     }
 
-    fn own(&mut self, process: u32, group: &'a str, partitions: &[Partition], event: usize) {
-        for at in partitions {
-            let before = self.owners.insert((group, *at), process);
-            if let Some(before) = before.filter(|before| *before != process) {
-                self.replaced.insert((before, *at), event);
-            }
-            self.replaced.remove(&(process, *at));
-            self.owned.insert((process, *at));
-        }
-    }
-
     fn see(&mut self, key: Key<'a>, offset: u64, event: usize) {
         let known = self.committed.entry(key).or_insert((offset, event));
         if offset > known.0 {
@@ -90,43 +96,60 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// The event by which another member had got the partition when this process began what it began at `begun`.
-    fn replaced_before(&self, process: u32, at: Partition, begun: Option<usize>) -> Option<usize> {
-        let replaced = *self.replaced.get(&(process, at))?;
-        begun.is_some_and(|begun| begun > replaced).then_some(replaced)
-    }
-
     fn poll(&mut self, process: u32, reads: &[Read], event: usize, report: &mut Report) {
-        let begun = self.polling.remove(&process);
+        let begun = self.polling.remove(&process).unwrap_or(event);
         let Some(group) = self.members.get(&process).copied() else { return };
         let partitions: BTreeSet<Partition> = reads.iter().map(|read| read.at).collect();
         for at in partitions {
-            let owned = self.owned.contains(&(process, at));
-            let Some(proof) = self
-                .replaced_before(process, at, begun)
-                .map(|replaced| vec![replaced, event])
-                .or_else(|| (!owned).then(|| vec![event]))
-            else {
-                continue;
-            };
-            let detail = format!(
-                "process {process} of group {group} was handed records of {at}, which is not its own"
-            );
-            report.found(AnomalyKind::DoubleOwnership, detail, proof);
+            let told = format!("process {process} of group {group} was handed records of {at}");
+            if !self.owned.contains(&(process, at)) {
+                let detail = format!("{told}, which is not its own");
+                report.found(AnomalyKind::DoubleOwnership, detail, vec![event]);
+            }
+            if let Some((before, other)) = self.used(process, (group, at), begun, event) {
+                let detail = format!("{told}, which another one used meanwhile");
+                let proof = vec![before.ended, other.ended, event];
+                report.found(AnomalyKind::DoubleOwnership, detail, proof);
+            }
         }
         for read in reads {
             self.handed.entry((group, read.at)).or_default().insert(read.offset);
         }
     }
 
-    fn commit(&mut self, process: u32, (group, at): Key<'_>, event: usize, report: &mut Report) {
-        let begun = self.committing.remove(&(process, at));
-        if let Some(replaced) = self.replaced_before(process, at, begun) {
+    fn commit(&mut self, process: u32, (group, at): Key<'a>, event: usize, report: &mut Report) {
+        let begun = self.committing.remove(&(process, at)).unwrap_or(event);
+        if let Some((before, other)) = self.used(process, (group, at), begun, event) {
             let detail = format!(
-                "group {group} took a commit of {at} from process {process}, when {at} was another's"
+                "group {group} took a commit of {at} from process {process}, when another one had used it"
             );
-            report.found(AnomalyKind::ZombieOffsetCommit, detail, vec![replaced, event]);
+            let proof = vec![before.ended, other.ended, event];
+            report.found(AnomalyKind::ZombieOffsetCommit, detail, proof);
         }
+    }
+
+    /// Notes a use. Its process's use before it, and another's that lay between the two, if there is one.
+    fn used(
+        &mut self,
+        process: u32,
+        key: Key<'a>,
+        begun: usize,
+        ended: usize,
+    ) -> Option<(Use, Use)> {
+        let at = key.1;
+        let grant = self.grants.get(&(process, at)).copied().unwrap_or(0);
+        let uses = self.uses.entry(key).or_default();
+        let before = self.last.insert((process, at), uses.len());
+        uses.push(Use { process, begun, ended, grant });
+        let place = before?;
+        let before = uses[place];
+        if before.grant != grant {
+            return None;
+        }
+        let between = uses[place + 1..uses.len() - 1].iter();
+        let mut others = between.filter(|other| other.process != process);
+        let other = others.find(|other| other.begun > before.ended && other.ended < begun);
+        Some((before, *other?))
     }
 
     fn check_handed(&self, log: &Log, report: &mut Report) {
