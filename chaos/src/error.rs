@@ -27,6 +27,9 @@ pub enum ChaosError {
         /// Why not.
         problem: String,
     },
+    /// The cluster did, under a fault, what it must not.
+    #[error("{0}")]
+    Finding(String),
     /// A client or a task of the suite failed in a way that says nothing about the cluster.
     #[error("the harness: {0}")]
     Harness(String),

@@ -141,7 +141,7 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         fenced: bool,
     },
-    /// What a poll returned, in the order handed out.
+    /// What a poll returned, in the order handed out. Members of groups also tell when it began.
     Poll {
         /// The records.
         reads: Vec<Read>,
@@ -153,12 +153,29 @@ pub enum Operation {
         /// The records.
         reads: Vec<Read>,
     },
-    /// The consumer became a member of the group's epoch.
+    /// The consumer takes part in the group.
     Subscribe {
         /// The group.
         group: String,
-        /// Its epoch.
-        epoch: u64,
+    },
+    /// A member was told that these partitions are its own from now on.
+    Own {
+        /// The group.
+        group: String,
+        /// The partitions.
+        at: Vec<Partition>,
+    },
+    /// A member gives these partitions up, or was told that it has lost them.
+    Disown {
+        /// The group.
+        group: String,
+        /// The partitions.
+        at: Vec<Partition>,
+    },
+    /// The producer took the name, and with it the place, of this process: whatever that one sends from now on is refused.
+    TakeOver {
+        /// The one before.
+        from: u32,
     },
     /// A consumer's offset.
     CommitOffset {
@@ -168,9 +185,9 @@ pub enum Operation {
         at: Partition,
         /// The next offset to read.
         offset: u64,
-        /// The group epoch of which the committer was a member; `None` without membership.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        epoch: Option<u64>,
+        /// The committer was a member of the group.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        member: bool,
     },
     /// What a group has committed.
     FetchOffset {

@@ -8,7 +8,7 @@
 //! | `workload/` | the clients |
 //! | `run/` | the course of a run, its report and its picture |
 //! | `checker/` | a history in, every anomaly out |
-//! | `disk/` | disks that lose their power, hang and fail |
+//! | `disk/` | disks that lose their power, hang, fail and are full; clocks that jump |
 //! | `audit/` | controllers against each other, the index against the bucket; also for operators |
 //!
 //! A harness error voids a run; it never passes it.
@@ -30,6 +30,7 @@ pub use audit::{
     Audit, AuditError, AuditReport, Entry, NoWitness, Problem, Replica, Replicas, Witness,
 };
 pub use checker::{Anomaly, AnomalyKind, Report, check};
+pub use cluster::Storage;
 pub use disk::{Disk, Tail};
 pub use error::ChaosError;
 pub use faults::{FaultSpec, Needs, all as all_faults};

@@ -20,9 +20,30 @@ pub(super) enum Attempt {
 }
 
 impl Uploader {
-    /// One attempt, once there is a place for it.
-    pub(super) async fn attempt(&self, key: &str, object: &EncodedObject) -> Attempt {
+    /// One attempt, once there is a place for it; it is over when it has taken longer than `patience`.
+    pub(super) async fn attempt(
+        &self,
+        key: &str,
+        object: &EncodedObject,
+        patience: Duration,
+    ) -> Attempt {
         let _place = self.inner.gate.enter().await;
+        // A disk that hangs would not take a second write either.
+        if self.inner.store.kind() == StoreKind::File {
+            return self.requests(key, object).await;
+        }
+        match tokio::time::timeout(patience, self.requests(key, object)).await {
+            Ok(attempt) => attempt,
+            Err(_) => {
+                let cause = format!("no answer within {patience:?}");
+                let (store, key) = (self.inner.store.to_string(), key.to_owned());
+                self.failed(&PutError::Ambiguous { store, key, cause }).await
+            }
+        }
+    }
+
+    /// A request, and another one if it is slow.
+    async fn requests(&self, key: &str, object: &EncodedObject) -> Attempt {
         let mut first = pin!(self.request(key, object));
         let Some(delay) = self.hedge_delay() else { return first.await };
         tokio::select! {

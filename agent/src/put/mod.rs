@@ -7,11 +7,13 @@
 //!   until the put deadline, then given up by a command, and its batches go into another object.
 //! * A store in trouble is not asked more than a healthy one: retries and hedges of all uploads draw from one budget
 //!   ([`RetryBudget`]), and requests under way become fewer while it asks to slow down ([`gate`]).
+//! * An answer that never comes costs seconds, not the request's timeout ([`patience`]).
 //! * What is wrong is told once for each cause ([`trouble`]).
 
 mod attempt;
 mod gate;
 mod hedge;
+mod patience;
 mod trouble;
 
 pub(crate) use trouble::Cause;
@@ -25,6 +27,7 @@ use bytes::Bytes;
 use gate::Gate;
 use hedge::Hedging;
 use parking_lot::Mutex;
+use patience::Patience;
 use std::sync::Arc;
 use std::time::Duration;
 use streamhouse_proto::v1::{ProducerBatch, SliceCommit, TopicPartition};
@@ -98,8 +101,9 @@ impl Uploader {
     async fn until_certain(&self, object: &EncodedObject) -> Uploaded {
         let key = object.id.key();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut patience = Patience::new(object.size, self.inner.hedging.lock().delay());
         loop {
-            match self.attempt(&key, object).await {
+            match self.attempt(&key, object, patience.next()).await {
                 Attempt::Done(uploaded) => return uploaded,
                 Attempt::Again => {}
             }

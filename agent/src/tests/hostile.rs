@@ -192,6 +192,22 @@ async fn a_put_that_gets_no_answer_is_overtaken_by_a_second_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn puts_that_never_get_an_answer_are_made_again_within_seconds() {
+    // As many at once as there are uploads, from the first on: there is no right to hedge yet, and the put deadline is
+    // longer than any patience. Chaos seed 128138: such PUTs held back all behind them for 30 s.
+    let rig = Rig::new(|options| options.put_timeout = PATIENCE * 10).await;
+    let mut producer = rig.producer().await;
+    for happens in [false, true] {
+        rig.store.fail_next(Fault { happens, reported: Reported::Nothing });
+        rig.store.fail_next(Fault { happens, reported: Reported::Nothing });
+    }
+    producer.send_marked(BATCHES).await;
+    let placed = producer.placed(BATCHES).await;
+    rig.assert_once(&placed).await;
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_refuses_everybody_is_not_asked_more_for_it() {
     let rig = Rig::new(|_| {}).await;
     let reported = Reported::Answer("503 Slow Down: <Error><Code>SlowDown</Code></Error>");

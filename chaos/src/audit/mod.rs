@@ -120,6 +120,9 @@ pub struct AuditReport {
     pub unreferenced_objects: u64,
     /// Their bytes.
     pub unreferenced_bytes: u64,
+    /// The keys of the first thousand of them.
+    #[serde(skip)]
+    pub unreferenced: Vec<String>,
     /// How many slices were fetched and checked.
     pub verified_slices: u64,
     /// Their bytes.
@@ -165,6 +168,8 @@ pub enum AuditError {
     Store(#[from] streamhouse_store::GetError),
 }
 
+/// BOUND: unreferenced objects that are told by name.
+const TOLD: usize = 1_000;
 /// BOUND: keys of one page of the listing.
 const PAGE: usize = 1_000;
 
@@ -205,9 +210,12 @@ impl Audit {
             }
         }
         report.indexed_objects = objects.values().filter(|object| object.indexed).count() as u64;
-        for object in objects.values().filter(|object| !object.indexed) {
+        for (key, object) in objects.iter().filter(|(_, object)| !object.indexed) {
             report.unreferenced_objects += 1;
             report.unreferenced_bytes += object.listed.unwrap_or(0);
+            if report.unreferenced.len() < TOLD {
+                report.unreferenced.push(key.clone());
+            }
         }
         Ok(report)
     }

@@ -73,7 +73,7 @@ kinds! {
     OrphanObject = "orphan-object",
     /// A committed offset was followed by a read of an older one.
     OffsetCommitRegression = "offset-commit-regression",
-    /// A commit was taken from a member of an older epoch of its group.
+    /// A commit was taken from a member that had lost the partition to another one.
     ZombieOffsetCommit = "zombie-offset-commit",
     /// Committed, yet answered as fenced.
     FalseFenced = "false-fenced",
@@ -83,6 +83,12 @@ kinds! {
     NonlinearizableMeta = "nonlinearizable-meta",
     /// A partition that could not be written or read after healing.
     StuckPartition = "stuck-partition",
+    /// Two members of a group read one partition at once.
+    DoubleOwnership = "double-ownership",
+    /// A group committed past a record that none of its members was handed.
+    GroupSkip = "group-skip",
+    /// A send of a producer was acknowledged that another one had taken over from.
+    ZombieSend = "zombie-send",
 }
 
 impl fmt::Display for AnomalyKind {

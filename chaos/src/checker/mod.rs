@@ -7,12 +7,16 @@
 //! | `index.rs` | the final index against itself, against what was acknowledged and against the store |
 //! | `leases.rs` | epochs as they were seen, and as the index has them |
 //! | `offsets.rs` | consumers' committed offsets |
+//! | `groups.rs` | members of groups: who owns what, who may commit it, and whether all of it was handed out |
+//! | `fencing.rs` | producers that another one has taken over from |
 //! | `meta.rs` | each key of the metadata by itself: is there an order that explains all answers? |
 //!
 //! Facts are taken from the history alone. All but `meta.rs` take time linear in the history's size, but for maps in
 //! order; `meta.rs` is exponential in the worst case and gives up at a bound, which the report then says.
 
 mod anomaly;
+mod fencing;
+mod groups;
 mod index;
 mod leases;
 mod log;
@@ -34,6 +38,8 @@ pub fn check(history: &History) -> Report {
     index::check(history, &log, &mut report);
     leases::check(history, &mut report);
     offsets::check(history, &mut report);
+    groups::check(history, &log, &mut report);
+    fencing::check(history, &mut report);
     meta::check(history, &mut report);
     check_replicas(history, &mut report);
     check_probes(history, &mut report);

@@ -1,4 +1,4 @@
-//! Consumers' committed offsets (GROUP). Offsets that a history tells of here only ever grow; registers that are
+//! Consumers' committed offsets (GROUP); who may commit them is judged in `groups.rs`. Offsets that a history tells of here only ever grow; registers that are
 //! written back and forth are keys of the metadata (`meta.rs`).
 
 use std::collections::{HashMap, HashSet};
@@ -14,10 +14,6 @@ struct Offsets<'a> {
     committed: HashMap<Key<'a>, (u64, usize)>,
     /// What that was when a process's fetch began.
     fetching: HashMap<(u32, Key<'a>), Option<(u64, usize)>>,
-    /// The group's highest epoch known, and by which event.
-    epochs: HashMap<&'a str, (u64, usize)>,
-    /// What that was when a process's commit began.
-    committing: HashMap<(u32, Key<'a>), Option<(u64, usize)>>,
     /// Commits without membership that were not answered, and so may come late: nothing fences them.
     late: HashSet<(Key<'a>, u64)>,
 }
@@ -32,23 +28,11 @@ pub(super) fn check(history: &History, report: &mut Report) {
 impl<'a> Offsets<'a> {
     fn take(&mut self, event: usize, line: &'a Event, report: &mut Report) {
         match (&line.operation, line.outcome) {
-            (Operation::Subscribe { group, epoch }, Outcome::Ok) => {
-                let known = self.epochs.entry(group).or_insert((*epoch, event));
-                if *epoch > known.0 {
-                    *known = (*epoch, event);
-                }
+            (Operation::CommitOffset { group, at, offset, member: false }, Outcome::Invoke) => {
+                self.late.insert(((group, *at), *offset));
             }
-            (Operation::CommitOffset { group, at, offset, epoch }, Outcome::Invoke) => {
-                if epoch.is_none() {
-                    self.late.insert(((group, *at), *offset));
-                }
-                let newest = self.epochs.get(group.as_str()).copied();
-                self.committing.insert((line.process, (group, *at)), newest);
-            }
-            (Operation::CommitOffset { group, at, offset, epoch }, Outcome::Ok) => {
-                let newest = self.committing.remove(&(line.process, (group, *at))).flatten();
+            (Operation::CommitOffset { group, at, offset, .. }, Outcome::Ok) => {
                 self.late.remove(&((group, *at), *offset));
-                check_member(report, group, *epoch, newest, event);
                 let known = self.committed.entry((group, *at)).or_insert((*offset, event));
                 if *offset > known.0 {
                     *known = (*offset, event);
@@ -67,21 +51,6 @@ impl<'a> Offsets<'a> {
             }
             _ => {}
         }
-    }
-}
-
-fn check_member(
-    report: &mut Report,
-    group: &str,
-    epoch: Option<u64>,
-    newest: Option<(u64, usize)>,
-    event: usize,
-) {
-    if let (Some(epoch), Some((newest, joined))) = (epoch, newest)
-        && epoch < newest
-    {
-        let detail = format!("group {group} was at epoch {newest} and took a commit of {epoch}");
-        report.found(AnomalyKind::ZombieOffsetCommit, detail, vec![joined, event]);
     }
 }
 

@@ -13,8 +13,14 @@ pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
     let mut standing = Standing::new();
     for (at, event) in history.events.iter().enumerate() {
         match (&event.operation, event.outcome) {
-            (Operation::Assign | Operation::Subscribe { .. }, Outcome::Ok) => {
+            (Operation::Assign, Outcome::Ok) => {
                 standing.retain(|(process, _), _| *process != event.process);
+            }
+            // It begins where its group has got to.
+            (Operation::Own { at: partitions, .. }, Outcome::Ok) => {
+                for at in partitions {
+                    standing.remove(&(event.process, *at));
+                }
             }
             (Operation::Poll { reads } | Operation::Drain { reads }, Outcome::Ok) => {
                 for read in reads {

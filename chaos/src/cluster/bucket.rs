@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::random::Random;
 use crate::recorder::{HARNESS, Recorder};
 
 /// What agents are started with, and what the cluster is then known to use.
-pub(super) const URL: &str = "s3://chaos/data";
+const URL: &str = "s3://chaos/data";
 const PREFIX: &str = "/chaos/data/";
 
 /// How an object store can fail one request.
@@ -99,6 +100,12 @@ impl Bucket {
             .set_all(Endpoint::options_by(proxy))
             .open(URL)
             .map_err(|error| ChaosError::Harness(error.to_string()))
+    }
+
+    /// A folder instead of the bucket.
+    pub(super) fn folder(folder: &Path) -> Result<Store, ChaosError> {
+        let opened = Store::open(&format!("file://{}", folder.display()));
+        opened.map_err(|error| ChaosError::Harness(error.to_string()))
     }
 
     /// From now on `percent` of these requesters' requests have this fault.

@@ -5,12 +5,16 @@
 
 mod bucket;
 mod guard;
+mod launch;
 mod links;
 mod node;
 mod ports;
 mod process;
 mod proxy;
 mod sources;
+mod standing;
+mod tape;
+mod wiring;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,31 +23,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use nix::sys::signal::Signal;
-use streamhouse_client::{Admin, ControllerStatus, Role, Store};
-use streamhouse_store::endpoint::Endpoint;
-use tokio::net::TcpListener;
+use streamhouse_client::Store;
 use tokio::task::JoinSet;
 
 pub(crate) use bucket::{Bucket, StoreFault};
 pub(crate) use links::{Links, Way};
 pub(crate) use node::Node;
+pub(crate) use standing::{admin, statuses};
+pub(crate) use tape::{Replayed, Tape};
 
 use crate::clock;
-use crate::disk::Disk;
+use crate::disk::{Clock, Disk};
 use crate::error::ChaosError;
 use crate::random::Random;
 use crate::recorder::Recorder;
 use guard::Guardian;
 use process::{Plan, Process};
-use proxy::Proxy;
 use sources::Sources;
+use wiring::Wiring;
 
 /// How often it is looked whether something has come about.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a controller may take to say how it stands.
-const TRY: Duration = Duration::from_secs(2);
+/// The folder of objects, where they are in one.
+const OBJECTS: &str = "objects";
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -54,8 +57,28 @@ pub(crate) struct Shape {
     pub(crate) binary: PathBuf,
     /// For data and logs.
     pub(crate) folder: PathBuf,
-    /// Controllers have disks that can lose their power, hang and fail.
-    pub(crate) disks: bool,
+    /// Processes have clocks that can be set, and disks that can lose their power, hang, fail and be full.
+    pub(crate) layers: bool,
+    pub(crate) storage: Storage,
+}
+
+/// Where objects are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// A bucket of the suite's own, behind S3 endpoints that can fail.
+    S3,
+    /// A folder, `file://`, on a disk that can lose its power.
+    File,
+}
+
+impl Storage {
+    /// As `--store` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::File => "file",
+        }
+    }
 }
 
 /// Where a node listens, and by which address it is known.
@@ -86,6 +109,7 @@ pub(crate) struct Cluster {
     processes: BTreeMap<Node, Process>,
     sources: Sources,
     links: Links,
+    tape: Tape,
     bucket: Bucket,
     access: Access,
     // Dropped in this order: processes first, then what they used.
@@ -113,9 +137,19 @@ impl Cluster {
             places.insert(node, Place { listens, known });
             environments.insert(node, wiring.bucket_for(node).await?);
         }
-        let store = Bucket::store(wiring.bucket_for(Node::Client).await?)?;
-        // The harness's own look at the bucket: no faults, no proxy.
-        let direct_store = Bucket::store(wiring.bucket.serve(Node::Store).await?)?;
+        let (store, direct_store) = match shape.storage {
+            Storage::S3 => {
+                let store = Bucket::store(wiring.bucket_for(Node::Client).await?)?;
+                // The harness's own look at the bucket: no faults, no proxy.
+                (store, Bucket::store(wiring.bucket.serve(Node::Store).await?)?)
+            }
+            Storage::File => {
+                let folder = shape.folder.join(OBJECTS);
+                fs::create_dir_all(&folder).map_err(ChaosError::io("the bucket's folder"))?;
+                let store = Bucket::folder(&folder)?;
+                (store.clone(), store)
+            }
+        };
         let controllers = |known: bool| {
             let all = places.iter().filter(|(node, _)| matches!(node, Node::Controller(_)));
             all.map(|(_, p)| if known { p.known } else { p.listens }.to_string()).collect()
@@ -126,7 +160,7 @@ impl Cluster {
             store,
             direct_store,
         };
-        let Wiring { sources, links, bucket, proxies } = wiring;
+        let Wiring { sources, links, tape, bucket, proxies } = wiring;
         let mut cluster = Self {
             shape,
             places,
@@ -134,6 +168,7 @@ impl Cluster {
             processes: BTreeMap::new(),
             sources,
             links,
+            tape,
             bucket,
             access,
             guardian,
@@ -147,55 +182,16 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn plan(&self, node: Node, endpoint: SocketAddr) -> Result<Plan, ChaosError> {
-        let mut environment = Endpoint::options_by(endpoint);
-        if let Node::Controller(n) = node
-            && self.shape.disks
-        {
-            let layer = self.disk(n).environment();
-            let layer = layer.map_err(ChaosError::io("the layer between controllers and disks"))?;
-            let text = |path: PathBuf| path.to_string_lossy().into_owned();
-            environment.extend(layer.into_iter().map(|(name, path)| (name.to_owned(), text(path))));
-        }
-        Ok(Plan {
-            binary: self.shape.binary.clone(),
-            args: self.args(node),
-            environment,
-            log: self.shape.folder.join(format!("{}.log", node.file_name())),
-            group: self.guardian.group(),
-        })
-    }
-
-    fn args(&self, node: Node) -> Vec<String> {
-        let Place { listens, known } = self.places[&node];
-        let (listens, known) = (listens.to_string(), known.to_string());
-        let words: Vec<String> = match node {
-            Node::Controller(n) => {
-                let peers = self.access.controllers.iter().zip(1..);
-                let peers: Vec<_> = peers.map(|(known, id)| format!("{id}={known}")).collect();
-                let (id, peers, data) = (n.to_string(), peers.join(","), self.data(n));
-                let data = data.display().to_string();
-                // Snapshots and purges go on all the while.
-                let often = ["--snapshot-every", "2000", "--keep-logs", "500"];
-                let words = ["controller", "--node-id", &id, "--peers", &peers, "--data", &data];
-                words.into_iter().chain(often).map(str::to_owned).collect()
-            }
-            _ => {
-                let controllers = self.access.controllers.join(",");
-                let words = ["agent", "--controllers", &controllers, "--store", bucket::URL];
-                words.map(str::to_owned).into()
-            }
-        };
-        let addresses = ["--listen".to_owned(), listens, "--advertise".to_owned(), known];
-        words.into_iter().chain(addresses).collect()
-    }
-
     pub(crate) fn access(&self) -> &Access {
         &self.access
     }
 
     pub(crate) fn links(&self) -> &Links {
         &self.links
+    }
+
+    pub(crate) fn tape(&self) -> &Tape {
+        &self.tape
     }
 
     pub(crate) fn bucket(&self) -> &Bucket {
@@ -210,6 +206,21 @@ impl Cluster {
     /// The disk of a controller.
     pub(crate) fn disk(&self, controller: usize) -> Disk {
         Disk::under(&self.data(controller))
+    }
+
+    /// The disk of all agents' objects, where they are on one.
+    pub(crate) fn objects(&self) -> Option<Disk> {
+        match self.shape.storage {
+            Storage::S3 => None,
+            Storage::File => {
+                Some(Disk::shared(&self.shape.folder.join(OBJECTS), self.shape.agents))
+            }
+        }
+    }
+
+    /// The wall clock of a process.
+    pub(crate) fn clock(&self, node: Node) -> Clock {
+        Clock::at(self.shape.folder.join(format!("{}.clock", node.file_name())))
     }
 
     /// All controllers.
@@ -246,6 +257,10 @@ impl Cluster {
         Ok(process.pid())
     }
 
+    pub(crate) fn pid(&self, node: Node) -> Option<u32> {
+        Some(self.processes.get(&node)?.pid())
+    }
+
     fn running(&self, node: Node) -> Result<&Process, ChaosError> {
         let process = self.processes.get(&node);
         process.ok_or_else(|| ChaosError::Cluster(format!("{node} is not running")))
@@ -275,138 +290,9 @@ impl Cluster {
         let all = self.processes.iter_mut();
         all.filter_map(|(node, process)| Some((*node, process.ended()?))).collect()
     }
-
-    /// How each controller stands, as itself says; past the proxies.
-    pub(crate) async fn statuses(&self) -> Vec<(usize, ControllerStatus)> {
-        statuses(&self.access).await
-    }
-
-    /// The controller that leads with a majority behind it.
-    pub(crate) async fn leader(&self) -> Option<usize> {
-        let statuses = self.statuses().await;
-        let leading =
-            statuses.iter().filter(|(_, s)| s.role == Role::Leader && s.leader == Some(s.id));
-        leading.max_by_key(|(_, status)| status.term).map(|(n, _)| *n)
-    }
-
-    /// The agents with a session, and how many partitions each holds; past the proxies.
-    pub(crate) async fn holders(&self) -> Result<Vec<(Node, u32, u64)>, ChaosError> {
-        let agents = admin(&self.access.direct)?.agents().await;
-        let agents = agents.map_err(|error| ChaosError::Cluster(error.to_string()))?;
-        let node = |address: &str| {
-            let mut places = self.places.iter();
-            places.find(|(_, place)| place.known.to_string() == address).map(|(node, _)| *node)
-        };
-        let known = agents.iter().filter_map(|a| Some((node(&a.address)?, a.pid, a.leases)));
-        Ok(known.collect())
-    }
-
-    /// Whether every process runs and is at its work.
-    async fn is_whole(&mut self) -> Result<(), String> {
-        for node in self.plans.keys().copied().collect::<Vec<_>>() {
-            if !self.is_running(node) {
-                return Err(format!("{node} does not run"));
-            }
-        }
-        let statuses = self.statuses().await;
-        let Some((_, leader)) = statuses.iter().find(|(_, s)| s.role == Role::Leader) else {
-            return Err("no controller leads".to_owned());
-        };
-        if statuses.len() < self.shape.controllers {
-            return Err(format!(
-                "{} of {} controllers answer",
-                statuses.len(),
-                self.shape.controllers
-            ));
-        }
-        let behind =
-            statuses.iter().find(|(_, s)| s.leader != Some(leader.id) || s.role == Role::Learner);
-        if let Some((n, status)) = behind {
-            return Err(format!(
-                "controller {n} is {} and follows {:?}",
-                status.role, status.leader
-            ));
-        }
-        let holders = self.holders().await.map_err(|error| error.to_string())?;
-        let serves = |node| {
-            holders.iter().any(|(n, pid, _)| {
-                *n == node && self.processes.get(&node).is_some_and(|process| process.pid() == *pid)
-            })
-        };
-        match self.agents().into_iter().find(|agent| !serves(*agent)) {
-            Some(agent) => Err(format!("{agent} has no session")),
-            None => Ok(()),
-        }
-    }
-
-    /// Waits until every process is at its work; how long that took.
-    pub(crate) async fn wait_until_whole(
-        &mut self,
-        within: Duration,
-    ) -> Result<Duration, ChaosError> {
-        let begun = clock::now();
-        loop {
-            let Err(problem) = self.is_whole().await else { return Ok(begun.elapsed()) };
-            if begun.elapsed() > within {
-                return Err(ChaosError::Cluster(format!("not whole after {within:?}: {problem}")));
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-}
-
-/// How each controller stands that answers, with its number.
-pub(crate) async fn statuses(access: &Access) -> Vec<(usize, ControllerStatus)> {
-    let asked = access.direct.iter().zip(1..).map(|(address, n)| async move {
-        let admin = admin(std::slice::from_ref(address)).ok()?;
-        Some((n, admin.controller(address).await.ok()?))
-    });
-    join_all(asked).await.into_iter().flatten().collect()
-}
-
-/// A client for questions about the cluster.
-pub(crate) fn admin(controllers: &[String]) -> Result<Admin, ChaosError> {
-    let admin = Admin::builder().controllers(controllers.iter().cloned()).try_timeout(TRY).build();
-    admin.map_err(|error| ChaosError::Harness(error.to_string()))
 }
 
 fn nodes(shape: &Shape) -> Vec<Node> {
     let controllers = (1..=shape.controllers).map(Node::Controller);
     controllers.chain((1..=shape.agents).map(Node::Agent)).collect()
-}
-
-/// What is needed to make links.
-struct Wiring {
-    sources: Sources,
-    links: Links,
-    bucket: Bucket,
-    proxies: JoinSet<()>,
-}
-
-impl Wiring {
-    fn new(bucket: Bucket) -> Self {
-        Self { sources: Sources::default(), links: Links::new(), bucket, proxies: JoinSet::new() }
-    }
-
-    /// A proxy before `upstream`; where it listens.
-    async fn proxy(
-        &mut self,
-        destination: Node,
-        upstream: SocketAddr,
-        source: Option<Node>,
-    ) -> Result<SocketAddr, ChaosError> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await;
-        let listener = listener.map_err(ChaosError::io("opening a proxy"))?;
-        let address = listener.local_addr().map_err(ChaosError::io("opening a proxy"))?;
-        let (sources, links) = (self.sources.clone(), self.links.clone());
-        let proxy = Proxy { listener, destination, upstream, source, sources, links };
-        self.proxies.spawn(proxy.run());
-        Ok(address)
-    }
-
-    /// Where `node` finds the bucket.
-    async fn bucket_for(&mut self, node: Node) -> Result<SocketAddr, ChaosError> {
-        let endpoint = self.bucket.serve(node).await?;
-        self.proxy(Node::Store, endpoint, Some(node)).await
-    }
 }

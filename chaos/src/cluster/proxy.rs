@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::links::{LinkWatch, Links, Rule, Way};
 use super::node::Node;
 use super::sources::Sources;
+use super::tape::{Recording, Tape};
 use crate::clock;
 
 /// BOUND: what a direction of a connection keeps, in pieces of so many bytes.
@@ -30,6 +31,7 @@ pub(super) struct Proxy {
     pub(super) source: Option<Node>,
     pub(super) sources: Sources,
     pub(super) links: Links,
+    pub(super) tape: Tape,
 }
 
 impl Proxy {
@@ -54,6 +56,7 @@ impl Proxy {
     ) -> impl Future<Output = ()> + Send + 'static {
         let (sources, links) = (self.sources.clone(), self.links.clone());
         let (destination, upstream, source) = (self.destination, self.upstream, self.source);
+        let tape = self.tape.clone();
         async move {
             // Such a socket does not block: what is unsent is thrown away.
             let reset = stream.set_zero_linger().and_then(|()| stream.set_nodelay(true));
@@ -66,7 +69,8 @@ impl Proxy {
             };
             let Some(source) = source else { return };
             let link = links.watch((source, destination));
-            if let Err(error) = carry(stream, upstream, link).await {
+            let recording = tape.begin(source, destination, upstream);
+            if let Err(error) = carry(stream, upstream, link, recording).await {
                 tracing::debug!(%source, %destination, %error, "connection ended");
             }
         }
@@ -74,7 +78,12 @@ impl Proxy {
 }
 
 /// Carries one connection to its end. Dropped sockets are reset.
-async fn carry(mut client: TcpStream, upstream: SocketAddr, mut link: LinkWatch) -> io::Result<()> {
+async fn carry(
+    mut client: TcpStream,
+    upstream: SocketAddr,
+    mut link: LinkWatch,
+    recording: Option<Recording>,
+) -> io::Result<()> {
     let cut = link.rule().cut;
     let broken = move |rule: &Rule| rule.refuse || rule.half_open || rule.cut != cut;
     let mut breaks = link.clone();
@@ -90,8 +99,8 @@ async fn carry(mut client: TcpStream, upstream: SocketAddr, mut link: LinkWatch)
     server.set_zero_linger()?;
     server.set_nodelay(true)?;
     let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-    let there = direction(from_client, to_server, link.clone(), |rule| rule.forward);
-    let back = direction(from_server, to_client, link.clone(), |rule| rule.backward);
+    let there = direction(from_client, to_server, link.clone(), |rule| rule.forward, recording);
+    let back = direction(from_server, to_client, link.clone(), |rule| rule.backward, None);
     tokio::select! {
         ended = async { tokio::try_join!(there, back) } => return ended.map(|_| ()),
         () = breaks.until(broken) => {}
@@ -108,6 +117,7 @@ async fn direction(
     mut to: WriteHalf<'_>,
     mut link: LinkWatch,
     way: impl Fn(&Rule) -> Way + Copy,
+    recording: Option<Recording>,
 ) -> io::Result<()> {
     let (pieces, mut waiting) = mpsc::channel::<(Instant, Bytes)>(PIECES);
     let read = async move {
@@ -127,6 +137,9 @@ async fn direction(
                 tokio::time::sleep_until(came + by).await;
             }
             link.until(|rule| way(rule) != Way::Silent).await;
+            if let Some(recording) = &recording {
+                recording.take(&piece);
+            }
             to.write_all(&piece).await?;
         }
         link.until(|rule| way(rule) != Way::Silent).await;
@@ -167,6 +180,7 @@ mod tests {
                 source: Some(LINK.0),
                 sources: Sources::default(),
                 links: links.clone(),
+                tape: Tape::default(),
             };
             let mut tasks = JoinSet::new();
             tasks.spawn(proxy.run());

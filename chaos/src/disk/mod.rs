@@ -5,7 +5,9 @@
 //! may be gone altogether, new names may not have come about. What is not modelled: a file that was removed coming
 //! back, and a name that was overwritten keeping its old file.
 
-use std::collections::HashMap;
+mod clock;
+mod synced;
+
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirEntryExt as _, FileExt as _, MetadataExt as _};
@@ -15,7 +17,10 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+pub(crate) use clock::Clock;
+
 use crate::random::Random;
+use synced::Synced;
 
 const SOURCE: &str = include_str!("interpose.c");
 const PAGE: u64 = 4096;
@@ -57,28 +62,45 @@ pub enum Tail {
     Torn,
 }
 
-/// One process's disk: a folder, and where its syncs are noted.
+/// A disk: a folder, and where each process that writes there notes its syncs.
 #[derive(Clone, Debug)]
 pub struct Disk {
     data: PathBuf,
-    log: PathBuf,
+    logs: Vec<PathBuf>,
     control: PathBuf,
+    /// Folders of it may hold very many files.
+    large: bool,
 }
 
 impl Disk {
-    /// The disk that `data` lies on; its notes lie beside that.
+    /// The disk that `data` lies on, of one process; its notes lie beside that.
     pub fn under(data: &Path) -> Self {
         let beside = |extension: &str| data.with_extension(extension);
-        Self { data: data.to_owned(), log: beside("syncs"), control: beside("disk") }
+        let (logs, control) = (vec![beside("syncs")], beside("disk"));
+        Self { data: data.to_owned(), logs, control, large: false }
+    }
+
+    /// The disk that `data` lies on, of several processes; their notes lie beside that. Its folders may be large.
+    pub(crate) fn shared(data: &Path, processes: usize) -> Self {
+        let log = |n: usize| data.with_extension(format!("{n}.syncs"));
+        let (logs, control) = ((1..=processes).map(log).collect(), data.with_extension("disk"));
+        Self { data: data.to_owned(), logs, control, large: true }
     }
 
     /// What a process must have in its environment for its disk to be this one. Needs a C compiler, once.
     pub fn environment(&self) -> io::Result<Vec<(&'static str, PathBuf)>> {
-        Ok(vec![
+        self.environment_of(0)
+    }
+
+    /// The same for one of several processes, from 0.
+    pub(crate) fn environment_of(&self, n: usize) -> io::Result<Vec<(&'static str, PathBuf)>> {
+        let mut environment = vec![
             ("LD_PRELOAD", library()?.to_owned()),
-            ("DISK_LOG", self.log.clone()),
+            ("DISK_LOG", self.logs[n].clone()),
             ("DISK_CONTROL", self.control.clone()),
-        ])
+        ];
+        environment.extend(self.large.then(|| ("DISK_NAMES", "1".into())));
+        Ok(environment)
     }
 
     /// From now on no sync returns.
@@ -91,20 +113,32 @@ impl Disk {
         fs::write(&self.control, "fail")
     }
 
-    /// It works again.
+    /// From now on no file grows.
+    pub fn fill(&self) -> io::Result<()> {
+        fs::write(&self.control, "full")
+    }
+
+    /// It works again, and has room.
     pub fn mend(&self) -> io::Result<()> {
         fs::write(&self.control, "")
     }
 
-    /// Plays a power cut; the process must be dead. `random` decides what is lost. How many bytes were.
+    /// Plays a power cut; the processes must be dead. `random` decides what is lost. How many bytes were.
     pub fn cut(&self, random: &mut Random, tail: Tail) -> io::Result<u64> {
-        let synced = Synced::read(&self.log)?;
+        let synced = Synced::read(&self.logs)?;
         let lost = cut_folder(&self.data, &synced, random, tail)?;
-        // What is on the disk now is what it holds.
-        let mut lines = String::new();
-        note_all(&self.data, &mut lines)?;
-        fs::write(&self.log, lines)?;
+        self.settle()?;
         Ok(lost)
+    }
+
+    /// What is on the disk now is what it holds. The processes must be dead.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        let mut lines = String::new();
+        note_all(&self.data, self.large, &mut lines)?;
+        for (n, log) in self.logs.iter().enumerate() {
+            fs::write(log, if n == 0 { lines.as_str() } else { "" })?;
+        }
+        Ok(())
     }
 }
 
@@ -129,6 +163,11 @@ fn cut_folder(folder: &Path, synced: &Synced, random: &mut Random, tail: Tail) -
                     fs::remove_file(&path)?;
                 }
             }
+            continue;
+        }
+        if synced.unnamed.contains(&path) && random.below(2) == 0 {
+            lost += entry.metadata()?.len();
+            fs::remove_file(&path)?;
             continue;
         }
         let kept = synced.sizes.get(&entry.ino()).copied().unwrap_or(0);
@@ -161,7 +200,7 @@ fn cut_file(path: &Path, kept: u64, random: &mut Random, tail: Tail) -> io::Resu
     Ok(size - left)
 }
 
-fn note_all(folder: &Path, lines: &mut String) -> io::Result<()> {
+fn note_all(folder: &Path, large: bool, lines: &mut String) -> io::Result<()> {
     use std::fmt::Write as _;
     let inode = fs::metadata(folder)?.ino();
     let mut entries = format!("D {inode}\n");
@@ -170,51 +209,14 @@ fn note_all(folder: &Path, lines: &mut String) -> io::Result<()> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let _ = writeln!(entries, "E {} {name}", entry.ino());
         if entry.file_type()?.is_dir() {
-            note_all(&entry.path(), lines)?;
+            note_all(&entry.path(), large, lines)?;
         } else {
             let _ = writeln!(lines, "F {} {}", entry.ino(), entry.metadata()?.len());
         }
     }
-    lines.push_str(&entries);
-    lines.push_str(".\n");
-    Ok(())
-}
-
-/// What the syncs covered.
-#[derive(Default)]
-struct Synced {
-    /// By inode.
-    sizes: HashMap<u64, u64>,
-    /// Folder's inode; in it, file's inode to name.
-    folders: HashMap<u64, HashMap<u64, String>>,
-}
-
-impl Synced {
-    fn read(log: &Path) -> io::Result<Self> {
-        let mut synced = Self::default();
-        let text = fs::read_to_string(log)?;
-        let broken = |line: &str| io::Error::other(format!("{}: {line}", log.display()));
-        let mut folder = (0, HashMap::new());
-        for line in text.lines() {
-            let mut fields = line.splitn(3, ' ');
-            let kind = fields.next().unwrap_or_default();
-            let inode = fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
-            let rest = fields.next().unwrap_or_default();
-            match kind {
-                "F" => {
-                    let size = rest.parse().map_err(|_| broken(line))?;
-                    synced.sizes.insert(inode, size);
-                }
-                "U" => drop(synced.sizes.remove(&inode)),
-                "D" => folder = (inode, HashMap::new()),
-                "E" => drop(folder.1.insert(inode, rest.to_owned())),
-                "." => {
-                    let (inode, entries) = std::mem::take(&mut folder);
-                    synced.folders.insert(inode, entries);
-                }
-                _ => return Err(broken(line)),
-            }
-        }
-        Ok(synced)
+    if !large {
+        lines.push_str(&entries);
+        lines.push_str(".\n");
     }
+    Ok(())
 }

@@ -21,6 +21,7 @@ pub(super) enum Harm {
     PowerCut,
     Stall,
     Fail,
+    Full,
 }
 
 pub(super) struct DiskTrouble {
@@ -52,13 +53,16 @@ impl Fault for DiskTrouble {
                 cluster.disk(n).stall().map_err(Self::io("the disk", n))?;
                 Ok(format!("controller {n} (the leader)"))
             }
-            Harm::Fail => {
+            Harm::Fail | Harm::Full => {
                 let n = self.leader(cluster).await?;
-                cluster.disk(n).fail().map_err(Self::io("the disk", n))?;
+                let disk = cluster.disk(n);
+                let harmed =
+                    if matches!(self.harm, Harm::Fail) { disk.fail() } else { disk.fill() };
+                harmed.map_err(Self::io("the disk", n))?;
                 let code = cluster.exit(Node::Controller(n), ENDS).await?;
                 if code != LOG_DISK_FAILED {
                     let problem = format!("controller {n} exited with {code} when its disk failed");
-                    return Err(ChaosError::Cluster(problem));
+                    return Err(ChaosError::Finding(problem));
                 }
                 Ok(format!("controller {n} (the leader), which ended with {code}"))
             }
@@ -69,10 +73,10 @@ impl Fault for DiskTrouble {
         for n in &self.victims {
             cluster.disk(*n).mend().map_err(Self::io("the disk", *n))?;
         }
-        for node in cluster.controllers() {
+        for node in [cluster.controllers(), cluster.agents()].concat() {
             cluster.start_process(node)?;
         }
-        Ok(Healed::done("the disks work, all controllers run"))
+        Ok(Healed::done("the disks work, all processes run"))
     }
 }
 
@@ -85,15 +89,23 @@ impl DiskTrouble {
         Ok(n)
     }
 
-    /// All die first, so that none learns of another's loss; then each disk forgets.
+    /// All die first, so that none learns of another's loss; then each disk forgets. Agents keep nothing, but where
+    /// objects are on a disk, that loses its power, too.
     fn cut(&mut self, cluster: &mut Cluster, random: &mut Random) -> Result<String, ChaosError> {
-        for node in cluster.controllers() {
+        let objects = cluster.objects();
+        let agents = if objects.is_some() { cluster.agents() } else { Vec::new() };
+        for node in [cluster.controllers(), agents].concat() {
             cluster.kill(node)?;
         }
         let mut told = Vec::new();
         for n in 1..=cluster.controllers().len() {
             let lost = cluster.disk(n).cut(random, Tail::Short).map_err(Self::io("the disk", n))?;
             told.push(format!("controller {n} lost {lost} bytes"));
+        }
+        if let Some(objects) = objects {
+            let lost = objects.cut(random, Tail::Short);
+            let lost = lost.map_err(ChaosError::io("the disk of the objects"))?;
+            told.push(format!("the objects lost {lost} bytes"));
         }
         Ok(told.join(", "))
     }

@@ -1,10 +1,13 @@
 //! What can be done to a cluster, by name. Each fault says what it really did, and undoes it.
 
+mod clock;
 mod connections;
 mod crash_loop;
 mod disk;
 mod kill;
 mod partition;
+mod replace;
+mod replay;
 mod restart;
 mod stop;
 mod store;
@@ -13,7 +16,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Storage};
 use crate::error::ChaosError;
 use crate::random::Random;
 
@@ -26,8 +29,10 @@ pub enum Needs {
     Majority,
     /// Two agents, so that one can be missed.
     SecondAgent,
-    /// A C compiler, for the layer between controllers and their disks.
+    /// A C compiler, for the layer between processes and their disks and clocks.
     Compiler,
+    /// The suite's own bucket, which can fail.
+    Bucket,
 }
 
 impl Needs {
@@ -38,12 +43,14 @@ impl Needs {
             Self::Majority => "3 controllers",
             Self::SecondAgent => "2 agents",
             Self::Compiler => "3 controllers, a C compiler",
+            Self::Bucket => "--store s3",
         }
     }
 
-    fn met(self, controllers: usize, agents: usize) -> bool {
+    fn met(self, controllers: usize, agents: usize, storage: Storage) -> bool {
         match self {
             Self::Nothing => true,
+            Self::Bucket => storage == Storage::S3,
             // That there is a compiler shows when the cluster starts.
             Self::Majority | Self::Compiler => controllers >= 3,
             Self::SecondAgent => agents >= 2,
@@ -149,42 +156,51 @@ pub const fn all() -> &'static [FaultSpec] {
         "mute-leader": "what the leader says does not arrive, what is said to it does", Majority, USUAL, Partition::new(Split::MuteLeader);
         "deaf-leader": "what is said to the leader does not arrive, what it says does", Majority, USUAL, Partition::new(Split::DeafLeader);
         "agent-controllers": "an agent is cut off from all controllers, and from nobody else", SecondAgent, USUAL, Partition::new(Split::AgentControllers);
-        "agent-store": "an agent is cut off from the store", SecondAgent, USUAL, Partition::new(Split::AgentStore);
-        "client-store": "clients are cut off from the store", Nothing, USUAL, Partition::new(Split::ClientStore);
+        "agent-store": "an agent is cut off from the store", Bucket, USUAL, Partition::new(Split::AgentStore);
+        "client-store": "clients are cut off from the store", Bucket, USUAL, Partition::new(Split::ClientStore);
         "client-agents": "clients are cut off from agents", Nothing, USUAL, Partition::new(Split::ClientAgents);
         "delay-controllers": "20 to 200 ms each way between controllers", Majority, USUAL, Connections::new(Trouble::DelayControllers);
         "delay-all": "5 to 50 ms each way on every link", Nothing, USUAL, Connections::new(Trouble::DelayAll);
         "reset": "all connections are reset, again and again", Nothing, SHORT, Connections::new(Trouble::Reset);
+        "replay": "all that agents said to controllers comes once more", Nothing, SHORT, replay::Replay::default();
         "refuse-leader": "connections to the leader are reset, new ones refused", Majority, USUAL, Connections::new(Trouble::RefuseLeader);
         "half-open": "agents' and clients' connections lead nowhere, and they are not told", Nothing, USUAL, Connections::new(Trouble::HalfOpen);
-        "store-500": "the store answers 500", Nothing, USUAL, StoreTrouble::new(StoreFault::InternalError);
-        "store-503": "the store answers 503 Slow Down", Nothing, USUAL, StoreTrouble::new(StoreFault::SlowDown);
-        "store-timeout": "the store does not answer, and does nothing", Nothing, USUAL, StoreTrouble::new(StoreFault::Timeout);
-        "store-lost-answer": "the store does what it is asked, and its answer is lost", Nothing, USUAL, StoreTrouble::new(StoreFault::LostAnswer);
-        "store-error-in-200": "the store answers 200 with an error in the body", Nothing, USUAL, StoreTrouble::new(StoreFault::ErrorInOk);
-        "store-truncated": "what is read from the store is half there", Nothing, USUAL, StoreTrouble::new(StoreFault::Truncated);
-        "store-bit-flip": "what is read from the store has another bit", Nothing, USUAL, StoreTrouble::new(StoreFault::BitFlip);
-        "store-slow": "the store takes 0.1 to 3 s more", Nothing, USUAL, StoreTrouble::new(StoreFault::SlowTail);
-        "store-expired": "the store finds credentials expired", Nothing, USUAL, StoreTrouble::new(StoreFault::ExpiredCredentials);
+        "store-500": "the store answers 500", Bucket, USUAL, StoreTrouble::new(StoreFault::InternalError);
+        "store-503": "the store answers 503 Slow Down", Bucket, USUAL, StoreTrouble::new(StoreFault::SlowDown);
+        "store-timeout": "the store does not answer, and does nothing", Bucket, USUAL, StoreTrouble::new(StoreFault::Timeout);
+        "store-lost-answer": "the store does what it is asked, and its answer is lost", Bucket, USUAL, StoreTrouble::new(StoreFault::LostAnswer);
+        "store-error-in-200": "the store answers 200 with an error in the body", Bucket, USUAL, StoreTrouble::new(StoreFault::ErrorInOk);
+        "store-truncated": "what is read from the store is half there", Bucket, USUAL, StoreTrouble::new(StoreFault::Truncated);
+        "store-bit-flip": "what is read from the store has another bit", Bucket, USUAL, StoreTrouble::new(StoreFault::BitFlip);
+        "store-slow": "the store takes 0.1 to 3 s more", Bucket, USUAL, StoreTrouble::new(StoreFault::SlowTail);
+        "store-expired": "the store finds credentials expired", Bucket, USUAL, StoreTrouble::new(StoreFault::ExpiredCredentials);
         "power-cut": "all controllers lose their power at once, and what their disks had not synced", Compiler, SHORT, DiskTrouble::new(Harm::PowerCut);
         "fsync-stall": "syncs of the leader's disk do not return", Compiler, USUAL, DiskTrouble::new(Harm::Stall);
         "fsync-fail": "a sync of the leader's disk fails", Compiler, SHORT, DiskTrouble::new(Harm::Fail);
+        "disk-full": "the leader's disk has no room any more", Compiler, SHORT, DiskTrouble::new(Harm::Full);
+        "old-disk": "a controller gets its disk of some seconds ago back, is refused, and is repaired", Compiler, SHORT, replace::BadDisk::new(replace::Bad::Old);
+        "flip-file": "a bit of a controller's log is another; it is refused, and repaired", Compiler, SHORT, replace::BadDisk::new(replace::Bad::Flipped);
+        "replace-controller": "a controller is removed from the cluster and comes back as a new one", Compiler, SHORT, replace::Replace::new();
+        "clock-jump": "wall clocks jump by up to an hour, and back", Compiler, USUAL, clock::Jump::default();
         "rolling-restart": "every process is stopped with SIGTERM and started again, one after another", Majority, SHORT, restart::RollingRestart;
         "transfer-leader": "the leadership of the controllers is handed over", Majority, SHORT, restart::TransferLeader;
     ]
 }
 
-/// Those that `list` names, with commas between; `all` for all.
+/// Those that `list` names, with commas between; `all` for all that this kind of store has.
 pub(crate) fn named(
     list: &str,
     controllers: usize,
     agents: usize,
+    storage: Storage,
 ) -> Result<Vec<FaultSpec>, ChaosError> {
     let usage = |problem: String| ChaosError::Usage(format!("--faults: {problem}"));
     let mut named = Vec::new();
     for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         if name == "all" {
-            named.extend(all());
+            // A folder has no requests that could fail.
+            let has = |spec: &&FaultSpec| spec.needs != Needs::Bucket || storage == Storage::S3;
+            named.extend(all().iter().filter(has));
             continue;
         }
         let found = all().iter().find(|spec| spec.name == name);
@@ -198,7 +214,7 @@ pub(crate) fn named(
         return Err(usage("no fault is named".to_owned()));
     }
     // Never skipped in silence: a run that passes says that it held out all that was named.
-    match named.iter().find(|spec| !spec.needs.met(controllers, agents)) {
+    match named.iter().find(|spec| !spec.needs.met(controllers, agents, storage)) {
         Some(spec) => {
             let (name, needs) = (spec.name, spec.needs.text());
             Err(usage(format!("{name} cannot be installed: it needs {needs}")))
@@ -213,14 +229,19 @@ mod tests {
 
     #[test]
     fn faults_are_named_each_once_or_all_at_once() {
-        assert_eq!(named("all", 3, 3).unwrap().len(), all().len());
-        let two = named("kill-leader, store-500,kill-leader", 3, 3).unwrap();
+        assert_eq!(named("all", 3, 3, Storage::S3).unwrap().len(), all().len());
+        let two = named("kill-leader, store-500,kill-leader", 3, 3, Storage::S3).unwrap();
         assert_eq!(two.iter().map(|s| s.name).collect::<Vec<_>>(), ["kill-leader", "store-500"]);
     }
 
     #[test]
     fn what_cannot_be_installed_is_refused_by_name() {
-        let refusal = |list, controllers| named(list, controllers, 1).unwrap_err().to_string();
+        let refusal =
+            |list, controllers| named(list, controllers, 1, Storage::File).unwrap_err().to_string();
+        assert!(
+            refusal("store-500", 3).contains("store-500 cannot be installed: it needs --store s3")
+        );
+        assert!(named("all", 3, 1, Storage::File).unwrap().len() < all().len());
         assert!(refusal("kill-moon", 3).contains("no fault kill-moon"));
         assert!(refusal("ring", 1).contains("ring cannot be installed: it needs 3 controllers"));
         assert!(refusal(" ,", 3).contains("no fault is named"));

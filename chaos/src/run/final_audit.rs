@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::{Audit, AuditReport, Entry, Problem, Witness};
+use crate::audit::{Audit, AuditReport, Entry, NoWitness, Problem, Witness};
+use crate::clock;
 use crate::error::ChaosError;
 use crate::history::{Operation, Outcome, Partition};
 use crate::recorder::{HARNESS, Recorder};
@@ -12,6 +13,11 @@ use crate::workload::World;
 
 /// How long the controllers may take to be identical.
 const IDENTICAL: Duration = Duration::from_secs(60);
+/// How long the collector may take to find everything that nothing refers to, once nobody writes: its interval, the
+/// grace, and what it takes to have another agent collect.
+const COLLECTED: Duration = Duration::from_secs(120);
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn audit(world: &World) -> Result<AuditReport, ChaosError> {
     let audit = Audit {
@@ -30,7 +36,29 @@ pub(super) async fn audit(world: &World) -> Result<AuditReport, ChaosError> {
         scribe.note(Operation::Replica { controller, applied, hash });
     }
     report.problems.iter().for_each(|problem| scribe.problem(problem));
+    for object in orphans(world).await? {
+        scribe.note(Operation::Orphan { object });
+    }
     Ok(report)
+}
+
+/// What the collector has left though nothing refers to it, nobody writes, and it had time.
+async fn orphans(world: &World) -> Result<Vec<String>, ChaosError> {
+    let audit = Audit {
+        controllers: world.access.direct.clone(),
+        store: world.access.direct_store.clone(),
+        deep: false,
+        patience: IDENTICAL,
+    };
+    let deadline = clock::now() + COLLECTED;
+    loop {
+        let report = audit.run(&mut NoWitness).await;
+        let report = report.map_err(|error| ChaosError::Cluster(format!("the audit: {error}")))?;
+        if report.unreferenced.is_empty() || clock::now() >= deadline {
+            return Ok(report.unreferenced);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Writes down what belongs to the log workload's topics.

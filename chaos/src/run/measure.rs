@@ -51,35 +51,65 @@ pub(super) struct Second {
 /// Successes of one kind, in one place, by time in microseconds.
 type Successes = BTreeMap<(Kind, Option<Partition>), Vec<u64>>;
 
+/// Notes for each fault how long partitions were not written in its time, and after its healing.
+pub(super) fn pauses(history: &History, faults: &mut [FaultRun], until_us: u64) {
+    let successes = successes(history);
+    let sends = successes.iter().filter(|((kind, _), _)| *kind == Kind::Send);
+    let places: Vec<&Vec<u64>> = sends.map(|(_, times)| times).collect();
+    let ends = ends(faults, until_us);
+    for (fault, end) in faults.iter_mut().zip(ends) {
+        let of_place = |times: &&Vec<u64>| longest(times, fault.begun_us, end, until_us);
+        fault.pause_us = places.iter().map(of_place).max().unwrap_or(0);
+        let served = |times: &&Vec<u64>| {
+            let first = times.partition_point(|time| *time < fault.healed_us);
+            times.get(first).map(|time| time - fault.healed_us)
+        };
+        let all: Option<Vec<u64>> = places.iter().map(served).collect();
+        fault.writable_us = all.and_then(|all| all.into_iter().max());
+    }
+}
+
+/// Each fault's time ends where the next begins.
+fn ends(faults: &[FaultRun], until_us: u64) -> Vec<u64> {
+    faults.iter().skip(1).map(|fault| fault.begun_us).chain([until_us]).collect()
+}
+
 pub(super) fn gaps(history: &History, faults: &[FaultRun], until_us: u64) -> Vec<Gaps> {
     let successes = successes(history);
     let mut gaps = Vec::new();
     for kind in [Kind::Send, Kind::Poll, Kind::Metadata, Kind::Offsets] {
         let places: Vec<&Vec<u64>> =
             successes.iter().filter(|((k, _), _)| *k == kind).map(|(_, times)| times).collect();
-        // Each fault's time ends where the next begins.
-        let ends = faults.iter().skip(1).map(|fault| fault.begun_us).chain([until_us]);
-        let mut longest: Vec<(u64, &FaultRun)> = faults
-            .iter()
-            .zip(ends)
-            .map(|(fault, end)| {
-                let of_place = |times: &&Vec<u64>| longest(times, fault.begun_us, end, until_us);
-                (places.iter().map(of_place).max().unwrap_or(0), fault)
-            })
-            .collect();
+        let longest = faults.iter().zip(ends(faults, until_us)).map(|(fault, end)| {
+            let of_place = |times: &&Vec<u64>| longest(times, fault.begun_us, end, until_us);
+            (places.iter().map(of_place).max().unwrap_or(0), fault)
+        });
+        gaps.extend(Gaps::of(&format!("{kind:?}").to_lowercase(), longest));
+    }
+    let writable = faults.iter().filter_map(|fault| Some((fault.writable_us?, fault)));
+    gaps.extend(Gaps::of("writable again", writable));
+    for name in ["kill-leader", "kill-agent"] {
+        let of_name = faults.iter().filter(|fault| fault.name == name);
+        gaps.extend(Gaps::of(&format!("send, {name}"), of_name.map(|f| (f.pause_us, f))));
+    }
+    gaps
+}
+
+impl Gaps {
+    fn of<'f>(kind: &str, longest: impl Iterator<Item = (u64, &'f FaultRun)>) -> Option<Self> {
+        let mut longest: Vec<_> = longest.collect();
         longest.sort_by_key(|(gap, _)| *gap);
-        let Some((max, worst)) = longest.last() else { continue };
+        let (max, worst) = *longest.last()?;
         let rank = |percent: usize| longest[(longest.len() * percent).div_ceil(100).max(1) - 1].0;
-        gaps.push(Gaps {
-            kind: format!("{kind:?}").to_lowercase(),
+        Some(Self {
+            kind: kind.to_owned(),
             p50_ms: rank(50) / 1_000,
             p99_ms: rank(99) / 1_000,
             max_ms: max / 1_000,
             worst_fault: worst.name.to_owned(),
             worst_at_s: worst.begun_us as f64 / 1e6,
-        });
+        })
     }
-    gaps
 }
 
 /// What may lie between two successes of a place that is served: a gap that began so shortly before a fault is its.
@@ -154,6 +184,43 @@ pub(super) fn seconds(history: &History) -> Vec<Second> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn fault(begun: u64, healed: u64) -> FaultRun {
+        FaultRun {
+            name: "kill-agent",
+            detail: String::new(),
+            installed: true,
+            begun_us: begun * 1_000_000,
+            healed_us: healed * 1_000_000,
+            whole_us: healed * 1_000_000,
+            pause_us: 0,
+            writable_us: None,
+            problem: None,
+        }
+    }
+
+    #[test]
+    fn a_fault_is_over_for_producers_when_the_last_partition_is_written_again() {
+        let acked = |second: u64, partition| Event {
+            time_us: second * 1_000_000,
+            process: 1,
+            outcome: Outcome::Ok,
+            operation: Operation::Send {
+                at: Partition { topic: 0, partition },
+                value: Value { process: 1, counter: second },
+                offset: Some(second),
+                fenced: false,
+            },
+        };
+        let events =
+            [(1, 0), (1, 1), (9, 0), (12, 0), (14, 1), (20, 0), (21, 0)].map(|(s, p)| acked(s, p));
+        let history = History { events: events.to_vec() };
+        let mut faults = [fault(2, 10), fault(30, 31)];
+        pauses(&history, &mut faults, 40_000_000);
+        // The one partition from 1 to 14; the other from 14 on, for good.
+        assert_eq!((faults[0].pause_us, faults[0].writable_us), (26_000_000, Some(4_000_000)));
+        assert_eq!(faults[1].writable_us, None);
+    }
 
     #[test]
     fn a_gap_counts_for_the_fault_in_whose_time_it_began() {

@@ -21,7 +21,7 @@ pub use report::{Counts, FaultRun, RunReport, Verdict};
 
 use crate::checker;
 use crate::clock;
-use crate::cluster::{Cluster, Shape, admin};
+use crate::cluster::{Cluster, Shape, Storage, admin};
 use crate::error::ChaosError;
 use crate::faults::{self, Needs};
 use crate::random::Random;
@@ -32,6 +32,8 @@ use crate::workload::{self, Crew, LogTopic, World};
 const START: Duration = Duration::from_secs(120);
 /// How long a healed cluster may take to be whole.
 const WHOLE: Duration = Duration::from_secs(120);
+/// How long clients go on once all is healed, so that it shows how fast each is served again.
+const AFTERWARDS: Duration = Duration::from_secs(6);
 const TOPICS: u32 = 2;
 const PARTITIONS: u32 = 4;
 
@@ -48,6 +50,8 @@ pub struct Options {
     pub controllers: usize,
     /// How many agents, 1 to 9.
     pub agents: usize,
+    /// Where objects are kept.
+    pub storage: Storage,
     /// Records a second, all producers together.
     pub rate: u64,
     /// Where history, logs, report and picture go; made if missing, and must be empty.
@@ -65,14 +69,15 @@ pub async fn run(
     interrupt: CancellationToken,
     progress: Progress,
 ) -> Result<RunReport, ChaosError> {
-    let named = faults::named(&options.faults, options.controllers, options.agents)?;
+    let named =
+        faults::named(&options.faults, options.controllers, options.agents, options.storage)?;
     let seed = options.seed.unwrap_or_else(|| clock::wall().as_millis() as u64 % 1_000_000);
-    let disks = named.iter().any(|spec| spec.needs == Needs::Compiler);
+    let layers = named.iter().any(|spec| spec.needs == Needs::Compiler);
     let plan = schedule::Plan::new(named, options.time, seed)?;
     make_folder(&options.folder)?;
     progress(&format!("seed {seed}, folder {}", options.folder.display()));
     let recorder = Arc::new(Recorder::create(&options.folder.join("history.jsonl"))?);
-    let trial = Trial { options, seed, disks, recorder, progress };
+    let trial = Trial { options, seed, layers, recorder, progress };
     tokio::select! {
         held = trial.hold(plan, &interrupt) => held,
         // Dropping the trial heals all: its processes end, and with them their links and disks.
@@ -93,8 +98,8 @@ fn make_folder(folder: &Path) -> Result<(), ChaosError> {
 struct Trial {
     options: Options,
     seed: u64,
-    /// Some fault needs controllers with disks that can be broken.
-    disks: bool,
+    /// Some fault needs disks and clocks that can be broken.
+    layers: bool,
     recorder: Arc<Recorder>,
     progress: Progress,
 }
@@ -119,11 +124,13 @@ impl Trial {
         };
         (self.progress)("all healed; clients finish");
         let whole = cluster.wait_until_whole(WHOLE).await;
+        tokio::time::sleep(AFTERWARDS).await;
+        // What clients do after that is to end.
+        let rotated_until = self.recorder.elapsed();
         world.stop.cancel();
         while let Some(ended) = clients.join_next().await {
             ended.map_err(|error| ChaosError::Harness(format!("clients: {error}")))??;
         }
-        let rotated_until = self.recorder.elapsed();
         (self.progress)("every partition is drained, then written and read once more");
         let drained = drain::drain_and_probe(&world).await?;
         (self.progress)("audit: controllers against each other, index against bucket");
@@ -149,7 +156,8 @@ impl Trial {
             agents: self.options.agents,
             binary: self.options.binary.clone(),
             folder: self.options.folder.join("cluster"),
-            disks: self.disks,
+            layers: self.layers,
+            storage: self.options.storage,
         };
         let mut cluster = Cluster::start(shape, random, Arc::clone(&self.recorder)).await?;
         let took = cluster.wait_until_whole(START).await?;

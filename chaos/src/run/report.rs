@@ -41,6 +41,10 @@ pub struct FaultRun {
     pub healed_us: u64,
     /// When every process was at its work again.
     pub whole_us: u64,
+    /// The longest time without an acknowledgement that began in its time, of the partition that was worst off.
+    pub pause_us: u64,
+    /// From its healing until every partition had taken a record; `None` if one never did.
+    pub writable_us: Option<u64>,
     /// Why that did not come about.
     pub problem: Option<String>,
 }
@@ -104,6 +108,8 @@ pub(super) fn write(
     ends: Ends,
 ) -> Result<RunReport, ChaosError> {
     let until_us = u64::try_from(ends.rotated_until.as_micros()).unwrap_or(u64::MAX);
+    let mut ends = ends;
+    measure::pauses(history, &mut ends.rotated, until_us);
     let operations = count(history);
     let mut problems = ends.problems;
     problems.extend(ends.rotated.iter().filter_map(|fault| {
@@ -148,11 +154,12 @@ pub(super) fn write(
 
 fn command(options: &Options, seed: u64) -> String {
     format!(
-        "streamhouse chaos run --minutes {} --seed {seed} --faults {} --controllers {} --agents {} --rate {}",
+        "streamhouse chaos run --minutes {} --seed {seed} --faults {} --controllers {} --agents {} --store {} --rate {}",
         options.time.as_secs_f64() / 60.0,
         options.faults,
         options.controllers,
         options.agents,
+        options.storage.name(),
         options.rate
     )
 }

@@ -98,13 +98,17 @@ impl Plan {
         };
         recorder.record(HARNESS, outcome, named(&detail));
         progress(&format!("{:>6.1} s  {}: {detail}", recorder.elapsed().as_secs_f64(), spec.name));
-        if installed.is_ok() {
+        let took_hold = installed.is_ok();
+        if took_hold {
             let lasts = self.random.within(spec.lasts_ms());
             tokio::time::sleep(Duration::from_millis(lasts)).await;
         }
         let (effective, healed_us) = heal(spec, fault, cluster, recorder).await?;
         let whole = cluster.wait_until_whole(WHOLE).await;
         let mut problem = whole.err().map(|error| error.to_string());
+        if let Err(ChaosError::Finding(found)) = installed {
+            problem = Some(found);
+        }
         // A process that ended by itself is a finding; the others are still to be tried with it.
         for (node, code) in cluster.fallen() {
             let fell = format!("{node} ended by itself, exit {code}");
@@ -114,10 +118,12 @@ impl Plan {
         Ok(FaultRun {
             name: spec.name,
             detail,
-            installed: installed.is_ok() && effective,
+            installed: took_hold && effective,
             begun_us,
             healed_us,
             whole_us: elapsed_us(recorder),
+            pause_us: 0,
+            writable_us: None,
             problem,
         })
     }

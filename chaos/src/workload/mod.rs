@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streamhouse_client::consumer::{ConsumerBuilder, Record};
-use streamhouse_client::{Consumer, OffsetReset};
+use streamhouse_client::{Consumer, OffsetReset, TopicPartition};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use producer::{Kind, Producer};
@@ -60,6 +60,12 @@ impl World {
 
     pub(crate) fn name(&self, at: Partition) -> &Arc<str> {
         &self.topics[at.topic as usize].name
+    }
+
+    /// The same partition as the history has it.
+    fn at(&self, named: &TopicPartition) -> Option<Partition> {
+        let topic = self.topics.iter().position(|topic| topic.name == named.topic)?;
+        Some(Partition { topic: u32::try_from(topic).ok()?, partition: named.partition })
     }
 
     pub(crate) fn reads(&self, records: impl IntoIterator<Item = Record>) -> Vec<Read> {
@@ -111,13 +117,13 @@ impl World {
 pub(crate) struct Crew {
     pub(crate) producers: u64,
     pub(crate) assigned_consumers: u64,
-    pub(crate) group_consumers: u64,
+    pub(crate) group_members: u64,
     pub(crate) metadata_clients: u64,
 }
 
 impl Default for Crew {
     fn default() -> Self {
-        Self { producers: 4, assigned_consumers: 2, group_consumers: 2, metadata_clients: 3 }
+        Self { producers: 4, assigned_consumers: 2, group_members: 5, metadata_clients: 3 }
     }
 }
 
@@ -135,7 +141,7 @@ pub(crate) async fn run(world: &World, crew: Crew) -> Result<(), ChaosError> {
     for _ in 0..crew.assigned_consumers {
         clients.spawn(assigned_consumer::run(next()));
     }
-    for number in 0..crew.group_consumers {
+    for number in 0..crew.group_members {
         clients.spawn(group_consumer::run(next(), number));
     }
     for _ in 0..crew.metadata_clients {

@@ -1,7 +1,8 @@
 //! Producers: records at a steady rate to random partitions, many in flight.
 //!
 //! Idempotent, as they are by default: every record is there once, and in order. Plain: when an answer is lost the record
-//! is sent again, and may then be there twice; first appearances keep their order.
+//! is sent again, and may then be there twice; first appearances keep their order. Named: idempotent, and each takes over
+//! from the one before while that one still sends.
 
 use std::time::Duration;
 
@@ -22,18 +23,25 @@ use crate::random::Random;
 pub(crate) enum Kind {
     Idempotent,
     Plain,
+    /// The number makes the name.
+    Named(u64),
 }
 
 impl Kind {
-    /// What a producer is called that takes its place among this many.
+    /// What a producer is that takes its place among this many.
     pub(super) fn of(number: u64) -> Self {
-        if number.is_multiple_of(4) { Self::Plain } else { Self::Idempotent }
+        match number % 4 {
+            0 => Self::Plain,
+            3 => Self::Named(number),
+            _ => Self::Idempotent,
+        }
     }
 
     fn start(self, world: &World) -> u32 {
         match self {
             Self::Idempotent => world.start("idempotent producer", false),
             Self::Plain => world.start("plain producer", true),
+            Self::Named(_) => world.start("named producer", false),
         }
     }
 }
@@ -44,6 +52,8 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// BOUND: records on their way. As many as come about within the delivery timeout at the usual rate, so that partitions
 /// that are not served keep nothing from those that are.
 const IN_FLIGHT: usize = 8_000;
+/// How long one that was taken over from goes on sending.
+const FENCED: Duration = Duration::from_secs(1);
 /// How long a producer lives before another takes its place, in seconds.
 const LIFE: std::ops::Range<u64> = 15..60;
 
@@ -59,55 +69,61 @@ pub(crate) struct Producer {
     counter: u64,
     pending: Pending,
     random: Random,
-}
-
-/// How one producer's life ended.
-enum End {
-    /// Another takes its place.
-    Renewed,
-    Stopped,
+    /// Another one has taken over.
+    replaced: bool,
 }
 
 pub(super) async fn run(world: World, kind: Kind) -> Result<(), ChaosError> {
     let mut random = world.random.clone();
-    loop {
-        let built = Producer::build(&world, kind, random.fork(1)).await;
-        let Some(producer) = built else {
-            if world.pause(AGAIN).await {
-                continue;
-            }
-            return Ok(());
+    let mut successor: Option<Producer> = None;
+    while !world.stop.is_cancelled() {
+        let built = match successor.take() {
+            Some(producer) => Some(producer),
+            None => Producer::build(&world, kind, random.fork(1)).await,
+        };
+        let Some(mut producer) = built else {
+            world.pause(AGAIN).await;
+            continue;
         };
         random = random.fork(2);
-        match producer.live(Duration::from_secs(random.within(LIFE))).await {
-            End::Renewed => {}
-            End::Stopped => return Ok(()),
+        producer.serve(tokio::time::sleep(Duration::from_secs(random.within(LIFE)))).await;
+        match kind {
+            _ if world.stop.is_cancelled() => producer.finish().await,
+            Kind::Named(_) => successor = producer.hand_over(random.fork(3)).await,
+            _ if random.below(2) == 0 => producer.crash().await,
+            _ => producer.finish().await,
         }
     }
+    if let Some(producer) = successor {
+        producer.finish().await;
+    }
+    Ok(())
 }
 
 impl Producer {
     /// Nothing while the controllers cannot be reached.
     pub(crate) async fn build(world: &World, kind: Kind, random: Random) -> Option<Self> {
-        let client = streamhouse_client::Producer::builder()
+        let mut builder = streamhouse_client::Producer::builder()
             .controllers(world.access.controllers.iter().cloned())
             .delivery_timeout(DELIVERY_TIMEOUT)
             .request_timeout(Duration::from_secs(8))
-            .enable_idempotence(kind == Kind::Idempotent)
-            .build();
-        let client = client.await.ok()?;
+            .enable_idempotence(kind != Kind::Plain);
+        if let Kind::Named(number) = kind {
+            builder = builder.producer_name(format!("producer-{number}"));
+        }
+        let client = builder.build().await.ok()?;
         let process = kind.start(world);
         let (pending, world) = (Pending::new(), world.clone());
-        Some(Self { world, kind, client, process, counter: 0, pending, random })
+        Some(Self { world, kind, client, process, counter: 0, pending, random, replaced: false })
     }
 
-    async fn live(mut self, life: Duration) -> End {
+    /// Sends and takes answers until `end`, or until clients are to stop; what `end` came to.
+    async fn serve<T>(&mut self, end: impl Future<Output = T>) -> Option<T> {
         let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / self.world.rate));
         // After a pause the rate goes on, it does not catch up.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let partitions = self.world.partitions();
         let stop = self.world.stop.clone();
-        let end = tokio::time::sleep(life);
         tokio::pin!(end);
         loop {
             tokio::select! {
@@ -119,19 +135,24 @@ impl Producer {
                 Some((at, value, result)) = self.pending.next() => {
                     self.answered(at, value, result);
                 }
-                () = &mut end => break,
-                () = stop.cancelled() => {
-                    self.finish().await;
-                    return End::Stopped;
-                }
+                ended = &mut end => return Some(ended),
+                () = stop.cancelled() => return None,
             }
         }
-        if self.random.below(2) == 0 {
-            self.crash().await;
-        } else {
-            self.finish().await;
+    }
+
+    /// Another one takes over; meanwhile, and a little longer, this one goes on. The other one, if it came about.
+    async fn hand_over(mut self, random: Random) -> Option<Self> {
+        let (world, kind) = (self.world.clone(), self.kind);
+        let successor = self.serve(Self::build(&world, kind, random)).await.flatten();
+        if let Some(successor) = &successor {
+            let taken = Operation::TakeOver { from: self.process };
+            world.recorder.record(successor.process, Outcome::Ok, taken);
+            self.replaced = true;
+            self.serve(tokio::time::sleep(FENCED)).await;
         }
-        End::Renewed
+        self.finish().await;
+        successor
     }
 
     /// Sends the process's next record.
@@ -154,7 +175,8 @@ impl Producer {
             Ok(placed) => self.record(Outcome::Ok, at, value, Some(placed.offset), false),
             Err(error) if error.may_have_taken_effect() => {
                 self.record(Outcome::Info, at, value, None, false);
-                if value.process == self.process {
+                // What is said of one that was taken over from goes by its number.
+                if value.process == self.process && !self.replaced {
                     self.process = self.kind.start(&self.world);
                     self.counter = 0;
                 }
@@ -202,6 +224,11 @@ impl Producer {
 }
 
 fn is_fenced(error: &ProduceError) -> bool {
-    let ProduceError::Refused { refusal, .. } = error else { return false };
-    matches!(refusal.code, Code::NotLeaseHolder | Code::StaleCommit | Code::SessionEnded)
+    match error {
+        ProduceError::Fenced { .. } => true,
+        ProduceError::Refused { refusal, .. } => {
+            matches!(refusal.code, Code::NotLeaseHolder | Code::StaleCommit | Code::SessionEnded)
+        }
+        _ => false,
+    }
 }

@@ -12,6 +12,9 @@ const MOST: Duration = Duration::from_secs(5);
 /// While too little is known.
 const FIRST: Duration = Duration::from_millis(500);
 const ENOUGH: u32 = 8;
+/// A GET of nothing counts as lost after this, one of more after a second for each MB; or after so many usual waits.
+const LOST: Duration = Duration::from_secs(2);
+const USUAL: u32 = 4;
 /// One GET in ten may be sent twice, in the long run; at once as many as this.
 const SHARE: f64 = 0.1;
 const BURST: f64 = 4.0;
@@ -37,6 +40,13 @@ impl Hedge {
             return FIRST;
         }
         Duration::from_secs_f64(self.mean + 4.0 * self.deviation).clamp(LEAST, MOST)
+    }
+
+    /// How long a GET of so many bytes, and the one that was sent after it, may take at its `attempt`th try, from 1. A link
+    /// may really be slow: every second try has twice as long.
+    pub(super) fn patience(&self, bytes: u64, attempt: u32) -> Duration {
+        let first = LOST.saturating_add(Duration::from_micros(bytes)).max(self.wait() * USUAL);
+        first.saturating_mul(1 << (attempt.saturating_sub(1) / 2).min(16))
     }
 
     /// A GET was answered after `took`.
@@ -82,6 +92,14 @@ mod tests {
             hedge.answered(Duration::from_micros(10));
         }
         assert_eq!(hedge.wait(), LEAST);
+    }
+
+    #[test]
+    fn an_answer_that_never_comes_is_waited_for_longer_every_second_time() {
+        let hedge = Hedge::default();
+        let seconds: Vec<_> = (1..=5).map(|attempt| hedge.patience(0, attempt).as_secs()).collect();
+        assert_eq!(seconds, [2, 2, 4, 4, 8]);
+        assert_eq!(hedge.patience(4_000_000, 1).as_secs(), 6);
     }
 
     #[test]

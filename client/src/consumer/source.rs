@@ -149,7 +149,7 @@ impl Source {
         let store = self.store().await.map_err(FetchError::NotOpen)?;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         for attempt in 1.. {
-            let error = match self.get_once(store, key, range.clone()).await {
+            let error = match self.get_within(store, key, range.clone(), attempt).await {
                 Ok(bytes) => {
                     count(&self.counters.bytes_fetched, bytes.len() as u64);
                     return Ok(bytes);
@@ -166,6 +166,27 @@ impl Source {
             tokio::time::sleep(backoff.next()).await;
         }
         unreachable!("the last try returns")
+    }
+
+    /// A try, which is over when no answer came for too long: then another connection may do better. Not on `file://`,
+    /// where there are none.
+    async fn get_within(
+        &self,
+        store: &Store,
+        key: &str,
+        range: Range<u64>,
+        attempt: u32,
+    ) -> Result<Bytes, GetError> {
+        let got = self.get_once(store, key, range.clone());
+        if store.kind() == StoreKind::File {
+            return got.await;
+        }
+        let patience = self.hedge.lock().patience(range.end - range.start, attempt);
+        tokio::time::timeout(patience, got).await.unwrap_or_else(|_| {
+            let (store, key) = (store.to_string(), key.to_owned());
+            let cause = format!("no answer within {patience:?}");
+            Err(GetError::Unavailable { store, key, cause })
+        })
     }
 
     /// One GET, and a second one if the first is slow: whichever succeeds first counts. Not on `file://`, where the

@@ -96,6 +96,19 @@ async fn a_get_without_an_answer_is_sent_again() {
 }
 
 #[tokio::test]
+async fn gets_that_never_get_an_answer_are_sent_again_within_seconds() {
+    let (world, controller, producer) = cluster(1).await;
+    fill(&producer, 0, 0..10).await;
+    // Neither the first one nor the one that is sent after it is ever answered.
+    let faulty = FaultyReads::new(world.objects.clone(), [ReadFault::Silent; 2]);
+    let mut consumer =
+        builder(&world, &controller).object_store(faulty.store()).build().await.unwrap();
+    assert_eq!(read(&mut consumer, 10).await.len(), 10);
+    assert_eq!(faulty.left(), 0);
+    assert_eq!((consumer.metrics().hedged_gets, consumer.metrics().retried_gets), (1, 1));
+}
+
+#[tokio::test]
 async fn a_store_that_stays_broken_is_an_error_that_names_object_and_range() {
     let (world, controller, producer) = cluster(1).await;
     fill(&producer, 0, 0..10).await;

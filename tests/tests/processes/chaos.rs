@@ -1,4 +1,4 @@
-//! The chaos suite, as a user starts it: how it refuses, ends and cleans up.
+//! The chaos suite, as a user starts it: two minutes of mixed faults, and how it refuses, ends and cleans up.
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -8,6 +8,39 @@ use std::time::Duration;
 use streamhouse_tests::{Signal, binary, run, signal, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// One of every family, so that two minutes are enough.
+const MIXED: &str = "kill-leader,kill-agent,kill-all-controllers,stop-agent,isolate-leader,agent-controllers,reset,\
+                     store-500,store-lost-answer,store-bit-flip,power-cut,clock-jump";
+
+#[test]
+fn two_minutes_of_mixed_faults_show_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path().join("run");
+    let path = runs.to_str().unwrap();
+    let args = ["chaos", "run", "--minutes", "2", "--faults", MIXED, "--folder", path];
+    let finished = run(&[&args[..], &["--output", "json"]].concat());
+    if finished.code != Some(0) {
+        // For whoever has to find out why: the folder is what tells it.
+        let kept = folder.keep();
+        let said = String::from_utf8_lossy(&finished.stdout);
+        panic!("exit {:?}, kept {}: {}\n{said}", finished.code, kept.display(), finished.stderr);
+    }
+    let report = finished.json();
+    assert_eq!(report["verdict"], "passed");
+    let names: Vec<&str> =
+        report["faults"].as_array().unwrap().iter().filter_map(|f| f["name"].as_str()).collect();
+    for name in MIXED.split(',') {
+        assert!(names.contains(&name), "no {name} in {names:?}");
+    }
+    let seed = report["seed"].as_u64().unwrap();
+    let acknowledged = report["checked"]["acknowledged"].as_u64().unwrap();
+    println!("seed {seed}: {acknowledged} records acknowledged, {} faults", names.len());
+    // The history proves the same to whoever asks again, and the picture is one.
+    let history = runs.join("history.jsonl");
+    run(&["chaos", "check", history.to_str().unwrap()]).ok();
+    let picture = fs::read_to_string(runs.join("timeline.svg")).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("kill-leader"));
+}
 
 /// How many processes write their logs into the folder.
 fn processes_of(folder: &Path) -> usize {

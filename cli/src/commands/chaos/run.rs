@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use streamhouse_chaos::{ChaosError, Options, Progress, RunReport, Verdict};
+use streamhouse_chaos::{ChaosError, Options, Progress, RunReport, Storage, Verdict};
 use tokio_util::sync::CancellationToken;
 
 use super::anomalies;
@@ -31,12 +31,30 @@ pub(super) struct Args {
     /// How many agents.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
     agents: u64,
+    /// Where objects are kept: in a bucket whose requests can fail, or in a folder, `file://`, that can lose its power.
+    #[arg(long, value_name = "KIND", default_value = "s3")]
+    store: StoreKind,
     /// Records a second, all producers together.
     #[arg(long, value_name = "N", default_value_t = 800, value_parser = clap::value_parser!(u64).range(4..=1_000_000))]
     rate: u64,
     /// Where history, logs, report and picture go; must be empty or missing. Default: chaos-PID in the current folder.
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum StoreKind {
+    S3,
+    File,
+}
+
+impl From<StoreKind> for Storage {
+    fn from(kind: StoreKind) -> Self {
+        match kind {
+            StoreKind::S3 => Self::S3,
+            StoreKind::File => Self::File,
+        }
+    }
 }
 
 pub(super) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
@@ -78,6 +96,7 @@ impl Args {
             faults: self.faults,
             controllers: usize::try_from(self.controllers)?,
             agents: usize::try_from(self.agents)?,
+            storage: self.store.into(),
             rate: self.rate,
             folder,
             binary: std::env::current_exe().context("finding this program")?,
@@ -134,7 +153,15 @@ fn operations(report: &RunReport) -> String {
 }
 
 fn faults(report: &RunReport) -> String {
-    let mut table = output::table(["AT", "FAULT", "WHAT WAS DONE", "LASTED", "WHOLE AFTER"]);
+    let mut table = output::table([
+        "AT",
+        "FAULT",
+        "WHAT WAS DONE",
+        "LASTED",
+        "WHOLE AFTER",
+        "WRITABLE AFTER",
+        "PAUSE",
+    ]);
     for fault in &report.faults {
         let seconds = |from: u64, to: u64| format!("{:.1} s", to.saturating_sub(from) as f64 / 1e6);
         let done = if fault.installed { "" } else { "NOT INSTALLED: " };
@@ -144,6 +171,8 @@ fn faults(report: &RunReport) -> String {
             format!("{done}{}", fault.detail),
             seconds(fault.begun_us, fault.healed_us),
             seconds(fault.healed_us, fault.whole_us),
+            fault.writable_us.map_or("never".to_owned(), |after| seconds(0, after)),
+            seconds(0, fault.pause_us),
         ]);
     }
     table.to_string()

@@ -1,0 +1,169 @@
+//! Members of consumer groups (GROUP): each partition has one owner at a time, only that one reads and commits it, and
+//! what the group has committed was handed to some member.
+//!
+//! A member hears late that it has lost a partition, and may even hear that it got one when that is over already. So what
+//! counts is what members did: one that used a partition, by a poll or a commit, and used it again without having got it
+//! anew, held it all the while. Nobody else can have used it in between.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::anomaly::{AnomalyKind, Report};
+use super::log::Log;
+use crate::history::{Event, History, Operation, Outcome, Partition, Read};
+
+type Key<'a> = (&'a str, Partition);
+
+/// A poll that returned records of a partition, or a commit that was taken: it began and ended at these events.
+#[derive(Clone, Copy)]
+struct Use {
+    process: u32,
+    begun: usize,
+    ended: usize,
+    /// How often the process had got the partition.
+    grant: u64,
+}
+
+#[derive(Default)]
+struct Groups<'a> {
+    /// Which group a process is a member of.
+    members: HashMap<u32, &'a str>,
+    /// What a process owns, as far as it knows, and how often it got it.
+    owned: HashSet<(u32, Partition)>,
+    grants: HashMap<(u32, Partition), u64>,
+    /// In the order of their ends.
+    uses: HashMap<Key<'a>, Vec<Use>>,
+    /// Each process's last one, as its place among them.
+    last: HashMap<(u32, Partition), usize>,
+    /// Where the poll, and each commit, under way began.
+    polling: HashMap<u32, usize>,
+    committing: HashMap<(u32, Partition), usize>,
+    /// What was handed to members, by group and partition.
+    handed: HashMap<Key<'a>, HashSet<u64>>,
+    /// The highest offset that a group of members was known to have committed, and by which event.
+    committed: BTreeMap<Key<'a>, (u64, usize)>,
+}
+
+pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
+    let mut groups = Groups::default();
+    for (event, line) in history.events.iter().enumerate() {
+        groups.take(event, line, report);
+    }
+    groups.check_handed(log, report);
+}
+
+impl<'a> Groups<'a> {
+    fn take(&mut self, event: usize, line: &'a Event, report: &mut Report) {
+        let process = line.process;
+        match (&line.operation, line.outcome) {
+            (Operation::Subscribe { group }, Outcome::Ok) => {
+                self.members.insert(process, group);
+            }
+            (Operation::Own { at, .. }, Outcome::Ok) => {
+                for at in at {
+                    self.owned.insert((process, *at));
+                    *self.grants.entry((process, *at)).or_default() += 1;
+                }
+            }
+            (Operation::Disown { at, .. }, Outcome::Ok) => {
+                for at in at {
+                    self.owned.remove(&(process, *at));
+                }
+            }
+            (Operation::Poll { .. }, Outcome::Invoke) => {
+                self.polling.insert(process, event);
+            }
+            (Operation::Poll { reads }, Outcome::Ok) => self.poll(process, reads, event, report),
+            (Operation::CommitOffset { at, member: true, .. }, Outcome::Invoke) => {
+                self.committing.insert((process, *at), event);
+            }
+            (Operation::CommitOffset { group, at, offset, member: true }, Outcome::Ok) => {
+                self.commit(process, (group, *at), event, report);
+                self.see((group, *at), *offset, event);
+            }
+            (Operation::FetchOffset { group, at, offset: Some(offset) }, Outcome::Ok)
+                if self.members.contains_key(&process) =>
+            {
+                self.see((group, *at), *offset, event);
+            }
+            _ => {}
+        }
+    }
+
+    fn see(&mut self, key: Key<'a>, offset: u64, event: usize) {
+        let known = self.committed.entry(key).or_insert((offset, event));
+        if offset > known.0 {
+            *known = (offset, event);
+        }
+    }
+
+    fn poll(&mut self, process: u32, reads: &[Read], event: usize, report: &mut Report) {
+        let begun = self.polling.remove(&process).unwrap_or(event);
+        let Some(group) = self.members.get(&process).copied() else { return };
+        let partitions: BTreeSet<Partition> = reads.iter().map(|read| read.at).collect();
+        for at in partitions {
+            let told = format!("process {process} of group {group} was handed records of {at}");
+            if !self.owned.contains(&(process, at)) {
+                let detail = format!("{told}, which is not its own");
+                report.found(AnomalyKind::DoubleOwnership, detail, vec![event]);
+            }
+            if let Some((before, other)) = self.used(process, (group, at), begun, event) {
+                let detail = format!("{told}, which another one used meanwhile");
+                let proof = vec![before.ended, other.ended, event];
+                report.found(AnomalyKind::DoubleOwnership, detail, proof);
+            }
+        }
+        for read in reads {
+            self.handed.entry((group, read.at)).or_default().insert(read.offset);
+        }
+    }
+
+    fn commit(&mut self, process: u32, (group, at): Key<'a>, event: usize, report: &mut Report) {
+        let begun = self.committing.remove(&(process, at)).unwrap_or(event);
+        if let Some((before, other)) = self.used(process, (group, at), begun, event) {
+            let detail = format!(
+                "group {group} took a commit of {at} from process {process}, when another one had used it"
+            );
+            let proof = vec![before.ended, other.ended, event];
+            report.found(AnomalyKind::ZombieOffsetCommit, detail, proof);
+        }
+    }
+
+    /// Notes a use. Its process's use before it, and another's that lay between the two, if there is one.
+    fn used(
+        &mut self,
+        process: u32,
+        key: Key<'a>,
+        begun: usize,
+        ended: usize,
+    ) -> Option<(Use, Use)> {
+        let at = key.1;
+        let grant = self.grants.get(&(process, at)).copied().unwrap_or(0);
+        let uses = self.uses.entry(key).or_default();
+        let before = self.last.insert((process, at), uses.len());
+        uses.push(Use { process, begun, ended, grant });
+        let place = before?;
+        let before = uses[place];
+        if before.grant != grant {
+            return None;
+        }
+        let between = uses[place + 1..uses.len() - 1].iter();
+        let mut others = between.filter(|other| other.process != process);
+        let other = others.find(|other| other.begun > before.ended && other.ended < begun);
+        Some((before, *other?))
+    }
+
+    fn check_handed(&self, log: &Log, report: &mut Report) {
+        let nothing = HashSet::new();
+        for ((group, at), (committed, event)) in &self.committed {
+            let handed = self.handed.get(&(*group, *at)).unwrap_or(&nothing);
+            let below = log.read.range((*at, 0)..(*at, *committed));
+            let skipped = below.filter(|((_, offset), _)| !handed.contains(offset));
+            for ((_, offset), (value, read)) in skipped {
+                let detail = format!(
+                    "group {group} committed {committed} of {at}, and no member was handed {value} at {offset}"
+                );
+                report.found(AnomalyKind::GroupSkip, detail, vec![*event, *read]);
+            }
+        }
+    }
+}
