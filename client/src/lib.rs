@@ -40,6 +40,7 @@ mod clock;
 mod convert;
 mod errors;
 mod groups;
+mod prometheus;
 mod retry;
 mod routing;
 mod types;

@@ -105,7 +105,9 @@ impl GroupCare {
         }
         let mut silent = BTreeMap::<Arc<str>, Vec<MemberId>>::new();
         let view = self.raft.view();
-        for (group, member) in self.liveness.expired() {
+        // GROUP: from here on none of them is told that it lives; its own clock
+        // has stopped it, and a late sign of life must not start it again.
+        for (group, member) in self.liveness.give_up_silent() {
             if groups::member(&view, &group, &member)?.is_none() {
                 self.liveness.forget(&(group, member));
                 continue;

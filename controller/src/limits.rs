@@ -491,6 +491,7 @@ mod tests {
             topics: vec![id],
             assignor: Assignor::Sticky,
             session_timeout_ms: 10_000,
+            is_member: false,
         })
     }
 

@@ -28,9 +28,15 @@ struct Sign {
     /// The last heartbeat, or the moment its last stream broke.
     at: Instant,
     patience: Patience,
+    /// Found silent: whatever is heard of it from here on comes too late.
+    given_up: bool,
 }
 
 impl Sign {
+    fn new(at: Instant, patience: Patience) -> Self {
+        Self { streams: 0, at, patience, given_up: false }
+    }
+
     fn is_over(&self, now: Instant) -> bool {
         let patience = if self.streams > 0 { self.patience.silent } else { self.patience.gone };
         now.saturating_duration_since(self.at) > patience
@@ -47,19 +53,22 @@ impl<K> Default for Liveness<K> {
 }
 
 impl<K: Hash + Eq + Clone> Liveness<K> {
-    /// A heartbeat came.
-    pub(crate) fn heard(&self, key: &K) {
-        if let Some(sign) = self.0.lock().get_mut(key) {
-            sign.at = clock::now();
-        }
+    /// A heartbeat came. Tells whether it counts: one that was
+    /// [given up](Self::give_up_silent) or forgotten is not brought back by it.
+    pub(crate) fn heard(&self, key: &K) -> bool {
+        let mut signs = self.0.lock();
+        let Some(sign) = signs.get_mut(key) else { return false };
+        sign.at = clock::now();
+        !sign.given_up
     }
 
-    /// A stream was opened.
-    pub(crate) fn attached(&self, key: K, patience: Patience) {
+    /// A stream was opened. Tells whether that counts as a sign of life.
+    pub(crate) fn attached(&self, key: K, patience: Patience) -> bool {
         let mut signs = self.0.lock();
-        let sign = signs.entry(key).or_insert(Sign { streams: 0, at: clock::now(), patience });
+        let sign = signs.entry(key).or_insert(Sign::new(clock::now(), patience));
         sign.streams += 1;
         sign.at = clock::now();
+        !sign.given_up
     }
 
     /// A stream broke. Only a leader remembers one without a stream.
@@ -85,8 +94,8 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
         let mut signs = self.0.lock();
         signs.retain(|key, sign| sign.streams > 0 || live.contains_key(key));
         for (key, patience) in live {
-            let sign = signs.entry(key).or_insert(Sign { streams: 0, at: now, patience });
-            (sign.at, sign.patience) = (now, patience);
+            let sign = signs.entry(key).or_insert(Sign::new(now, patience));
+            (sign.at, sign.patience, sign.given_up) = (now, patience, false);
         }
     }
 
@@ -94,7 +103,7 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     pub(crate) fn opened(&self, key: K, patience: Patience) {
         let later = clock::now() + patience.silent.saturating_sub(patience.gone);
         let mut signs = self.0.lock();
-        let sign = signs.entry(key).or_insert(Sign { streams: 0, at: later, patience });
+        let sign = signs.entry(key).or_insert(Sign::new(later, patience));
         sign.patience = patience;
     }
 
@@ -108,6 +117,18 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
         let now = clock::now();
         let signs = self.0.lock();
         signs.iter().filter(|(_, sign)| sign.is_over(now)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The same, for good: they are told again until they are
+    /// [forgotten](Self::forget), and nothing that is heard of them counts.
+    pub(crate) fn give_up_silent(&self) -> Vec<K> {
+        let now = clock::now();
+        let mut signs = self.0.lock();
+        let silent = signs.iter_mut().filter_map(|(key, sign)| {
+            sign.given_up |= sign.is_over(now);
+            sign.given_up.then(|| key.clone())
+        });
+        silent.collect()
     }
 }
 
@@ -137,6 +158,23 @@ mod tests {
         liveness.attached(1, PATIENCE);
         liveness.detached(&1, true);
         assert!(liveness.expired().is_empty());
+    }
+
+    #[test]
+    fn who_was_given_up_is_not_brought_back_by_a_late_sign_of_life() {
+        let liveness = Liveness::default();
+        let short = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
+        assert!(liveness.attached(1, short));
+        while liveness.give_up_silent().is_empty() {
+            std::thread::yield_now();
+        }
+        assert!(!liveness.heard(&1));
+        assert!(!liveness.attached(1, short));
+        assert_eq!(liveness.give_up_silent(), [1]);
+        // Whoever leads next has not judged it.
+        liveness.begin([(1, PATIENCE)]);
+        assert!(liveness.heard(&1));
+        assert!(liveness.give_up_silent().is_empty());
     }
 
     #[test]

@@ -140,6 +140,16 @@ impl LocalCluster {
         self.folder().join("objects")
     }
 
+    /// The process group that ends with the cluster.
+    pub fn process_group(&self) -> i32 {
+        self.guardian.group()
+    }
+
+    /// How many controllers there are.
+    pub fn controller_count(&self) -> usize {
+        self.controllers.len()
+    }
+
     /// All controllers, as `--controllers` takes them.
     pub fn controllers(&self) -> String {
         list(&self.controllers)

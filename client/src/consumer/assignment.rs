@@ -69,6 +69,14 @@ pub(super) struct Events {
 impl Consumer {
     /// Reads all partitions of these topics, which must exist, instead of what was read before; partitions that are
     /// read already go on where they are. Partitions that the topics get later are noticed.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: &mut streamhouse_client::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// consumer.subscribe(["orders", "payments"]).await?;
+    /// println!("reading {:?}", consumer.assignment());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn subscribe<S: Into<Arc<str>>>(
         &mut self,
         topics: impl IntoIterator<Item = S>,
@@ -85,6 +93,13 @@ impl Consumer {
 
     /// Reads these partitions, given as `(topic, partition)`, instead of what was read before; those that are read
     /// already go on where they are.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: &mut streamhouse_client::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// consumer.assign([("orders", 0), ("orders", 3)]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn assign<P: Into<TopicPartition>>(
         &mut self,
         partitions: impl IntoIterator<Item = P>,

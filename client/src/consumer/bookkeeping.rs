@@ -97,6 +97,14 @@ impl Bookkeeping {
         }
     }
 
+    /// The application asks for this offset to be committed, so it has taken all before it: no automatic commit goes back
+    /// behind it.
+    pub(super) fn take(&mut self, slot: usize, offset: u64) {
+        if let Some(entry) = &mut self.entries[slot] {
+            entry.taken = entry.taken.map(|taken| taken.max(offset));
+        }
+    }
+
     fn changed(&self, which: impl Fn(&Entry) -> Option<u64>) -> Vec<(usize, u64)> {
         let entries = self.entries.iter().enumerate();
         entries
@@ -153,6 +161,19 @@ mod tests {
         assert_eq!(due, [(0, 4)]);
         books.committed(0, due[0].1);
         assert_eq!(books.taken(), []);
+    }
+
+    #[test]
+    fn what_the_application_commits_is_taken() {
+        let mut books = Bookkeeping::default();
+        books.add(0, Some(0), Some(0));
+        poll(&mut books, 10);
+        books.take(0, 10);
+        books.committed(0, 10);
+        // Nothing is left for an automatic commit, least of all the position before that poll.
+        assert_eq!(books.taken(), []);
+        books.seek(0, 3);
+        assert_eq!(books.taken(), [(0, 3)]);
     }
 
     #[test]

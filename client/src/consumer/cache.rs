@@ -115,6 +115,19 @@ impl SegmentCacheBuilder {
 }
 
 /// A cache of segments. Cheap to clone; all clones are the same cache, for any number of consumers of this process.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use streamhouse_client::Consumer;
+/// use streamhouse_client::consumer::SegmentCache;
+///
+/// let cache = SegmentCache::builder().dir("/var/cache/segments").size_bytes(10 << 30).open().await?;
+/// let one = Consumer::builder().controllers(["127.0.0.1:7601"]).topics(["orders"]).cache(cache.clone());
+/// let other = Consumer::builder().controllers(["127.0.0.1:7601"]).topics(["orders"]).cache(cache);
+/// # drop((one, other));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct SegmentCache {
     inner: Arc<Inner>,

@@ -18,6 +18,7 @@ impl Consumer {
     /// controllers' answer.
     pub async fn commit(&mut self) -> Result<(), ConsumeError> {
         let offsets = self.positions_to_commit();
+        self.take(&offsets);
         self.commit_now(offsets).await
     }
 
@@ -25,6 +26,7 @@ impl Consumer {
     /// in which they were asked for; past 64 that wait, another one is [`ConsumeError::CommitsWaiting`].
     pub fn commit_async(&mut self) -> Result<PendingCommit, ConsumeError> {
         let offsets = self.positions_to_commit();
+        self.take(&offsets);
         self.queue()?.try_commit(offsets)
     }
 
@@ -54,7 +56,17 @@ impl Consumer {
             let slot = self.table.slot(&at).ok_or(ConsumeError::NotAssigned { at })?;
             commits.push(Offset { committed: committed.into(), ..self.offset(slot, 0) });
         }
+        self.take(&commits);
         self.commit_now(commits).await
+    }
+
+    /// What the application commits it has taken.
+    fn take(&mut self, offsets: &[Offset]) {
+        for offset in offsets {
+            if let Some(slot) = self.table.slot(&offset.at) {
+                self.books.take(slot, offset.committed.offset);
+            }
+        }
     }
 
     fn positions_to_commit(&self) -> Vec<Offset> {

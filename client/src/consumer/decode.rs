@@ -9,7 +9,8 @@ use bytes::Bytes;
 use streamhouse_segment::batch::{self, BatchError, BatchHeader, Limits};
 use streamhouse_segment::object::verify_slice;
 
-use super::budget::Hold;
+use super::budget::{Hold, Memory};
+use super::buffers::Buffer;
 use super::cache::SegmentCache;
 use super::error::ConsumeError;
 use super::plan::Slice;
@@ -24,11 +25,19 @@ pub(super) struct ReadyBatch {
     pub(super) count: usize,
     /// The offset after the batch.
     pub(super) next_offset: u64,
-    /// How much memory it holds.
-    pub(super) bytes: usize,
-    /// Without compression its records lie in the fetched bytes.
-    pub(super) _fetched: Option<Arc<Hold>>,
+    pub(super) charge: Arc<Charge>,
 }
+
+/// The memory that a decoded batch is in.
+#[derive(Debug)]
+pub(super) struct Charge {
+    _decoded: Hold,
+    /// Without compression its records lie in the fetched bytes.
+    _fetched: Option<Arc<Hold>>,
+}
+
+/// What a batch takes besides its records, roughly.
+const BATCH_OVERHEAD: usize = 512;
 
 /// The bytes of a run, slice by slice.
 #[derive(Clone, Debug)]
@@ -65,11 +74,11 @@ pub(super) struct Job {
     pub(super) progress: Progress,
     /// Nothing before this offset is wanted.
     pub(super) from: u64,
-    /// How many bytes may be decompressed.
-    pub(super) allowance: usize,
     /// Nothing else is in memory: the first batch passes whatever its size.
     pub(super) alone: bool,
     pub(super) cache: Option<SegmentCache>,
+    /// Where buffers come from.
+    pub(super) memory: Arc<Memory>,
 }
 
 /// What a step brought. READ: the batches are good even where the run ends in an error.
@@ -91,19 +100,29 @@ pub(super) enum End {
     Failed(ConsumeError),
 }
 
+/// How much memory decoding this batch may take.
+fn room_for(batch: &[u8], header: &BatchHeader, limits: &Limits) -> Result<usize, BatchError> {
+    let decoded = match header.compression()? {
+        // It stays where it is.
+        batch::Compression::None => 0,
+        batch::Compression::Lz4 => batch::decoded_bound(batch, limits)?,
+    };
+    Ok(decoded + BATCH_OVERHEAD)
+}
+
 impl Job {
-    pub(super) fn run(self) -> Decoded {
+    /// BOUND: within `room`, of which every batch takes its part.
+    pub(super) fn run(self, mut room: Hold) -> Decoded {
         let mut decoded = Decoded { batches: Vec::new(), progress: self.progress, end: End::Done };
-        if let Err(end) = self.advance(&mut decoded) {
+        if let Err(end) = self.advance(&mut room, &mut decoded) {
             decoded.end = end;
         }
         decoded
     }
 
     /// Ends with `Ok` at the end of the run.
-    fn advance(&self, decoded: &mut Decoded) -> Result<(), End> {
+    fn advance(&self, room: &mut Hold, decoded: &mut Decoded) -> Result<(), End> {
         let limits = Limits::default();
-        let mut left = self.allowance;
         while let Some(slice) = self.slices.get(decoded.progress.slice) {
             let bytes = &self.pieces.slices[decoded.progress.slice];
             if !decoded.progress.verified {
@@ -116,16 +135,17 @@ impl Job {
                 let wrong = |e: BatchError| End::Failed(self.corrupt(slice, e.to_string()));
                 let one = one.map_err(wrong)?;
                 let size = one.len();
-                let last = BatchHeader::parse(&one).map_err(wrong)?.last_offset().unsigned_abs();
+                let header = BatchHeader::parse(&one).map_err(wrong)?;
+                let last = header.last_offset().unsigned_abs();
                 if last >= self.from {
                     // BOUND: what it becomes is known before it is decompressed.
-                    let needs = batch::decoded_bound(&one, &limits).map_err(wrong)?;
+                    let needs = room_for(&one, &header, &limits).map_err(wrong)?;
                     let first = self.alone && decoded.batches.is_empty();
-                    if needs > left && !first {
+                    if needs > room.bytes() && !first {
                         return Err(End::Full { needs });
                     }
-                    left = left.saturating_sub(needs);
-                    let batch = self.decode(one, last + 1, &limits).map_err(wrong)?;
+                    let hold = room.split(needs);
+                    let batch = self.decode(one, last + 1, hold, &limits).map_err(wrong)?;
                     decoded.batches.push(batch);
                 }
                 decoded.progress.position += size;
@@ -140,9 +160,16 @@ impl Job {
         &self,
         bytes: Bytes,
         next_offset: u64,
+        mut hold: Hold,
         limits: &Limits,
     ) -> Result<ReadyBatch, BatchError> {
-        let decoded = batch::decode(bytes, limits)?;
+        let plain = BatchHeader::parse(&bytes)?.compression()? == batch::Compression::None;
+        let decoded = if plain {
+            batch::decode(bytes, limits)?
+        } else {
+            let room = hold.bytes() - BATCH_OVERHEAD;
+            batch::decode_into(bytes, Buffer::take(&self.memory, room), limits)?
+        };
         let mut skip = 0;
         for record in decoded.record_refs() {
             if record?.offset.unsigned_abs() < self.from {
@@ -151,14 +178,14 @@ impl Job {
         }
         let header = &decoded.header;
         let count = if header.is_control() { 0 } else { decoded.record_count() as usize - skip };
-        let plain = header.compression()? == batch::Compression::None;
-        let bytes = decoded.decompressed_bytes();
+        hold.resize(decoded.buffer_bytes() + BATCH_OVERHEAD);
         let mut records = decoded.into_iter();
         if skip > 0 {
             records.nth(skip - 1);
         }
         let fetched = plain.then(|| self.pieces.hold.clone());
-        Ok(ReadyBatch { records, count, next_offset, bytes, _fetched: fetched })
+        let charge = Arc::new(Charge { _decoded: hold, _fetched: fetched });
+        Ok(ReadyBatch { records, count, next_offset, charge })
     }
 
     /// READ: only bytes whose checksum holds go into the cache.
@@ -218,11 +245,17 @@ mod tests {
             pieces: Pieces { slices: [bytes].into(), hold, fresh: true },
             progress: Progress::default(),
             from: 0,
-            allowance: usize::MAX,
             alone: false,
             cache: None,
+            memory: Arc::new(Memory::new(1 << 20)),
         }
     }
+
+    fn room(bytes: usize) -> Hold {
+        Budget::default().take(bytes)
+    }
+
+    const ENOUGH: usize = 1 << 20;
 
     fn counts(decoded: &Decoded) -> Vec<usize> {
         decoded.batches.iter().map(|batch| batch.count).collect()
@@ -233,14 +266,16 @@ mod tests {
         for compression in [Compression::None, Compression::Lz4] {
             let (slice, bytes) = slice(compression);
             // Enough for the largest, and not for two.
-            let bound = |one: Bytes| batch::decoded_bound(&one, &Limits::default()).unwrap();
-            let needs = batch::split(bytes.clone()).map(|one| bound(one.unwrap())).max().unwrap();
+            let bound = |one: Bytes| {
+                room_for(&one, &BatchHeader::parse(&one).unwrap(), &Limits::default()).unwrap()
+            };
+            let most = batch::split(bytes.clone()).map(|one| bound(one.unwrap())).max().unwrap();
             let mut progress = Progress::default();
             let mut seen = 0;
             for step in 0..3 {
                 let mut job = job(slice.clone(), bytes.clone());
-                (job.progress, job.allowance) = (progress, needs);
-                let decoded = job.run();
+                job.progress = progress;
+                let decoded = job.run(room(most));
                 assert_eq!(counts(&decoded), [10], "{compression:?} {step}");
                 seen += decoded.batches[0].count;
                 progress = decoded.progress;
@@ -253,14 +288,28 @@ mod tests {
     #[test]
     fn a_batch_over_the_allowance_passes_only_alone() {
         let (slice, bytes) = slice(Compression::Lz4);
-        let mut small = job(slice.clone(), bytes.clone());
-        small.allowance = 1;
-        let decoded = small.run();
+        let decoded = job(slice.clone(), bytes.clone()).run(room(1));
         assert!(matches!(decoded.end, End::Full { needs } if needs > 1));
         assert!(decoded.batches.is_empty());
         let mut alone = job(slice, bytes);
-        (alone.allowance, alone.alone) = (1, true);
-        assert_eq!(counts(&alone.run()), [10]);
+        alone.alone = true;
+        assert_eq!(counts(&alone.run(room(1))), [10]);
+    }
+
+    #[test]
+    fn a_batch_counts_for_as_long_as_it_is_held() {
+        for (compression, stays) in [(Compression::None, true), (Compression::Lz4, false)] {
+            let (slice, bytes) = slice(compression);
+            let (fetched, room) = (Budget::default(), Budget::default());
+            let mut job = job(slice, bytes.clone());
+            job.pieces.hold = Arc::new(fetched.take(bytes.len()));
+            let decoded = job.run(room.take(ENOUGH));
+            // What was not needed of the room is back; fetched bytes stay if records lie in them.
+            assert!((3 * BATCH_OVERHEAD..ENOUGH).contains(&room.held()), "{}", room.held());
+            assert_eq!(fetched.held() > 0, stays);
+            drop(decoded);
+            assert_eq!((fetched.held(), room.held()), (0, 0));
+        }
     }
 
     #[test]
@@ -268,7 +317,7 @@ mod tests {
         let (slice, bytes) = slice(Compression::Lz4);
         let mut job = job(slice, bytes);
         job.from = 13;
-        let decoded = job.run();
+        let decoded = job.run(room(ENOUGH));
         assert_eq!(counts(&decoded), [7, 10]);
         let first = decoded.batches.into_iter().next().unwrap().records.next().unwrap().unwrap();
         assert_eq!(first.offset, 13);
@@ -283,7 +332,7 @@ mod tests {
                 for bit in 0..8 {
                     let mut damaged = bytes.to_vec();
                     damaged[position] ^= 1 << bit;
-                    let decoded = job(slice.clone(), damaged.into()).run();
+                    let decoded = job(slice.clone(), damaged.into()).run(room(ENOUGH));
                     assert!(decoded.batches.is_empty(), "byte {position} bit {bit}");
                     let End::Failed(ConsumeError::Corrupt { object, .. }) = decoded.end else {
                         panic!("byte {position} bit {bit} went unnoticed")

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::budget::Budget;
+use super::budget::Memory;
 use super::builder::OffsetReset;
 use super::decode::Decoded;
 use super::metrics::Counters;
@@ -46,7 +46,7 @@ const LATER: Duration = Duration::from_millis(100);
 enum Event {
     Planned { asked: Vec<Asked>, answer: Result<v1::FindSegmentsResponse, CallError> },
     Got(Vec<Got>),
-    Decoded { slot: usize, version: u64, allowance: usize, decoded: Option<Decoded> },
+    Decoded { slot: usize, version: u64, decoded: Option<Decoded> },
     Confirmed { asked: Vec<Asked>, result: Result<(), CallError> },
 }
 
@@ -62,14 +62,12 @@ struct Asked {
 pub(super) struct Parts {
     pub(super) cluster: ClusterId,
     pub(super) reset: OffsetReset,
-    pub(super) fetch_memory: usize,
     pub(super) metadata: Metadata,
     pub(super) source: Arc<Source>,
     pub(super) targets: Arc<Targets>,
     pub(super) ready: Arc<Ready>,
     pub(super) counters: Arc<Counters>,
-    /// Of what was fetched and is not yet decoded.
-    pub(super) fetched: Arc<Budget>,
+    pub(super) memory: Arc<Memory>,
     pub(super) updates: mpsc::Receiver<v1::WatchResponse>,
     /// Rung when the watch tells of a partition that nobody reads.
     pub(super) news: Arc<Notify>,
@@ -93,8 +91,6 @@ pub(super) struct Fetcher {
     /// Runs whose bytes were damaged, to be fetched once more: slot, version, run.
     again: VecDeque<(usize, u64, u64)>,
     decoders: usize,
-    /// Bytes that the decoders at work may fill.
-    allowed: usize,
     /// Where the next round of GETs, or of decoding, begins, so that every partition gets its turn.
     get_turn: usize,
     /// And where the next look-up does.
@@ -120,7 +116,6 @@ impl Fetcher {
             gets: 0,
             again: VecDeque::new(),
             decoders: 0,
-            allowed: 0,
             get_turn: 0,
             look_up_turn: 0,
             decode_turn: 0,

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::assignment::{AssignmentEvent, Events};
 use super::bookkeeping::Bookkeeping;
-use super::budget::Budget;
+use super::budget::Memory;
 use super::builder::{ConsumerBuilder, OffsetReset};
 use super::commit::CommitQueue;
 use super::committing::Automatic;
@@ -22,7 +22,7 @@ use super::fetcher::{Fetcher, Parts};
 use super::group::{Group, Lease, news};
 use super::metrics::{ConsumerMetrics, Counters, count};
 use super::ready::Ready;
-use super::records::Records;
+use super::records::{Loan, Records};
 use super::source::Source;
 use super::subscription::Subscription;
 use super::table::Table;
@@ -50,7 +50,9 @@ pub struct Consumer {
     // Between this handle and the fetcher.
     pub(super) targets: Arc<Targets>,
     pub(super) ready: Arc<Ready>,
-    fetched: Arc<Budget>,
+    memory: Arc<Memory>,
+    /// What the last poll handed out.
+    loan: Option<Arc<Loan>>,
     // Changes of the assignment: where they come from, and those that are not yet followed.
     pub(super) events: Option<Events>,
     pub(super) pending: VecDeque<AssignmentEvent>,
@@ -73,6 +75,23 @@ pub struct Consumer {
 
 impl Consumer {
     /// A `Consumer` to be configured.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use streamhouse_client::{Consumer, OffsetReset};
+    ///
+    /// let consumer = Consumer::builder()
+    ///     .controllers(["127.0.0.1:7601"])
+    ///     .group_id("billing")
+    ///     .topics(["orders"])
+    ///     .offset_reset(OffsetReset::Earliest)
+    ///     .cache_dir("/var/cache/billing")
+    ///     .build()
+    ///     .await?;
+    /// # drop(consumer);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder() -> ConsumerBuilder {
         ConsumerBuilder::default()
     }
@@ -94,6 +113,7 @@ impl Consumer {
         });
         let subscription = options.take_subscription()?;
         let (updates, watched) = mpsc::channel(UPDATES);
+        let memory = Arc::new(Memory::new(options.fetch_memory));
         let cancel = CancellationToken::new();
         let mut consumer = Self {
             next_commit: clock::later(clock::now(), options.auto_commit_interval),
@@ -108,7 +128,8 @@ impl Consumer {
             paused: BTreeSet::new(),
             targets: Arc::default(),
             ready: Arc::default(),
-            fetched: Arc::default(),
+            memory,
+            loan: None,
             events: None,
             pending: VecDeque::new(),
             news: Arc::default(),
@@ -133,13 +154,12 @@ impl Consumer {
         let fetcher = Fetcher::new(Parts {
             cluster: self.cluster,
             reset: self.options.offset_reset,
-            fetch_memory: self.options.fetch_memory,
             metadata: self.metadata.clone(),
             source: self.source.clone(),
             targets: self.targets.clone(),
             ready: self.ready.clone(),
             counters: self.counters.clone(),
-            fetched: self.fetched.clone(),
+            memory: self.memory.clone(),
             updates,
             news: self.news.clone(),
             tasks: self.tasks.clone(),
@@ -152,12 +172,28 @@ impl Consumer {
     ///
     /// After an error the consumer stands where it stood, and the next poll tries again. Controllers that cannot be
     /// reached are told of once, after the operation timeout, and asked again all the while.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: &mut streamhouse_client::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// let records = consumer.poll(Duration::from_secs(1)).await?;
+    /// println!("{} records", records.len());
+    /// for record in records {
+    ///     println!("{}/{} at {}: {:?}", record.topic, record.partition, record.offset, record.value);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn poll(&mut self, timeout: Duration) -> Result<Records, ConsumeError> {
         let _polling = self.lease.poll();
         if self.subscription.is_none() {
             return Err(ConsumeError::NotSubscribed);
         }
         self.books.begin_poll();
+        if let Some(loan) = self.loan.take() {
+            loan.end();
+        }
         self.commit_automatically();
         let until = clock::later(clock::now(), timeout);
         loop {
@@ -180,6 +216,7 @@ impl Consumer {
                 }
                 count(&self.counters.records, records.len() as u64);
                 self.books.end_poll(records.consumed());
+                self.loan = Some(records.loan());
                 return Ok(records);
             }
             if let Some(error) = self.ready.trouble() {
@@ -209,7 +246,15 @@ impl Consumer {
         matches!(self.options.offset_reset, OffsetReset::Since(_))
     }
 
-    /// Reads the partition from `offset` on.
+    /// Reads the partition from `offset` on. An offset that is not in the log follows the reset policy when it is read.
+    ///
+    /// ```no_run
+    /// # async fn example(consumer: &mut streamhouse_client::Consumer) -> Result<(), Box<dyn std::error::Error>> {
+    /// consumer.seek("orders", 0, 42)?;
+    /// assert_eq!(consumer.position("orders", 0), Some(42));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn seek(&mut self, topic: &str, partition: u32, offset: u64) -> Result<(), ConsumeError> {
         let slot = self.slot(&TopicPartition::new(topic, partition))?;
         self.books.seek(slot, offset);
@@ -267,7 +312,7 @@ impl Consumer {
 
     /// The counters since the consumer was built.
     pub fn metrics(&self) -> ConsumerMetrics {
-        self.counters.snapshot(self.ready.bytes() + self.fetched.held())
+        self.counters.snapshot(self.memory.held())
     }
 
     /// Ends the consumer. With automatic commits, what the application has taken is committed: the last poll's records

@@ -70,7 +70,7 @@ impl Consumer {
         let (lease_epoch, append_time_ms) = (segment.lease_epoch, segment.append_time_ms);
         let slice = plan::slice(self.cluster, segment)?;
         let key = slice.object.key();
-        let bytes = self.source.get(&key, slice.start..slice.end).await;
+        let bytes = self.source.get(&key, slice.start..slice.end, None).await;
         let bytes = bytes.map_err(|error| error.name(&place.at, &slice, slice.end))?;
         let (start, header, timestamp) =
             find(&slice, bytes, offset).map_err(|problem| slice.corrupt(&place.at, problem))?;

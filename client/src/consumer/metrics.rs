@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A consumer's counters since it was built. Those of the cache are its own, also where it shares the cache.
+/// A consumer's counters since it was built. Those of the cache are its own, also where it shares the cache. See also
+/// [`to_prometheus`](ConsumerMetrics::to_prometheus).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ConsumerMetrics {
     /// Range GETs sent to the object store: retries and second tries of slow ones included.
@@ -29,7 +30,7 @@ pub struct ConsumerMetrics {
     pub commits: u64,
     /// Commits that failed.
     pub failed_commits: u64,
-    /// Bytes fetched or decoded ahead of poll just now.
+    /// Bytes held just now of what was fetched or decoded ahead of poll, or was handed out by the last one.
     pub buffered_bytes: u64,
 }
 

@@ -19,6 +19,7 @@
 mod assignment;
 mod bookkeeping;
 mod budget;
+mod buffers;
 mod builder;
 mod cache;
 mod commit;
@@ -35,6 +36,7 @@ mod locate;
 mod metrics;
 mod offsets;
 mod plan;
+mod prometheus;
 mod ready;
 mod records;
 mod slot;

@@ -32,7 +32,8 @@ pub(super) enum Body {
     Failed(ConsumeError),
 }
 
-/// Between fetcher and poll. BOUND: the fetcher adds nothing while [`bytes`](Self::bytes) is over its limit.
+/// Between fetcher and poll. BOUND: what is in here counts against the fetcher's memory until poll has handed it out, and
+/// then until the next poll.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     state: Mutex<State>,
@@ -42,7 +43,6 @@ pub(super) struct Ready {
 #[derive(Debug, Default)]
 struct State {
     chunks: VecDeque<Chunk>,
-    bytes: usize,
     /// What keeps the consumer as a whole from learning of records.
     trouble: Option<ConsumeError>,
     ended: bool,
@@ -61,18 +61,8 @@ impl Drop for EndGuard {
 
 impl Ready {
     pub(super) fn push(&self, chunk: Chunk) {
-        let mut state = self.state.lock();
-        if let Body::Batch(batch) = &chunk.body {
-            state.bytes += batch.bytes;
-        }
-        state.chunks.push_back(chunk);
-        drop(state);
+        self.state.lock().chunks.push_back(chunk);
         self.arrived.notify_one();
-    }
-
-    /// Bytes of decoded batches.
-    pub(super) fn bytes(&self) -> usize {
-        self.state.lock().bytes
     }
 
     /// Whoever holds the guard fills this.
@@ -107,15 +97,14 @@ impl Ready {
         &self,
         limit: usize,
         table: &Table,
-        targets: &Targets,
+        targets: &Arc<Targets>,
         books: &mut Bookkeeping,
     ) -> Result<Records, Box<(usize, ConsumeError)>> {
-        let mut records = Records::new();
+        let mut records = Records::new(targets.clone());
         let mut state = self.state.lock();
         while records.len() < limit {
             let Some(mut chunk) = state.chunks.pop_front() else { break };
             if targets.version(chunk.slot) != chunk.version {
-                state.forget(&chunk);
                 continue;
             }
             match &mut chunk.body {
@@ -131,26 +120,17 @@ impl Ready {
                     let at = table.at(chunk.slot);
                     let (part, len, next) = batch.hand_out(limit - records.len(), at);
                     if len > 0 {
-                        records.push(part, len);
+                        records.push(part, len, batch.charge.clone());
                     }
                     books.advance(chunk.slot, next);
                     if batch.count > 0 {
                         state.chunks.push_front(chunk);
                         break;
                     }
-                    state.forget(&chunk);
                 }
             }
         }
         Ok(records)
-    }
-}
-
-impl State {
-    fn forget(&mut self, chunk: &Chunk) {
-        if let Body::Batch(batch) = &chunk.body {
-            self.bytes -= batch.bytes;
-        }
     }
 }
 

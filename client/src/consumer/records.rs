@@ -6,7 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use streamhouse_segment::batch::{self, Headers};
+
+use super::decode::Charge;
+use super::targets::Targets;
 
 /// A record. Key, value and headers are slices of the decompressed batch, which they keep in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,43 @@ pub struct Records {
     parts: VecDeque<Part>,
     len: usize,
     consumed: Arc<AtomicBool>,
+    loan: Borrowed,
+}
+
+/// What the records of one poll hold of the consumer's memory, part by part. BOUND: it is given back part by part as they
+/// are iterated over, and as a whole when they are dropped or the next poll begins, whatever the application keeps of
+/// them: what it keeps longer is its own.
+#[derive(Debug)]
+pub(super) struct Loan {
+    parts: Mutex<VecDeque<Arc<Charge>>>,
+    /// Wakes the fetcher, which may wait for room.
+    bell: Arc<Targets>,
+}
+
+impl Loan {
+    /// Ends it.
+    pub(super) fn end(&self) {
+        let parts = std::mem::take(&mut *self.parts.lock());
+        if !parts.is_empty() {
+            drop(parts);
+            self.bell.ring();
+        }
+    }
+
+    fn end_first(&self) {
+        drop(self.parts.lock().pop_front());
+        self.bell.ring();
+    }
+}
+
+/// The application's side of a loan.
+#[derive(Debug)]
+struct Borrowed(Arc<Loan>);
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// Some records of one batch, all of them found well-formed when it was decoded.
@@ -44,13 +85,19 @@ pub(super) struct Part {
 }
 
 impl Records {
-    pub(super) fn new() -> Self {
-        Self { parts: VecDeque::new(), len: 0, consumed: Arc::default() }
+    pub(super) fn new(bell: Arc<Targets>) -> Self {
+        let loan = Borrowed(Arc::new(Loan { parts: Mutex::default(), bell }));
+        Self { parts: VecDeque::new(), len: 0, consumed: Arc::default(), loan }
     }
 
-    pub(super) fn push(&mut self, part: Part, len: usize) {
+    pub(super) fn push(&mut self, part: Part, len: usize, charge: Arc<Charge>) {
         self.len += len;
         self.parts.push_back(part);
+        self.loan.0.parts.lock().push_back(charge);
+    }
+
+    pub(super) fn loan(&self) -> Arc<Loan> {
+        self.loan.0.clone()
     }
 
     /// Turns true once the records were iterated to the end.
@@ -74,7 +121,7 @@ impl IntoIterator for Records {
     type IntoIter = IntoIter;
 
     fn into_iter(self) -> IntoIter {
-        IntoIter { parts: self.parts, left: self.len, consumed: self.consumed }
+        IntoIter { parts: self.parts, left: self.len, consumed: self.consumed, loan: self.loan }
     }
 }
 
@@ -84,6 +131,7 @@ pub struct IntoIter {
     parts: VecDeque<Part>,
     left: usize,
     consumed: Arc<AtomicBool>,
+    loan: Borrowed,
 }
 
 impl Iterator for IntoIter {
@@ -98,6 +146,7 @@ impl Iterator for IntoIter {
             };
             let Some(record) = part.records.next() else {
                 self.parts.pop_front();
+                self.loan.0.end_first();
                 continue;
             };
             let record = record.expect("every record was read once when its batch was decoded");

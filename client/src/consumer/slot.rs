@@ -163,17 +163,34 @@ impl Slot {
         Some((slice.object, slice.start..slice.end))
     }
 
-    /// The next slices to fetch, which become a run.
-    pub(super) fn next_run(&mut self) -> Option<&Run> {
-        let mut slices = vec![self.planned.pop_front()?];
-        let mut bytes = slices[0].bytes();
-        while let Some(next) = self.planned.front() {
-            bytes += next.bytes();
-            if bytes > RUN_BYTES || !slices[slices.len() - 1].joins(next) {
+    /// How many slices make the next run, and how many bytes they have.
+    fn next_run_size(&self) -> (usize, u64) {
+        let (mut count, mut bytes) = (0, 0);
+        let mut before: Option<&Slice> = None;
+        for slice in &self.planned {
+            let follows = before
+                .is_none_or(|before| bytes + slice.bytes() <= RUN_BYTES && before.joins(slice));
+            if !follows {
                 break;
             }
-            slices.extend(self.planned.pop_front());
+            count += 1;
+            bytes += slice.bytes();
+            before = Some(slice);
         }
+        (count, bytes)
+    }
+
+    pub(super) fn next_run_bytes(&self) -> usize {
+        self.next_run_size().1 as usize
+    }
+
+    /// The next slices to fetch, which become a run.
+    pub(super) fn next_run(&mut self) -> Option<&Run> {
+        let (count, _) = self.next_run_size();
+        if count == 0 {
+            return None;
+        }
+        let slices: Vec<Slice> = self.planned.drain(..count).collect();
         self.last_run += 1;
         self.runs.push_back(Run {
             id: self.last_run,

@@ -114,7 +114,7 @@ impl Source {
         let key = missing[0].slices[0].object.key();
         let fetched = join_all(gets(missing.iter().map(Wanted::range).collect()).into_iter().map(
             async |range| {
-                let result = self.get(&key, range.clone()).await;
+                let result = self.get(&key, range.clone(), Some(&hold)).await;
                 (range, result)
             },
         ));
@@ -144,12 +144,17 @@ impl Source {
         Some(slices.into())
     }
 
-    /// One range, tried again while that may help.
-    pub(super) async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes, FetchError> {
+    /// One range, tried again while that may help. `hold`: what is held for it, if somebody counts.
+    pub(super) async fn get(
+        &self,
+        key: &str,
+        range: Range<u64>,
+        hold: Option<&Hold>,
+    ) -> Result<Bytes, FetchError> {
         let store = self.store().await.map_err(FetchError::NotOpen)?;
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         for attempt in 1.. {
-            let error = match self.get_within(store, key, range.clone(), attempt).await {
+            let error = match self.get_within(store, key, range.clone(), hold, attempt).await {
                 Ok(bytes) => {
                     count(&self.counters.bytes_fetched, bytes.len() as u64);
                     return Ok(bytes);
@@ -175,9 +180,10 @@ impl Source {
         store: &Store,
         key: &str,
         range: Range<u64>,
+        hold: Option<&Hold>,
         attempt: u32,
     ) -> Result<Bytes, GetError> {
-        let got = self.get_once(store, key, range.clone());
+        let got = self.get_once(store, key, range.clone(), hold);
         if store.kind() == StoreKind::File {
             return got.await;
         }
@@ -196,6 +202,7 @@ impl Source {
         store: &Store,
         key: &str,
         range: Range<u64>,
+        hold: Option<&Hold>,
     ) -> Result<Bytes, GetError> {
         count(&self.counters.get_requests, 1);
         let started = clock::now();
@@ -213,6 +220,8 @@ impl Source {
                 }
                 count(&self.counters.get_requests, 1);
                 count(&self.counters.hedged_gets, 1);
+                // BOUND: both bring the bytes.
+                let _twice = hold.map(|hold| hold.beside((range.end - range.start) as usize));
                 let second = std::pin::pin!(store.get_range(key, range));
                 match select(first, second).await {
                     Either::Left((Err(_), second)) => second.await,

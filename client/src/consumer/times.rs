@@ -191,7 +191,7 @@ impl Consumer {
         slice: &Slice,
     ) -> Result<Option<OffsetAndTimestamp>, ConsumeError> {
         let key = slice.object.key();
-        let bytes = self.source.get(&key, slice.start..slice.end).await;
+        let bytes = self.source.get(&key, slice.start..slice.end, None).await;
         let bytes = bytes.map_err(|error| error.name(&search.at, slice, slice.end))?;
         let corrupt = |problem: String| slice.corrupt(&search.at, problem);
         verify_slice(&bytes, slice.crc32c, slice.base_offset, slice.last_offset)

@@ -1,9 +1,7 @@
-//! A producer's metrics as text for Prometheus (exposition format 0.0.4): an application adds it to what it serves.
+//! A producer's metrics as text for Prometheus.
 
-use std::fmt::Write as _;
-
-use super::histogram::Histogram;
 use super::metrics::ProducerMetrics;
+use crate::prometheus::Text;
 
 impl ProducerMetrics {
     /// All metrics, named `streamhouse_producer_…`, each with these labels; times in seconds.
@@ -14,10 +12,8 @@ impl ProducerMetrics {
     /// assert!(text.contains("streamhouse_producer_records_total{application=\"shop\"} 0\n"));
     /// ```
     pub fn to_prometheus(&self, labels: &[(&str, &str)]) -> String {
-        let labels: Vec<_> =
-            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
-        let mut text = Text { labels: labels.join(","), text: String::new() };
-        for (name, value, help) in [
+        let mut text = Text::new("streamhouse_producer", labels);
+        text.counters(&[
             ("records", self.records, "Records acknowledged."),
             ("bytes", self.bytes, "Bytes of acknowledged batches, as sent."),
             (
@@ -34,67 +30,18 @@ impl ProducerMetrics {
                 "Batches sent once more whose earlier try may have been written.",
             ),
             ("waits_for_room", self.waits_for_room, "Times that send waited for room."),
-        ] {
-            text.single(&format!("{name}_total"), "counter", help, value);
-        }
-        for (name, value, help) in [
+        ]);
+        text.gauges(&[
             ("queue_bytes", self.queue_bytes, "Bytes of the buffer in use."),
             ("queue_limit_bytes", self.queue_limit_bytes, "Size of the buffer."),
             ("open_circuits", self.open_circuits, "Agents that are left alone after failures."),
-        ] {
-            text.single(name, "gauge", help, value);
-        }
+        ]);
         let help = "From a batch's first send to its acknowledgement.";
         text.histogram("ack_latency_seconds", help, &self.ack_latency_us, 1e-6);
         let help = "Bytes of acknowledged batches, as sent.";
         text.histogram("batch_bytes", help, &self.batch_bytes, 1.0);
-        text.text
+        text.finish()
     }
-}
-
-struct Text {
-    labels: String,
-    text: String,
-}
-
-impl Text {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.text, "# HELP streamhouse_producer_{name} {help}");
-        let _ = writeln!(self.text, "# TYPE streamhouse_producer_{name} {kind}");
-    }
-
-    fn line(&mut self, name: &str, more: &str, value: f64) {
-        let comma = if self.labels.is_empty() || more.is_empty() { "" } else { "," };
-        let labels = format!("{}{comma}{more}", self.labels);
-        let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
-        // Writing to a string does not fail.
-        let _ = writeln!(self.text, "streamhouse_producer_{name}{labels} {value}");
-    }
-
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
-        self.head(name, kind, help);
-        self.line(name, "", value as f64);
-    }
-
-    /// `unit`: what a value of 1 is worth.
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram, unit: f64) {
-        self.head(name, "histogram", help);
-        let bucket = format!("{name}_bucket");
-        let mut seen = 0;
-        for (bound, count) in &histogram.buckets {
-            seen += count;
-            // Printed by way of the shortest text that reads back: 0.0005 and not 0.0004999….
-            let bound = (*bound as f64 * unit * 1e6).round() / 1e6;
-            self.line(&bucket, &format!("le=\"{bound}\""), seen as f64);
-        }
-        self.line(&bucket, "le=\"+Inf\"", histogram.count() as f64);
-        self.line(&format!("{name}_sum"), "", histogram.sum as f64 * unit);
-        self.line(&format!("{name}_count"), "", histogram.count() as f64);
-    }
-}
-
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

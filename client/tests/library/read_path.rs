@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::world::faulty::{FaultyReads, ReadFault};
 use crate::world::reading::{SOON, builder, cluster, fill, offsets, read};
 use streamhouse_client::consumer::{ConsumeError, SegmentCache};
-use streamhouse_client::{Consumer, TopicPartition};
+use streamhouse_client::{Consumer, Record, TopicPartition};
 
 /// Reads on until so many records came; what failed meanwhile.
 async fn read_through(consumer: &mut Consumer, count: usize) -> (Vec<(u32, u64)>, Vec<String>) {
@@ -96,19 +96,6 @@ async fn a_get_without_an_answer_is_sent_again() {
 }
 
 #[tokio::test]
-async fn gets_that_never_get_an_answer_are_sent_again_within_seconds() {
-    let (world, controller, producer) = cluster(1).await;
-    fill(&producer, 0, 0..10).await;
-    // Neither the first one nor the one that is sent after it is ever answered.
-    let faulty = FaultyReads::new(world.objects.clone(), [ReadFault::Silent; 2]);
-    let mut consumer =
-        builder(&world, &controller).object_store(faulty.store()).build().await.unwrap();
-    assert_eq!(read(&mut consumer, 10).await.len(), 10);
-    assert_eq!(faulty.left(), 0);
-    assert_eq!((consumer.metrics().hedged_gets, consumer.metrics().retried_gets), (1, 1));
-}
-
-#[tokio::test]
 async fn a_store_that_stays_broken_is_an_error_that_names_object_and_range() {
     let (world, controller, producer) = cluster(1).await;
     fill(&producer, 0, 0..10).await;
@@ -120,6 +107,73 @@ async fn a_store_that_stays_broken_is_an_error_that_names_object_and_range() {
     let text = error.to_string();
     assert!(text.contains(&format!("bytes 0..{end}")) && text.contains(&world.key(1)), "{text}");
     assert_eq!(consumer.position("orders", 0), Some(0));
+}
+
+#[tokio::test]
+async fn a_flipped_byte_anywhere_in_a_segment_is_never_delivered() {
+    let (world, controller, _producer) = cluster(1).await;
+    world.append_object("orders", 0..1).await;
+    let key = world.key(1);
+    let whole = world.get(&key).await;
+    // READ: each byte in turn.
+    for position in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[position] ^= 1 << (position % 8);
+        world.put(&key, damaged).await;
+        let mut consumer = builder(&world, &controller).build().await.unwrap();
+        let error = consumer.poll(SOON).await.unwrap_err();
+        let ConsumeError::Corrupt { object, .. } = &error else { panic!("{position}: {error}") };
+        assert_eq!((object, consumer.position("orders", 0)), (&key, Some(0)));
+    }
+    world.put(&key, whole).await;
+    let mut consumer = builder(&world, &controller).build().await.unwrap();
+    assert_eq!(read(&mut consumer, 10).await.len(), 10);
+}
+
+/// Ten partitions with records that are small in the store and large in memory: forty mebibytes.
+async fn large_records() -> (crate::world::World, String) {
+    let (world, controller, producer) = cluster(10).await;
+    let value = "streamhouse ".repeat(20_000);
+    for _ in 0..20 {
+        for partition in 0..10 {
+            let record = Record::to("orders").partition(partition).value(&*value);
+            drop(producer.send(record).await.unwrap());
+        }
+    }
+    producer.flush().await.unwrap();
+    (world, controller)
+}
+
+#[tokio::test]
+async fn what_is_held_stays_within_the_memory_limit() {
+    const LIMIT: usize = 12 << 20;
+    let (world, controller) = large_records().await;
+    let mut consumer =
+        builder(&world, &controller).fetch_memory(LIMIT).max_poll_records(7).build().await.unwrap();
+    let (mut seen, mut most) = (0, 0);
+    while seen < 200 {
+        // BOUND: what the application has in its hands counts, too.
+        let records = consumer.poll(SOON).await.unwrap();
+        assert!(!records.is_empty());
+        most = most.max(consumer.metrics().buffered_bytes);
+        seen += records.into_iter().count();
+    }
+    assert!((1..=LIMIT as u64).contains(&most), "{most}");
+    assert!(consumer.poll(Duration::from_millis(20)).await.unwrap().is_empty());
+    assert_eq!(consumer.metrics().buffered_bytes, 0);
+}
+
+#[tokio::test]
+async fn an_application_that_keeps_what_it_was_handed_reads_on() {
+    let (world, controller) = large_records().await;
+    let mut consumer = builder(&world, &controller).fetch_memory(1 << 20).build().await.unwrap();
+    let (mut kept, mut seen) = (Vec::new(), 0);
+    while seen < 200 {
+        let records = consumer.poll(SOON).await.unwrap();
+        assert!(!records.is_empty(), "only {seen} came");
+        seen += records.len();
+        kept.push(records);
+    }
 }
 
 #[tokio::test]

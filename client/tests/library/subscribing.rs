@@ -125,6 +125,29 @@ async fn revoked_partitions_are_committed_as_far_as_they_were_taken() {
 }
 
 #[tokio::test]
+async fn what_was_committed_by_hand_is_not_taken_back_when_its_partition_goes() {
+    let (world, controller, producer) = cluster(2).await;
+    fill(&producer, 0, 0..10).await;
+    let mut consumer = builder(&world, &controller)
+        .group_id("g")
+        .auto_commit_interval(Duration::MAX)
+        .build()
+        .await
+        .unwrap();
+    assert_eq!(consumer.poll(SOON).await.unwrap().len(), 10);
+    // By polls alone, nothing of this one is taken yet.
+    consumer.commit().await.unwrap();
+    consumer.assign([("orders", 1)]).await.unwrap();
+    let committed = world.state.lock().offsets.clone();
+    let of_first: Vec<u64> = committed
+        .iter()
+        .filter(|((_, _, partition), _)| *partition == 0)
+        .map(|(_, (offset, _))| *offset)
+        .collect();
+    assert_eq!(of_first, [10]);
+}
+
+#[tokio::test]
 async fn given_offsets_are_committed_with_the_application_s_words() {
     let (world, controller, producer) = cluster(2).await;
     fill(&producer, 0, 0..20).await;

@@ -261,6 +261,7 @@ fn group_body(state: &MemoryState, kind: u8, a: u8, b: u8) -> CommandBody {
             topics: (0..=b % TOPICS).map(id).collect(),
             assignor: [Assignor::Sticky, Assignor::Range, Assignor::RoundRobin][usize::from(b) % 3],
             session_timeout_ms: 10_000,
+            is_member: a.is_multiple_of(2),
         }),
         29 => CommandBody::LeaveGroup { group, members: vec![member], expired: a < 128 },
         30 => {

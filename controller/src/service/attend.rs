@@ -55,7 +55,7 @@ struct Attendance {
     /// Static membership; empty for none.
     instance: String,
     out: mpsc::Sender<Result<v1::AttendGroupResponse, Status>>,
-    /// The number of the last sign of life.
+    /// The number of the last sign of life that counts, 0 for none.
     heard: u64,
     _place: Place,
 }
@@ -76,7 +76,9 @@ impl From<KvError> for End {
 impl Attendance {
     async fn run(mut self, timeout_ms: u32, incoming: Streaming<v1::AttendGroupRequest>) {
         let liveness = Arc::clone(&self.shared.member_liveness);
-        liveness.attached(self.key.clone(), patience(timeout_ms));
+        if !liveness.attached(self.key.clone(), patience(timeout_ms)) {
+            self.heard = 0;
+        }
         let (cancel, out) = (self.shared.cancel.clone(), self.out.clone());
         let end = tokio::select! {
             () = cancel.cancelled() => Some((ErrorCode::ShuttingDown, "the controller stops".into())),
@@ -108,8 +110,9 @@ impl Attendance {
             tokio::select! {
                 message = incoming.message() => match message {
                     Ok(Some(sign)) => {
-                        self.heard = sign.number;
-                        self.shared.member_liveness.heard(&self.key);
+                        if self.shared.member_liveness.heard(&self.key) {
+                            self.heard = sign.number;
+                        }
                         tell_all = false;
                     }
                     Ok(None) | Err(_) => return End::Gone,

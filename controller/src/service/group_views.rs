@@ -19,6 +19,9 @@ use tonic::Status;
 
 /// BOUND: groups of one answer.
 const MAX_GROUPS: usize = 1_000;
+/// BOUND: partitions looked at for one answer, those of its last group aside;
+/// the answer is shorter then.
+const MAX_LOOKS: usize = 20_000;
 /// BOUND: bytes of offsets' metadata in one answer; what is beyond is left
 /// out.
 const MAX_METADATA: usize = 8 << 20;
@@ -35,11 +38,17 @@ pub(super) async fn list(
         limit => limit.min(MAX_GROUPS),
     };
     let from = if wire.after.is_empty() { String::new() } else { format!("{}\0", wire.after) };
-    let mut names = groups::names(&view, &from, limit + 1).map_err(|e| store_failed(&e))?;
-    let more = names.len() > limit;
-    names.truncate(limit);
-    let all = names.iter().map(|name| summary(&view, name));
-    let groups = all.collect::<Result<_, _>>().map_err(|e| store_failed(&e))?;
+    let names = groups::names(&view, &from, limit + 1).map_err(|e| store_failed(&e))?;
+    let (mut groups, mut looks) = (Vec::new(), 0);
+    for name in &names {
+        if groups.len() == limit || looks > MAX_LOOKS {
+            break;
+        }
+        let (group, looked) = summary(&view, name).map_err(|e| store_failed(&e))?;
+        groups.push(group);
+        looks += looked;
+    }
+    let more = groups.len() < names.len();
     Ok(v1::ListGroupsResponse { groups, more, applied: view.applied() })
 }
 
@@ -77,7 +86,7 @@ fn description(view: &StateView, group: &str) -> Result<v1::DescribeGroupRespons
         });
     }
     Ok(v1::DescribeGroupResponse {
-        summary: Some(summary(view, group)?),
+        summary: Some(summary(view, group)?.0),
         members: wire,
         partitions: partition_states(view, group)?,
         applied: view.applied(),
@@ -126,33 +135,41 @@ fn partition_states(
     Ok(states)
 }
 
-fn summary(view: &StateView, group: &str) -> Result<v1::GroupSummary, KvError> {
+/// And how many partitions were looked at for it.
+fn summary(view: &StateView, group: &str) -> Result<(v1::GroupSummary, usize), KvError> {
     let shared = groups::membership(view, group)?.unwrap_or_default();
     let assignor = match shared.assignor {
         Assignor::Sticky => v1::GroupAssignor::Sticky,
         Assignor::Range => v1::GroupAssignor::Range,
         Assignor::RoundRobin => v1::GroupAssignor::RoundRobin,
     };
-    Ok(v1::GroupSummary {
+    let (state, looked) = state(view, group, &shared)?;
+    let summary = v1::GroupSummary {
         group: group.to_owned(),
-        state: state(view, group, &shared)?.into(),
+        state: state.into(),
         members: shared.members,
         epoch: shared.epoch,
         assignor: assignor.into(),
-    })
+    };
+    Ok((summary, looked))
 }
 
-fn state(view: &StateView, group: &str, shared: &Membership) -> Result<v1::GroupState, KvError> {
+fn state(
+    view: &StateView,
+    group: &str,
+    shared: &Membership,
+) -> Result<(v1::GroupState, usize), KvError> {
     if shared.deleting {
-        return Ok(v1::GroupState::Deleting);
+        return Ok((v1::GroupState::Deleting, 0));
     }
     if shared.members == 0 {
-        return Ok(v1::GroupState::Empty);
+        return Ok((v1::GroupState::Empty, 0));
     }
     if shared.assigned_epoch != shared.epoch {
-        return Ok(v1::GroupState::Assigning);
+        return Ok((v1::GroupState::Assigning, 0));
     }
-    let settled = |record: &GroupPartition| record.owner == record.target;
-    let stable = groups::partitions(view, group)?.iter().all(|(_, record)| settled(record));
-    Ok(if stable { v1::GroupState::Stable } else { v1::GroupState::Reconciling })
+    let partitions = groups::partitions(view, group)?;
+    let stable = partitions.iter().all(|(_, record)| record.owner == record.target);
+    let state = if stable { v1::GroupState::Stable } else { v1::GroupState::Reconciling };
+    Ok((state, partitions.len()))
 }

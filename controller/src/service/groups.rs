@@ -36,6 +36,7 @@ pub(super) async fn join(
         topics,
         assignor: assignor_of(assignor),
         session_timeout_ms: wire.session_timeout_ms,
+        is_member: wire.is_member,
     });
     let proposed = shared.raft.propose(Some(request), body).await;
     match proposed.map_err(|e| propose_failed(&e))? {

@@ -286,6 +286,8 @@ pub struct GroupJoin {
     pub assignor: Assignor,
     /// How long it may be silent.
     pub session_timeout_ms: u32,
+    /// It says that it is a member already, and only changes what it wants.
+    pub is_member: bool,
 }
 
 /// What is restored, and into which generation.

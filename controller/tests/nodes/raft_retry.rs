@@ -197,6 +197,7 @@ fn join(n: u8) -> CommandBody {
         topics: vec![TOPIC],
         assignor: Assignor::Sticky,
         session_timeout_ms: 10_000,
+        is_member: false,
     })
 }
 

@@ -122,6 +122,33 @@ proptest! {
     }
 
     #[test]
+    fn range_and_round_robin_follow_their_rules_whatever_members_subscribe_to(work in any_work()) {
+        let subscribes = |member: usize, topic: usize| {
+            work.subscriptions[work.members[member]].contains(&topic)
+        };
+        let count = work.members.len();
+        let (mut dealt, mut turn) = (Assignment::new(), 0);
+        for (topic, key) in work.partitions() {
+            let next = (turn..turn + count).find(|turn| subscribes(turn % count, topic)).unwrap();
+            dealt.insert(key, next % count);
+            turn = (next + 1) % count;
+        }
+        prop_assert_eq!(assign(Assignor::RoundRobin, &work), dealt);
+        let ranges = assign(Assignor::Range, &work);
+        for (topic, (id, partitions)) in work.topics.iter().enumerate() {
+            let subscribers: Vec<_> = (0..count).filter(|m| subscribes(*m, topic)).collect();
+            let among = subscribers.len() as u32;
+            let shares = subscribers.iter().enumerate().flat_map(|(nth, member)| {
+                let more = u32::from((nth as u32) < partitions % among);
+                std::iter::repeat_n(*member, (partitions / among + more) as usize)
+            });
+            let of_topic: Vec<_> =
+                ranges.iter().filter(|(key, _)| key.topic == *id).map(|(_, m)| *m).collect();
+            prop_assert_eq!(of_topic, shares.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn sticky_is_balanced_with_the_fewest_moves_among_equals(
         members in 1..9usize,
         topics in prop::collection::vec(1..20u32, 1..4),

@@ -209,6 +209,7 @@ fn bodies() -> Vec<(&'static str, CommandBody)> {
                 topics: vec![[1; 16]],
                 assignor: Assignor::Range,
                 session_timeout_ms: 10_000,
+                is_member: true,
             }),
         ),
         (

@@ -1,6 +1,7 @@
 //! GROUP: members, what they own, and who may commit.
 
 use crate::machine::{Machine, key};
+use streamhouse_controller::state::MAX_BATCH;
 use streamhouse_controller::state::assignors::Assignor;
 use streamhouse_controller::state::command::{CommandBody, GroupJoin, PartitionKey, TopicKey};
 use streamhouse_controller::state::groups::{
@@ -20,6 +21,7 @@ pub(crate) fn wish(member: u8, topics: &[TopicKey]) -> GroupJoin {
         topics: topics.to_vec(),
         assignor: Assignor::Sticky,
         session_timeout_ms: 10_000,
+        is_member: false,
     }
 }
 
@@ -97,6 +99,19 @@ fn a_partition_moves_only_once_its_owner_gave_it_up() {
     assert_eq!(asked(&machine, &[1; 16]).len(), 2);
     release(&mut machine, 1);
     assert_eq!((owned(&machine, 1), owned(&machine, 2)), (vec![0, 1], vec![2, 3]));
+}
+
+#[test]
+fn a_member_that_was_ended_does_not_come_back_under_its_id() {
+    let mut machine = Machine::new();
+    let (topic, other) = (machine.topic("orders", 2), machine.topic("payments", 2));
+    joined(&mut machine, 1, &[topic]);
+    // A member changes what it wants.
+    let change = GroupJoin { is_member: true, ..wish(1, &[topic, other]) };
+    join(&mut machine, change.clone());
+    leave(&mut machine, 1);
+    // GROUP: ended meanwhile, it may still read what it had; as a member it would be told that it lives.
+    assert_eq!(machine.run(CommandBody::JoinGroup(change)), fenced());
 }
 
 #[test]
@@ -249,6 +264,23 @@ fn a_static_member_that_starts_again_moves_nothing_and_fences_its_earlier_start(
     let members = vec![[1; 16]];
     machine.run(CommandBody::LeaveGroup { group: G.into(), members, expired: true });
     assert_eq!(owned(&machine, 3).len(), 2);
+}
+
+#[test]
+fn a_static_member_with_very_much_takes_it_over_in_entries_of_bounded_size() {
+    let mut machine = Machine::new();
+    let topic = machine.topic("orders", MAX_BATCH as u32 + 100);
+    join(&mut machine, static_wish(1, topic));
+    machine.finish_work();
+    assert_eq!(owned(&machine, 1).len(), MAX_BATCH + 100);
+    join(&mut machine, static_wish(2, topic));
+    let moved = |effect: &Effect| match effect {
+        Effect::Assigned { owners, .. } => owners.len(),
+        _ => 0,
+    };
+    assert_eq!(machine.effects.iter().map(moved).sum::<usize>(), MAX_BATCH);
+    machine.finish_work();
+    assert_eq!((owned(&machine, 1).len(), owned(&machine, 2).len()), (0, MAX_BATCH + 100));
 }
 
 #[test]

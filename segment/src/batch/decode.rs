@@ -15,12 +15,39 @@ use super::{
 pub fn decode(batch: Bytes, limits: &Limits) -> Result<DecodedBatch, BatchError> {
     // READ: nothing is handed out of a batch whose checksum does not hold.
     let header = validate(&batch, limits)?;
-    let records = match header.compression()? {
-        Compression::None => batch.slice(HEADER_BYTES..),
-        Compression::Lz4 => Bytes::from(lz4::decompress(&batch[HEADER_BYTES..], limits)?),
+    let (records, buffer_bytes) = match header.compression()? {
+        Compression::None => (batch.slice(HEADER_BYTES..), 0),
+        Compression::Lz4 => {
+            let buffer = lz4::decompress(&batch[HEADER_BYTES..], limits)?;
+            let capacity = buffer.capacity();
+            (Bytes::from(buffer), capacity)
+        }
     };
     check_count(&header, records.len())?;
-    Ok(DecodedBatch { header, records })
+    Ok(DecodedBatch { header, records, buffer_bytes })
+}
+
+/// The same, decompressed into `buffer`, which must have room for [`decoded_bound`] bytes; it is dropped with the last of
+/// the records. For those who use buffers more than once. Without compression it is dropped at once.
+pub fn decode_into<B>(
+    batch: Bytes,
+    mut buffer: B,
+    limits: &Limits,
+) -> Result<DecodedBatch, BatchError>
+where
+    B: AsRef<[u8]> + AsMut<[u8]> + Send + 'static,
+{
+    let header = validate(&batch, limits)?;
+    let (records, buffer_bytes) = match header.compression()? {
+        Compression::None => (batch.slice(HEADER_BYTES..), 0),
+        Compression::Lz4 => {
+            let filled = lz4::decompress_to(&batch[HEADER_BYTES..], buffer.as_mut(), limits)?;
+            let buffer = Bytes::from_owner(buffer);
+            (buffer.slice(..filled), buffer.len())
+        }
+    };
+    check_count(&header, records.len())?;
+    Ok(DecodedBatch { header, records, buffer_bytes })
 }
 
 /// The most bytes that [`decode`] would hold for this batch, by its headers alone: nothing is decompressed and no checksum
@@ -43,6 +70,7 @@ pub struct DecodedBatch {
     /// The batch's header.
     pub header: BatchHeader,
     records: Bytes,
+    buffer_bytes: usize,
 }
 
 impl DecodedBatch {
@@ -51,9 +79,15 @@ impl DecodedBatch {
         self.header.records_count.unsigned_abs()
     }
 
-    /// The decompressed records' size in bytes: what a consumer holds on to while it holds any of them.
+    /// The decompressed records' size in bytes.
     pub fn decompressed_bytes(&self) -> usize {
         self.records.len()
+    }
+
+    /// How many bytes were allocated for them: what a consumer holds on to while it holds any of them. 0 without
+    /// compression, when they lie in the batch's own bytes.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
     }
 
     /// The records, each sharing the batch's buffer. The iterator ends after the first error.

@@ -207,38 +207,64 @@ impl Block<'_> {
 
 /// The content of the one frame that `input` is.
 pub(super) fn decompress(input: &[u8], limits: &Limits) -> Result<Vec<u8>, BatchError> {
+    let capacity = capacity(input, limits)?;
+    let mut output = vec![0; capacity];
+    let filled = fill(input, &mut output, limits)?;
+    output.truncate(filled);
+    if filled < capacity / 2 {
+        output.shrink_to_fit();
+    }
+    Ok(output)
+}
+
+/// The same into the beginning of `output`; returns how much of it that took. Refused is what may not fit there.
+pub(super) fn decompress_to(
+    input: &[u8],
+    output: &mut [u8],
+    limits: &Limits,
+) -> Result<usize, BatchError> {
+    let capacity = capacity(input, limits)?;
+    let limit = output.len() as u64;
+    let output = output.get_mut(..capacity).ok_or(BatchError::DecompressedTooLarge { limit })?;
+    fill(input, output, limits)
+}
+
+/// BOUND: how much room decompressing takes: never more than the limit, and never more than the frame can fill.
+fn capacity(input: &[u8], limits: &Limits) -> Result<usize, BatchError> {
     let limit = limits.max_decompressed_bytes;
-    let too_large = BatchError::DecompressedTooLarge { limit: limit as u64 };
     let mut reader = Reader { input, position: 0 };
     let frame = reader.descriptor()?;
     let bound = content_bound(&mut reader, &frame)?;
-    // BOUND: never more than the limit, and never more than the frame can fill.
-    let capacity = match frame.content_size {
-        Some(size) if size > limit as u64 => return Err(too_large),
-        Some(size) => bound.min(size as usize),
-        None => bound.min(limit),
-    };
+    match frame.content_size {
+        Some(size) if size > limit as u64 => {
+            Err(BatchError::DecompressedTooLarge { limit: limit as u64 })
+        }
+        Some(size) => Ok(bound.min(size as usize)),
+        None => Ok(bound.min(limit)),
+    }
+}
 
-    let mut output = vec![0; capacity];
+/// Decompresses a frame that is whole into as much as it may take.
+fn fill(input: &[u8], output: &mut [u8], limits: &Limits) -> Result<usize, BatchError> {
+    let limit = limits.max_decompressed_bytes;
+    let capacity = output.len();
+    let mut reader = Reader { input, position: 0 };
+    let frame = reader.descriptor()?;
     let mut filled = 0;
-    reader.position = 0;
-    reader.descriptor()?;
     while let Some(block) = reader.block(&frame)? {
         let end = capacity.min(filled + frame.block_limit);
-        match decompress_block(&block, &mut output, filled, end, &frame) {
+        match decompress_block(&block, output, filled, end, &frame) {
             Some(len) => filled += len,
-            None if end == capacity && capacity == limit => return Err(too_large),
+            None if end == capacity && capacity == limit => {
+                return Err(BatchError::DecompressedTooLarge { limit: limit as u64 });
+            }
             None => return Err(reader.problem("a block does not decompress")),
         }
     }
     if frame.content_size.is_some_and(|size| size != filled as u64) {
         return Err(reader.problem("the content is not as long as the frame says"));
     }
-    output.truncate(filled);
-    if filled < capacity / 2 {
-        output.shrink_to_fit();
-    }
-    Ok(output)
+    Ok(filled)
 }
 
 /// The most that the one frame which `input` is can decompress to, by its block headers alone: nothing is decompressed.
@@ -362,6 +388,22 @@ mod tests {
         assert_eq!(
             decompress(&frame, &limits(199_999)),
             Err(BatchError::DecompressedTooLarge { limit: 199_999 })
+        );
+    }
+
+    #[test]
+    fn a_buffer_that_was_used_before_takes_what_fits_and_nothing_more() {
+        let input = text(200_000);
+        let frame = compress(0, &input);
+        let limits = Limits::default();
+        let bound = decompressed_bound(&frame, &limits).unwrap();
+        let mut buffer = vec![7; bound + 1_000];
+        let filled = decompress_to(&frame, &mut buffer, &limits).unwrap();
+        assert_eq!(buffer[..filled], input);
+        let limit = bound as u64 - 1;
+        assert_eq!(
+            decompress_to(&frame, &mut buffer[..bound - 1], &limits),
+            Err(BatchError::DecompressedTooLarge { limit })
         );
     }
 

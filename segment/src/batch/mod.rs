@@ -45,7 +45,7 @@ mod varint;
 
 pub use assign::assign;
 pub use builder::{BatchBuilder, NO_HEADERS};
-pub use decode::{DecodedBatch, RecordRefs, Records, decode, decoded_bound};
+pub use decode::{DecodedBatch, RecordRefs, Records, decode, decode_into, decoded_bound};
 pub use error::BatchError;
 pub use header::{BatchHeader, HEADER_BYTES, ProducerInfo, TimestampType};
 pub use headers::{Headers, HeadersIter, HeadersRef};

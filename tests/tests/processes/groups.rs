@@ -1,6 +1,6 @@
 //! Consumer groups as real processes: members come and go in every way, and nobody skips a record or reads what is
 //! another's.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use streamhouse_tests::{LocalCluster, binary, until};
+use streamhouse_tests::{LocalCluster, binary, no_partition_had_two_owners, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SHORT: [&str; 2] = ["--session-timeout", "3s"];
@@ -163,30 +163,6 @@ impl Member {
         let file = |kind: &str| cluster.folder().join(format!("{name}.{kind}"));
         let child = Command::new("true").spawn().unwrap();
         Self { child, out: file("out"), err: file("err") }
-    }
-}
-
-/// By the controllers' own history: a partition goes from whom it was with.
-fn no_partition_had_two_owners(cluster: &LocalCluster) {
-    let mut moves = BTreeMap::new();
-    for n in 1..=3 {
-        for line in
-            cluster.controller_log(n).lines().filter(|line| line.contains("partition moved"))
-        {
-            let field = |name: &str| {
-                let rest =
-                    line.split_once(&format!("{name}=")).map(|(_, rest)| rest).unwrap_or_default();
-                rest.split(' ').next().unwrap_or_default().trim_matches('"').to_owned()
-            };
-            let index: u64 = field("index").parse().unwrap();
-            moves.insert((index, field("partition")), (field("from"), field("to")));
-        }
-    }
-    assert!(!moves.is_empty());
-    let mut owners = BTreeMap::<String, String>::new();
-    for ((_, partition), (from, to)) in moves {
-        let owner = owners.insert(partition, to).unwrap_or_default();
-        assert_eq!(owner, from, "granted while another owned it");
     }
 }
 

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::memory::InMemory;
 use crate::promised::{Load, Sent, assert_exactly_once};
+use object_store::memory::InMemory;
 use streamhouse_store::endpoint::{Endpoint, Weather};
 use streamhouse_tests::{LocalCluster, Setup, Stopwatch};
 use tokio::runtime::Runtime;

@@ -8,6 +8,7 @@ mod availability;
 mod backup;
 mod benchmarks;
 mod chaos;
+mod consumer;
 mod disk;
 mod exactly_once;
 mod gc;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::promised::{Load, PATIENCE, STEP, assert_exactly_once, holder, moved};
 use http::{Method, StatusCode};
 use object_store::memory::InMemory;
-use crate::promised::{Load, PATIENCE, STEP, assert_exactly_once, holder, moved};
 use streamhouse_store::endpoint::{Endpoint, Fate, Interference};
 use streamhouse_tests::{LocalCluster, Setup, until};
 use tokio::runtime::Runtime;

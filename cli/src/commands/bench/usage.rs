@@ -15,7 +15,17 @@ pub(super) struct Usage {
 pub(super) fn usage() -> anyhow::Result<Usage> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-    // Linux tells kibibytes.
-    let peak_memory_bytes = u64::try_from(usage.max_rss())? * 1024;
-    Ok(Usage { cpu_seconds: micros as f64 / 1e6, peak_memory_bytes })
+    Ok(Usage { cpu_seconds: micros as f64 / 1e6, peak_memory_bytes: peak_memory_bytes(&usage)? })
+}
+
+/// Of this program alone: what `getrusage` tells includes whoever started it, up to the moment of `exec`.
+fn peak_memory_bytes(usage: &nix::sys::resource::Usage) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(match kibibytes {
+        Some(kibibytes) => kibibytes * 1024,
+        // Another system than Linux, or one without /proc; both tell kibibytes.
+        None => u64::try_from(usage.max_rss())? * 1024,
+    })
 }

@@ -29,9 +29,8 @@ impl Fetcher {
                 }
             }
             Event::Confirmed { asked, result } => self.confirmed(&asked, result),
-            Event::Decoded { slot, version, allowance, decoded } => {
+            Event::Decoded { slot, version, decoded } => {
                 self.decoders -= 1;
-                self.allowed -= allowance;
                 if self.slots[slot].target.version == version {
                     self.decoded(slot, decoded);
                 }

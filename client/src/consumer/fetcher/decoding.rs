@@ -1,6 +1,7 @@
 //! Decoding: which runs are next, and how much they may become.
 
 use super::{Event, Fetcher};
+use crate::consumer::budget::Hold;
 use crate::consumer::decode::{Decoded, End, Job};
 use crate::consumer::error::ConsumeError;
 use crate::consumer::metrics::count;
@@ -8,12 +9,21 @@ use crate::consumer::ready::Body;
 
 /// Runs at the decoder at once.
 const DECODERS: usize = 2;
-/// Smaller runs are decoded on the spot: handing them to another thread would take longer.
-const DECODE_INLINE_BYTES: usize = 16 << 10;
+/// Steps within these limits, fetched and decoded, are done on the spot: handing them to another thread would take longer.
+const INLINE_FETCHED: usize = 16 << 10;
+const INLINE_DECODED: usize = 128 << 10;
 /// The most that one step may decompress, so that several partitions get their turn.
 const STEP_BYTES: usize = 8 << 20;
 /// So often is a run fetched again whose bytes are not what the index says.
 const DAMAGED_TRIES: u32 = 2;
+
+/// One step of decoding a run.
+struct Step {
+    job: Job,
+    room: Hold,
+    /// It is so small that it is done at once.
+    inline: bool,
+}
 
 impl Fetcher {
     /// Hands fetched runs to the decoder, while poll keeps up.
@@ -29,46 +39,48 @@ impl Fetcher {
             }
             // One that waits for room is not overtaken: a large batch would wait for ever.
             self.decode_turn = index;
-            let Some((job, size)) = self.next_job(index) else { return };
+            let Some(step) = self.next_step(index) else { return };
             self.decode_turn = (index + 1) % count;
-            let (version, allowance) = (self.slots[index].target.version, job.allowance);
+            let version = self.slots[index].target.version;
             self.slots[index].decoding = true;
             self.decoders += 1;
-            self.allowed += allowance;
             let tasks = self.parts.tasks.clone();
             self.work.push(Box::pin(async move {
-                let decoded = if size <= DECODE_INLINE_BYTES {
-                    Some(job.run())
+                let decoded = if step.inline {
+                    Some(step.job.run(step.room))
                 } else {
-                    tasks.spawn_blocking(move || job.run()).await.ok()
+                    tasks.spawn_blocking(move || step.job.run(step.room)).await.ok()
                 };
-                Event::Decoded { slot: index, version, allowance, decoded }
+                Event::Decoded { slot: index, version, decoded }
             }));
         }
     }
 
-    /// The next step for a slot that can be decoded, if there is room for it, and how many fetched bytes it is about.
-    fn next_job(&self, index: usize) -> Option<(Job, usize)> {
+    /// The next step for a slot that can be decoded, if there is room for it.
+    fn next_step(&self, index: usize) -> Option<Step> {
         let slot = &self.slots[index];
-        // BOUND: see `has_fetch_room`.
-        let filled = self.parts.ready.bytes() + self.allowed;
-        let room = (self.parts.fetch_memory / 2).saturating_sub(filled);
+        let memory = &self.parts.memory;
+        let room = memory.room_to_decode();
         let run = slot.runs.front()?;
-        let alone = filled == 0;
-        if !alone && (room == 0 || run.needs > room) {
+        // BOUND: a batch over the limit passes when nothing else is there.
+        let alone = memory.decoded.held() == 0;
+        let fits = room > 0 && run.needs <= room;
+        if !alone && !fits {
             return None;
         }
+        let inline = run.size() <= INLINE_FETCHED && run.needs <= INLINE_DECODED && fits;
+        let most = if inline { INLINE_DECODED } else { STEP_BYTES.max(run.needs) };
         let job = Job {
             at: slot.at.clone(),
             slices: run.slices.clone(),
             pieces: run.pieces.clone()?,
             progress: run.progress,
             from: slot.from,
-            allowance: room.min(STEP_BYTES.max(run.needs)),
-            alone,
+            alone: alone && !inline,
             cache: self.parts.source.cache.clone(),
+            memory: memory.clone(),
         };
-        Some((job, run.size()))
+        Some(Step { job, room: memory.decoded.take(room.min(most)), inline })
     }
 
     /// `decoded`: `None` if the decoder did not come back, a bug.

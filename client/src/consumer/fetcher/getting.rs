@@ -9,6 +9,8 @@ use crate::consumer::source::Wanted;
 /// Objects that are read at once, and runs of one partition.
 const GETS: usize = 16;
 const GETS_PER_SLOT: usize = 6;
+/// What a slice takes on its way besides its bytes, roughly.
+const SLICE_OVERHEAD: usize = 512;
 
 impl Fetcher {
     /// Starts GETs while memory and the number of requests allow, partition after partition.
@@ -16,8 +18,13 @@ impl Fetcher {
         self.get_again();
         let count = self.slots.len();
         let mut idle = 0;
-        while idle < count && self.gets < GETS && self.has_fetch_room(0) {
+        while idle < count && self.gets < GETS {
             let index = self.get_turn % count;
+            let slot = &self.slots[index];
+            // One that waits for room is not overtaken: a large slice would wait for ever.
+            if slot.has_planned() && !self.parts.memory.can_fetch(slot.next_run_bytes()) {
+                return;
+            }
             self.get_turn = (index + 1) % count;
             match self.next_wanted(index) {
                 None => idle += 1,
@@ -75,7 +82,8 @@ impl Fetcher {
                     .and_then(|(_, range)| join(&joint, &range));
                 let Some(larger) = near else { continue };
                 let bytes = (larger.end - larger.start) as usize;
-                if bytes > self.parts.fetch_memory / 4 || !self.has_fetch_room(bytes) {
+                let memory = &self.parts.memory;
+                if bytes > memory.joint() || !memory.can_fetch(bytes) {
                     return wanted;
                 }
                 let Some(next) = self.next_wanted(index) else { continue };
@@ -91,15 +99,11 @@ impl Fetcher {
     fn start(&mut self, wanted: Vec<Wanted>) {
         let start = wanted.iter().map(|wanted| wanted.range().start).min().unwrap_or(0);
         let end = wanted.iter().map(|wanted| wanted.range().end).max().unwrap_or(0);
-        let hold = self.parts.fetched.take((end - start) as usize);
+        let slices: usize = wanted.iter().map(|wanted| wanted.slices.len()).sum();
+        let bytes = (end - start) as usize + slices * SLICE_OVERHEAD;
+        let hold = self.parts.memory.fetched.take(bytes);
         let source = self.parts.source.clone();
         self.gets += 1;
         self.work.push(Box::pin(async move { Event::Got(source.fetch(wanted, hold).await) }));
-    }
-
-    /// BOUND: half of the memory is for what is fetched, half for what is decoded. A GET over the limit passes alone.
-    fn has_fetch_room(&self, bytes: usize) -> bool {
-        let held = self.parts.fetched.held();
-        held == 0 || held + bytes < self.parts.fetch_memory / 2
     }
 }

@@ -59,7 +59,7 @@ impl Fetcher {
     }
 
     fn question(&self, asked: &[Asked]) -> v1::FindSegmentsRequest {
-        let max_bytes = (self.parts.fetch_memory / self.slots.len()).max(1 << 20) as u64;
+        let max_bytes = self.parts.memory.share(self.slots.len()).max(1 << 20) as u64;
         let max_segments = (SEGMENTS / asked.len()).min(SEGMENTS_PER_PLAN) as u32;
         let ranges = asked.iter().map(|asked| {
             let slot = &self.slots[asked.slot];

@@ -1,29 +1,29 @@
 //! The task that keeps one consumer a member of its group.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod grants;
+mod upkeep;
+mod wishes;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamhouse_proto::v1;
 use streamhouse_segment::ids::TopicId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::attend::{Attendance, Said};
-use super::core::{Core, Grant, Key, Steps};
+use super::attend::Said;
+use super::core::Core;
 use super::lease::{Lease, MemberId};
 use super::options::GroupOptions;
 use super::{Event, Word};
 use crate::clock;
-use crate::consumer::discovery;
 use crate::consumer::error::ConsumeError;
 use crate::consumer::subscription::Subscription;
-use crate::convert;
-use crate::errors::{CallError, Code};
 use crate::retry::Backoff;
-use crate::routing::{Client, Metadata, Requester};
+use crate::routing::{Metadata, Requester};
 
 /// How often leases and poll are looked after.
 const LOOK: Duration = Duration::from_millis(50);
@@ -65,7 +65,10 @@ pub(super) struct Membership {
     /// Releases under way; true: the member is fenced.
     releases: JoinSet<bool>,
     /// A look for topics under way.
-    looking: JoinSet<Result<BTreeSet<TopicId>, CallError>>,
+    looking: JoinSet<wishes::Found>,
+    /// What was found and not said yet; and what is being said.
+    wanted: Option<BTreeSet<TopicId>>,
+    saying: JoinSet<wishes::Said>,
 }
 
 /// The streams of one membership.
@@ -105,6 +108,8 @@ impl Membership {
             topics: BTreeSet::new(),
             releases: JoinSet::new(),
             looking: JoinSet::new(),
+            wanted: None,
+            saying: JoinSet::new(),
         }
     }
 
@@ -135,7 +140,7 @@ impl Membership {
                         ConsumeError::ReplacedMember { group: self.group.clone(), instance },
                     );
                     tracing::warn!(%group, %error, "the member was replaced");
-                    self.outgoing.push_back(Event::Failed(error));
+                    self.fail(error);
                     return self.until_closed().await;
                 }
             }
@@ -162,12 +167,14 @@ impl Membership {
 
     /// One membership, from joining to its end.
     async fn live(&mut self, backoff: &mut Backoff) -> Over {
+        // What the membership before wanted to say is of no interest.
+        (self.wanted, self.saying) = (None, JoinSet::new());
         let asked = clock::now();
         match self.join().await {
             Ok(()) => backoff.reset(),
             Err(error) => {
                 tracing::warn!(group = %self.group, %error, "joining the group failed");
-                self.outgoing.push_back(Event::Failed(error));
+                self.fail(error);
                 let wait = backoff.next();
                 // Told before it is tried again.
                 let told = tokio::time::timeout(wait, self.until_closed()).await;
@@ -176,6 +183,8 @@ impl Membership {
         }
         self.lease.begin(self.member, asked + self.options.session_timeout);
         (self.settled, self.stale) = (false, false);
+        // With that poll loses all that it had: what was still to be told is of the past.
+        self.outgoing.clear();
         self.outgoing.push_back(Event::Began(self.member, self.epoch));
         let mut streams = self.attend();
         let mut look = tokio::time::interval(LOOK);
@@ -200,132 +209,17 @@ impl Membership {
                 Some(fenced) = self.releases.join_next() => {
                     matches!(fenced, Ok(true)).then_some(Over::Fenced)
                 }
-                Some(found) = self.looking.join_next() => self.found(found).await,
+                Some(found) = self.looking.join_next() => {
+                    self.found(found);
+                    None
+                }
+                Some(said) = self.saying.join_next() => self.said(said),
                 _ = look.tick() => self.look(&mut streams, &mut refreshed).await,
             };
             if let Some(over) = over {
                 return over;
             }
         }
-    }
-
-    async fn join(&mut self) -> Result<(), ConsumeError> {
-        self.topics = find(&self.metadata, &self.subscription, true).await?;
-        self.member = clock::random_id();
-        self.epoch = self.say_wish(&self.topics).await?;
-        Ok(())
-    }
-
-    /// Tells the controllers what the member wants; returns its epoch.
-    async fn say_wish(&self, topics: &BTreeSet<TopicId>) -> Result<u32, CallError> {
-        let request = v1::JoinGroupRequest {
-            request: Some(self.requester.next()),
-            group: self.group.to_string(),
-            member_id: self.member.to_vec(),
-            instance_id: self.instance(),
-            client_id: self.options.client_id.to_string(),
-            topic_ids: topics.iter().map(|id| id.to_bytes().to_vec()).collect(),
-            assignor: self.options.assignor.wire().into(),
-            session_timeout_ms: self.options.session_timeout_ms(),
-        };
-        let pool = &self.metadata.pool;
-        let answer = pool.call("join group", |mut client: Client| {
-            let request = request.clone();
-            async move { client.join_group(request).await }
-        });
-        let answer = answer.await?;
-        pool.observe(answer.applied);
-        Ok(answer.member_epoch)
-    }
-
-    fn instance(&self) -> String {
-        self.options.instance_id.as_deref().unwrap_or_default().to_owned()
-    }
-
-    fn attend(&self) -> Streams {
-        let (say, said) = mpsc::channel(SAID);
-        let (tasks, addresses) = (JoinSet::new(), BTreeSet::new());
-        let mut streams = Streams { tasks, addresses, said, say, term: 0 };
-        self.attend_at(&mut streams, self.metadata.pool.addresses());
-        streams
-    }
-
-    fn attend_at(&self, streams: &mut Streams, addresses: impl IntoIterator<Item = Arc<str>>) {
-        for address in addresses {
-            if !streams.addresses.insert(address.clone()) {
-                continue;
-            }
-            let attendance = Attendance {
-                pool: self.metadata.pool.clone(),
-                address,
-                sign: v1::AttendGroupRequest {
-                    group: self.group.to_string(),
-                    member_id: self.member.to_vec(),
-                    number: 0,
-                    session_timeout_ms: self.options.session_timeout_ms(),
-                    instance_id: self.instance(),
-                },
-                interval: self.options.heartbeat(),
-                said: streams.say.clone(),
-            };
-            streams.tasks.spawn(attendance.run());
-        }
-    }
-
-    fn heard(&mut self, said: Said, streams: &mut Streams) -> Option<Over> {
-        let answer = said.answer;
-        self.metadata.pool.learn(answer.controllers.iter().map(|address| &**address));
-        // One may have taken another's place.
-        self.attend_at(streams, self.metadata.pool.addresses());
-        // A deposed leader may not know it yet.
-        if !answer.leader || answer.term < streams.term {
-            return None;
-        }
-        streams.term = answer.term;
-        if answer.fenced {
-            return Some(if answer.replaced { Over::Replaced } else { Over::Fenced });
-        }
-        if let Some(sent) = said.confirmed {
-            self.lease.extend(sent + self.options.session_timeout);
-        }
-        if answer.assignment && clock::now() >= self.lease.until() {
-            // GROUP: said by one who has not confirmed for too long that the member lives.
-            self.stale = true;
-        } else if answer.assignment {
-            self.metadata.pool.observe(answer.applied);
-            self.epoch = answer.group_epoch;
-            let granted = answer.partitions.into_iter().filter_map(granted).collect();
-            let steps = self.core.told(granted);
-            self.take(steps);
-        }
-        if !answer.assigning && !self.settled {
-            self.settled = true;
-            self.outgoing.push_back(Event::Settled);
-        }
-        None
-    }
-
-    /// Does what follows.
-    fn take(&mut self, steps: Steps) {
-        let Steps { lost, revoked, assigned, release } = steps;
-        if !lost.is_empty() {
-            self.outgoing.push_back(Event::Lost(lost));
-        }
-        if !revoked.is_empty() {
-            self.outgoing.push_back(Event::Revoked(revoked));
-        }
-        if !assigned.is_empty() {
-            self.outgoing.push_back(Event::Assigned(assigned, self.epoch));
-        }
-        if !release.is_empty() {
-            self.release(&release);
-        }
-    }
-
-    fn lose_all(&mut self) {
-        self.releases.abort_all();
-        let steps = self.core.forget();
-        self.take(steps);
     }
 
     fn follow(&mut self, word: Word) {
@@ -347,122 +241,10 @@ impl Membership {
         }
     }
 
-    fn release(&mut self, released: &[(Key, u32)]) {
-        let owned = released.iter().map(|((topic, partition), epoch)| v1::OwnedPartition {
-            partition: Some(convert::topic_partition(*topic, *partition)),
-            granted_epoch: *epoch,
-            revoking: true,
-        });
-        let request = v1::ReleasePartitionsRequest {
-            request: Some(self.requester.next()),
-            group: self.group.to_string(),
-            member_id: self.member.to_vec(),
-            partitions: owned.collect(),
-        };
-        let pool = self.metadata.pool.clone();
-        self.releases.spawn(async move {
-            loop {
-                let released = pool.call("release partitions", |mut client: Client| {
-                    let request = request.clone();
-                    async move { client.release_partitions(request).await }
-                });
-                match released.await {
-                    Ok(_) => return false,
-                    Err(error) if error.retryable() => {
-                        tracing::debug!(%error, "partitions are not released yet");
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "releasing partitions failed");
-                        return error.code() == Some(Code::FencedMember);
-                    }
-                }
-            }
-        });
-    }
-
-    /// Looks at the clock: leases, polls, and the next look for topics.
-    async fn look(&mut self, streams: &mut Streams, refreshed: &mut Instant) -> Option<Over> {
-        let now = clock::now();
-        let idle = self.lease.idle_since();
-        if idle.is_some_and(|since| now.duration_since(since) > self.options.max_poll_interval) {
-            tracing::warn!(
-                group = %self.group,
-                max_poll_interval = ?self.options.max_poll_interval,
-                "the application does not poll; leaving the group until it does"
-            );
-            self.lose_all();
-            self.lease.end();
-            self.leave().await;
-            return Some(Over::Idle);
-        }
-        if now >= self.lease.until() && !self.core.is_empty() {
-            tracing::warn!(group = %self.group, "no leader confirmed the member for its session timeout");
-            self.lose_all();
-            self.stale = true;
-        }
-        if self.stale && now < self.lease.until() {
-            self.stale = false;
-            *streams = self.attend();
-        }
-        if now.duration_since(*refreshed) >= self.refresh {
-            *refreshed = now;
-            self.find();
-        }
-        None
-    }
-
-    fn find(&mut self) {
-        if self.looking.is_empty() {
-            let (metadata, subscription) = (self.metadata.clone(), self.subscription.clone());
-            self.looking.spawn(async move { find(&metadata, &subscription, true).await });
-        }
-    }
-
-    async fn found(
-        &mut self,
-        found: Result<Result<BTreeSet<TopicId>, CallError>, tokio::task::JoinError>,
-    ) -> Option<Over> {
-        let topics = match found {
-            Ok(Ok(topics)) => topics,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "could not look for topics");
-                return None;
-            }
-            // A later subscription took its place.
-            Err(_) => {
-                self.find();
-                return None;
-            }
-        };
-        if topics == self.topics {
-            return None;
-        }
-        match self.say_wish(&topics).await {
-            // Only what the controllers know need not be said again.
-            Ok(_) => self.topics = topics,
-            Err(error) if error.code() == Some(Code::FencedMember) => return Some(Over::Fenced),
-            Err(error) => self.outgoing.push_back(Event::Failed(error.into())),
-        }
-        None
-    }
-
-    /// A static member only stops: its instance may come again.
-    async fn leave(&mut self) {
-        if self.options.instance_id.is_some() {
-            return;
-        }
-        let request = v1::LeaveGroupRequest {
-            request: Some(self.requester.next()),
-            group: self.group.to_string(),
-            member_id: self.member.to_vec(),
-        };
-        let left = self.metadata.pool.call("leave group", |mut client: Client| {
-            let request = request.clone();
-            async move { client.leave_group(request).await }
-        });
-        if let Err(error) = left.await {
-            tracing::warn!(group = %self.group, %error, "leaving the group failed; its session ends by itself");
-        }
+    /// Tells the application. BOUND: of failures that it has not heard of yet, the last one.
+    fn fail(&mut self, error: ConsumeError) {
+        self.outgoing.retain(|event| !matches!(event, Event::Failed(_)));
+        self.outgoing.push_back(Event::Failed(error));
     }
 }
 
@@ -480,22 +262,4 @@ async fn tell(events: &mpsc::Sender<Event>, outgoing: &mut VecDeque<Event>) {
         // Nobody listens any more; the words tell.
         Err(_) => std::future::pending().await,
     }
-}
-
-fn granted(wire: v1::OwnedPartition) -> Option<(Key, Grant)> {
-    let partition = wire.partition?;
-    let topic = convert::topic_id(&partition.topic_id).ok()?;
-    let grant = Grant { epoch: wire.granted_epoch, revoking: wire.revoking };
-    Some(((topic, partition.partition), grant))
-}
-
-/// The topics that the subscription wants as the cluster is now.
-async fn find(
-    metadata: &Metadata,
-    subscription: &Subscription,
-    linearizable: bool,
-) -> Result<BTreeSet<TopicId>, CallError> {
-    let topics = discovery::topics(metadata, linearizable).await?;
-    let by_name: BTreeMap<_, _> = topics.into_iter().map(|topic| (topic.name, topic.id)).collect();
-    Ok(by_name.iter().filter(|(name, _)| subscription.wants(name)).map(|(_, id)| *id).collect())
 }

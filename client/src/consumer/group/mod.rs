@@ -39,6 +39,22 @@ use crate::types::TopicPartition;
 ///
 /// When partitions are asked for: no record of them is handed out any more; [`revoked`](Self::revoked); with automatic
 /// commits what was taken is committed; then they are given up. Only after that another member gets them.
+///
+/// ```
+/// use streamhouse_client::TopicPartition;
+/// use streamhouse_client::consumer::{ConsumerBuilder, RebalanceListener};
+///
+/// struct Shown;
+///
+/// impl RebalanceListener for Shown {
+///     fn assigned(&self, partitions: &[TopicPartition]) {
+///         println!("reading {partitions:?} from now on");
+///     }
+/// }
+///
+/// let builder = ConsumerBuilder::default().group_id("billing").rebalance_listener(Shown);
+/// # drop(builder);
+/// ```
 pub trait RebalanceListener: Send + Sync {
     /// These partitions are read from now on, besides those that are read already. Their positions are known.
     fn assigned(&self, partitions: &[TopicPartition]) {

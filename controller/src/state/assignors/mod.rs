@@ -64,9 +64,49 @@ impl Work {
         wanted
     }
 
+    /// Who subscribes to each topic.
+    fn subscribers(&self) -> Subscribers {
+        let mut members = vec![Vec::new(); self.subscriptions.len()];
+        for (member, subscription) in self.members.iter().enumerate() {
+            members[*subscription].push(member);
+        }
+        let mut of_topic = vec![Vec::new(); self.topics.len()];
+        for (subscription, topics) in self.subscriptions.iter().enumerate() {
+            for topic in topics.iter().filter(|_| !members[subscription].is_empty()) {
+                of_topic[*topic].push(subscription);
+            }
+        }
+        Subscribers { members, of_topic }
+    }
+
     /// Whether that member subscribes to that topic.
     fn subscribes(&self, member: usize, topic: usize) -> bool {
         self.subscriptions[self.members[member]].binary_search(&topic).is_ok()
+    }
+}
+
+/// Members by what they subscribe to. There are few different things
+/// ([`MAX_SUBSCRIPTIONS`](super::groups::MAX_SUBSCRIPTIONS)), so that who
+/// subscribes to a topic is found without a look at every member.
+struct Subscribers {
+    /// Of each subscription, ascending.
+    members: Vec<Vec<usize>>,
+    /// Of each topic, the subscriptions that name it and that somebody has.
+    of_topic: Vec<Vec<usize>>,
+}
+
+impl Subscribers {
+    fn count(&self, topic: usize) -> usize {
+        self.of_topic[topic].iter().map(|subscription| self.members[*subscription].len()).sum()
+    }
+
+    /// The first subscriber of the topic from that member on, in the members' order.
+    fn next(&self, topic: usize, from: usize) -> Option<usize> {
+        let first = |subscription: &usize| {
+            let members = &self.members[*subscription];
+            members.get(members.partition_point(|member| *member < from)).copied()
+        };
+        self.of_topic[topic].iter().filter_map(first).min()
     }
 }
 

@@ -6,21 +6,24 @@ use super::{Assignment, Work};
 use crate::state::command::PartitionKey;
 
 pub(super) fn assign(work: &Work) -> Assignment {
+    let subscribers = work.subscribers();
     let mut assignment = Assignment::new();
     for (index, (topic, count)) in work.topics.iter().enumerate() {
-        let members = 0..work.members.len();
-        let subscribers: Vec<_> = members.filter(|m| work.subscribes(*m, index)).collect();
-        if subscribers.is_empty() {
+        let among = subscribers.count(index);
+        if among == 0 {
             continue;
         }
-        let (each, more) =
-            (*count as usize / subscribers.len(), *count as usize % subscribers.len());
-        let mut partition = 0;
-        for (nth, member) in subscribers.into_iter().enumerate() {
+        let (each, more) = (*count as usize / among, *count as usize % among);
+        let (mut partition, mut nth, mut from) = (0, 0, 0);
+        // BOUND: no more steps than partitions; who comes after gets none.
+        while partition < *count
+            && let Some(member) = subscribers.next(index, from)
+        {
             for _ in 0..each + usize::from(nth < more) {
                 assignment.insert(PartitionKey { topic: *topic, partition }, member);
                 partition += 1;
             }
+            (nth, from) = (nth + 1, member + 1);
         }
     }
     assignment

@@ -4,15 +4,15 @@
 use super::{Assignment, Work};
 
 pub(super) fn assign(work: &Work) -> Assignment {
-    let count = work.members.len();
+    let subscribers = work.subscribers();
     let mut assignment = Assignment::new();
     let mut turn = 0;
     for (topic, key) in work.partitions() {
-        // Somebody subscribes to it: the search ends.
-        let next = (turn..turn + count).find(|turn| work.subscribes(turn % count, topic));
+        // After the last member comes the first.
+        let next = subscribers.next(topic, turn).or_else(|| subscribers.next(topic, 0));
         if let Some(next) = next {
-            assignment.insert(key, next % count);
-            turn = (next + 1) % count;
+            assignment.insert(key, next);
+            turn = next + 1;
         }
     }
     assignment

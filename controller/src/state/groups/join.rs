@@ -11,7 +11,7 @@ use crate::state::command::{GroupJoin, TopicKey};
 use crate::state::kv::{KvError, Transaction};
 use crate::state::names::{check_group, shown};
 use crate::state::reply::{Effect, LeftBecause, Refusal, Reply};
-use crate::state::{offsets, typed, work};
+use crate::state::{MAX_BATCH, offsets, typed, work};
 use std::collections::BTreeSet;
 
 type Outcome = Result<(Reply, Vec<Effect>), KvError>;
@@ -66,6 +66,10 @@ pub(in crate::state) fn join(
     }
     if let Some(known) = member(tx, &join.group, &join.member)? {
         return change(tx, shared, join, known, &topics);
+    }
+    if join.is_member {
+        // GROUP: it was ended, and may think that it still has what it had.
+        return refuse(Refusal::FencedMember(shown(&join.group)));
     }
     let old = earlier_start(tx, join)?;
     if old.is_none() && shared.members as usize >= MAX_MEMBERS {
@@ -124,8 +128,8 @@ fn enter(
     match old {
         Some((id, old)) => {
             new.joined = old.joined;
-            same = old.subscription == new.subscription && old.assignor == new.assignor;
-            replace(tx, &join.group, &shared, (id, &old), &join.member, &mut effects)?;
+            let all = replace(tx, &join.group, &shared, (id, &old), &join.member, &mut effects)?;
+            same = all && old.subscription == new.subscription && old.assignor == new.assignor;
         }
         None => shared.members += 1,
     }
@@ -192,7 +196,9 @@ fn change(
 }
 
 /// A static member has started again: what the earlier start had is its now,
-/// and that one is fenced.
+/// and that one is fenced. BOUND: of more partitions than fit an entry, the
+/// others wait for the assignment, as those of a member that left do; tells
+/// whether that was all.
 fn replace(
     tx: &mut Transaction<'_>,
     group: &str,
@@ -200,14 +206,19 @@ fn replace(
     (old_id, old): (MemberId, &Member),
     new_id: &MemberId,
     effects: &mut Vec<Effect>,
-) -> Result<(), KvError> {
+) -> Result<bool, KvError> {
     let mut changes = Changes::new(group);
+    let mut count = 0;
     let renamed = |id: Option<MemberId>| if id == Some(old_id) { Some(*new_id) } else { id };
     for (key, was) in partitions(tx, group)? {
         let owner = renamed(was.owner);
         let granted_epoch = if owner == was.owner { was.granted_epoch } else { shared.epoch };
         let now = GroupPartition { owner, granted_epoch, target: renamed(was.target) };
         if now != was {
+            count += 1;
+            if count > MAX_BATCH {
+                break;
+            }
             changes.set(tx, &key, &was, &now);
         }
     }
@@ -219,5 +230,5 @@ fn replace(
         member: old_id,
         why: LeftBecause::Replaced,
     });
-    Ok(())
+    Ok(count <= MAX_BATCH)
 }
