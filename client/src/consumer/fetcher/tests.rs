@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::look_ups::PLANS_PER_LOOK_UP;
 use super::{Fetcher, Parts};
 use crate::clock;
+use crate::consumer::budget::Memory;
 use crate::consumer::builder::OffsetReset;
 use crate::consumer::error::ConsumeError;
 use crate::consumer::metrics::Counters;
@@ -30,13 +31,12 @@ fn fetcher() -> Fetcher {
     Fetcher::new(Parts {
         cluster: ClusterId::from_bytes([1; 16]),
         reset: OffsetReset::Earliest,
-        fetch_memory: 1 << 20,
         source: Arc::new(Source::new(None, None, metadata.clone(), counters.clone())),
         metadata,
         targets: Arc::new(Targets::default()),
         ready: Arc::default(),
         counters,
-        fetched: Arc::default(),
+        memory: Arc::new(Memory::new(1 << 20)),
         updates: mpsc::channel(1).1,
         news: Arc::new(Notify::new()),
         tasks: TaskTracker::new(),
