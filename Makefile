@@ -15,7 +15,7 @@ ifneq ($(wildcard /usr/lib/ccache/c++),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help build demo test soak test-power test-scale test-kills test-store check fix deps deps-test clean
+.PHONY: help build demo test soak test-power test-scale test-kills test-store test-read-memory check fix deps deps-test clean
 
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-kills   controllers come, go and hang; leaders die for KILLS=120 seconds"
 	@echo "make test-store   an object store that refuses half of all requests, then all of them, for STORE=60 seconds"
 	@echo "make test-scale   a state of SCALE=1000000 segments: start, look-ups, snapshots, memory"
+	@echo "make test-read-memory   READ_MIB=10240 of records read within twice the memory limit"
 	@echo "make soak    MINUTES=60 of all faults against a cluster of real processes: docs/CHAOS.md"
 	@echo "make clean   remove the build"
 
@@ -43,6 +44,7 @@ CUTS ?= 300
 SCALE ?= 1000000
 KILLS ?= 120
 STORE ?= 60
+READ_MIB ?= 10240
 test-power: deps-test
 	STREAMHOUSE_POWER_CUTS=$(CUTS) $(CARGO) test --release --locked --workspace --test processes -- --nocapture disk::a_power_cut
 
@@ -54,6 +56,9 @@ test-store: deps-test
 
 test-scale: deps-test
 	STREAMHOUSE_SCALE=$(SCALE) $(CARGO) test --release --locked --workspace --test processes -- --nocapture scale::
+
+test-read-memory: deps-test
+	STREAMHOUSE_READ_MIB=$(READ_MIB) $(CARGO) test --release --locked --workspace --test processes -- --nocapture reading::memory
 
 MINUTES ?= 60
 soak: build

@@ -1,4 +1,8 @@
-//! The read path of real processes: the cache folder, offsets by time, where a record lies.
+//! The read path of real processes: the cache folder, offsets by time, where a record lies, the memory limit.
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::Value;
 use streamhouse_tests::{LocalCluster, sample_file, sample_rows};
 
@@ -99,4 +103,40 @@ fn a_record_is_explained_down_to_its_batch() {
     let beyond = fails(&cluster, &["explain", "flights", "0", "999999999"], 1);
     assert!(beyond.contains("offset 999999999 of flights/0 is out of range"), "{beyond}");
     fails(&cluster, &["explain", "flights", "7", "0"], 3);
+}
+
+/// How much is read under the memory limit; `make test-read-memory` reads 10 GiB.
+fn mebibytes() -> usize {
+    std::env::var("STREAMHOUSE_READ_MIB").map_or(256, |text| text.parse().unwrap())
+}
+
+#[test]
+fn memory_stays_under_twice_the_limit_whatever_is_read() {
+    const LIMIT: u64 = 64 << 20;
+    const LINE: usize = 64 << 10;
+    let cluster = LocalCluster::start(1, 1);
+    cluster.run(&["topic", "create", "wide", "--partitions", "200"]).ok();
+    // Small in the store, large in memory: what is read ahead must be bounded by what it becomes.
+    let lines = mebibytes() * (1 << 20) / LINE;
+    let file = cluster.folder().join("wide.gz");
+    let mut gzip = GzEncoder::new(std::fs::File::create(&file).unwrap(), Compression::fast());
+    let filler = "streamhouse ".repeat(LINE / 12);
+    for number in 0..lines {
+        writeln!(gzip, "k{number},{filler}").unwrap();
+    }
+    gzip.finish().unwrap();
+    let file = file.to_str().unwrap();
+    cluster.run(&["produce", "wide", "--file", file, "--key-field", "1"]).ok();
+    let limit = LIMIT.to_string();
+    let read = bench(&cluster, &["--topic", "wide", "--fetch-memory-bytes", &limit]);
+    assert_eq!(read["records"], lines);
+    let peak = read["peak_memory_bytes"].as_u64().unwrap();
+    println!(
+        "{} MiB of records in {} MiB of objects, limit {} MiB: peak memory {} MiB",
+        read["bytes"].as_u64().unwrap() >> 20,
+        read["bytes_fetched"].as_u64().unwrap() >> 20,
+        LIMIT >> 20,
+        peak >> 20
+    );
+    assert!(peak < 2 * LIMIT, "{peak} bytes");
 }
