@@ -253,6 +253,25 @@ async fn an_agent_that_says_nothing_runs_into_the_delivery_timeout() {
     assert_eq!(producer.metrics().failed_records, 1);
 }
 
+/// The agent is silent, so that the controllers are asked where the lease is; before they answer the agent does, with a
+/// failure. The batch then waits for a route: it must not wait for a question that nobody attends to any more.
+#[tokio::test]
+async fn an_agent_that_answers_while_the_controllers_are_asked_costs_no_more_than_their_answer() {
+    let (world, controller, agent) = one_agent().await;
+    let early = ErrorInfo::new(ErrorCode::TopicNotReady, "no lease yet");
+    world.script(&agent, [Action::HoldAndRefuse(early)]);
+    let producer = builder(&controller).enable_idempotence(false).build().await.unwrap();
+    producer.partitions("orders").await.unwrap();
+    world.silence.send_replace(1);
+    let delivery = producer.send(Record::to("orders").value("x")).await.unwrap();
+    // The controllers were asked, and the question has its place in a controller that says nothing.
+    world.silence.subscribe().wait_for(|left| *left == 0).await.unwrap();
+    world.gate.add_permits(1);
+    let placed = tokio::time::timeout(Duration::from_secs(25), delivery).await;
+    assert_eq!(placed.expect("the next try is answered").unwrap().offset, 0);
+    assert_eq!(world.values("orders", 0).await, ["x"]);
+}
+
 #[tokio::test]
 async fn dropping_a_delivery_cancels_nothing_and_dropping_the_producer_fails_the_rest() {
     let (world, controller, agent) = one_agent().await;

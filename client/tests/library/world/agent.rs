@@ -23,6 +23,8 @@ pub enum Action {
     WriteAndForget,
     /// Waits for a permit of the world's gate, then accepts.
     Hold,
+    /// Waits for a permit of the world's gate, then refuses.
+    HoldAndRefuse(v1::ErrorInfo),
 }
 
 pub(super) struct Fake {
@@ -80,6 +82,10 @@ async fn serve(
                 Action::Hold => {
                     world.gate.acquire().await.unwrap().forget();
                     write(&world, &address, &batch).await
+                }
+                Action::HoldAndRefuse(info) => {
+                    world.gate.acquire().await.unwrap().forget();
+                    Err(info)
                 }
             };
             let mut answer =

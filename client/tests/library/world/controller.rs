@@ -119,6 +119,9 @@ impl v1::metadata_server::Metadata for Fake {
         &self,
         r: Request<v1::DescribeTopicRequest>,
     ) -> Answer<v1::DescribeTopicResponse> {
+        if self.0.is_silent() {
+            return std::future::pending().await;
+        }
         let mut state = self.0.state.lock();
         let request = r.into_inner();
         if state.unavailable {

@@ -70,6 +70,8 @@ pub struct World {
     changed: watch::Sender<u64>,
     /// Commits of offsets wait while it is set.
     pub commits_held: watch::Sender<bool>,
+    /// So many of the next descriptions are never answered.
+    pub silence: watch::Sender<u32>,
     /// Agents take one permit per batch with [`Action::Hold`].
     pub gate: Arc<Semaphore>,
 }
@@ -82,6 +84,7 @@ impl World {
             objects: Arc::new(InMemory::new()),
             changed: watch::channel(0).0,
             commits_held: watch::channel(false).0,
+            silence: watch::channel(0).0,
             gate: Arc::new(Semaphore::new(0)),
         };
         let controller = world.add_controller().await;
@@ -118,6 +121,15 @@ impl World {
         let log = Log { agent: agent.to_owned(), ..Log::default() };
         state.topics.insert(name.to_owned(), (id, vec![log; partitions]));
         state.applied += 1;
+    }
+
+    /// Whether the description that is asked for is one of those that are never answered.
+    fn is_silent(&self) -> bool {
+        self.silence.send_if_modified(|left| {
+            let silent = *left > 0;
+            *left -= u32::from(silent);
+            silent
+        })
     }
 
     /// Watchers are told what there is now.
