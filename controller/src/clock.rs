@@ -59,6 +59,13 @@ impl ClusterClock {
         *self.0.lock() = Reading { micros: start_ms * 1_000, at: now() };
     }
 
+    /// Not the leader's clock any more. What it stamps before it takes over
+    /// anew is older than any state, which never goes back: while it followed
+    /// nobody, it has slewed towards a wall clock that may be wrong.
+    pub(crate) fn stand_down(&self) {
+        *self.0.lock() = Reading { micros: 0, at: now() };
+    }
+
     /// Cluster time, in milliseconds since the epoch.
     pub(crate) fn now_ms(&self) -> u64 {
         let (at, wall_ms) = (now(), wall_ms());

@@ -64,7 +64,7 @@ impl GroupCare {
     }
 
     /// Judges all members from now on.
-    pub(crate) fn begin(&self) -> Result<(), KvError> {
+    pub(crate) fn begin(&self, leads_anew: bool) -> Result<(), KvError> {
         let view = self.raft.view();
         let (mut live, mut after) = (Vec::new(), None::<Vec<u8>>);
         loop {
@@ -76,7 +76,7 @@ impl GroupCare {
                 ((Arc::from(listed.group), listed.id), patience)
             }));
         }
-        self.liveness.begin(live);
+        self.liveness.begin(live, leads_anew);
         Ok(())
     }
 

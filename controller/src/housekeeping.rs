@@ -71,6 +71,7 @@ impl Housekeeping {
                     }
                 }
             }
+            self.clock.stand_down();
         }
     }
 
@@ -80,7 +81,7 @@ impl Housekeeping {
         let mut changes = self.hub.subscribe();
         self.clock.take_over(cluster::time_ms(&self.raft.view())?);
         self.name_cluster().await?;
-        self.begin_watch(groups)?;
+        self.begin_watch(groups, true)?;
         let mut ending = Ending::default();
         let mut work = JoinSet::new();
         let mut look = tokio::time::interval(LOOK);
@@ -159,10 +160,11 @@ impl Housekeeping {
         tokio::time::sleep(LOOK).await;
     }
 
-    fn begin_watch(&self, groups: &GroupCare) -> Result<(), KvError> {
-        groups.begin()?;
+    /// `leads_anew`: what it found when it led before is over.
+    fn begin_watch(&self, groups: &GroupCare, leads_anew: bool) -> Result<(), KvError> {
+        groups.begin(leads_anew)?;
         let live = sessions::live(&self.raft.view())?;
-        self.liveness.begin(live.into_iter().map(|(id, _)| (id, self.patience)));
+        self.liveness.begin(live.into_iter().map(|(id, _)| (id, self.patience)), leads_anew);
         Ok(())
     }
 
@@ -177,7 +179,7 @@ impl Housekeeping {
             Ok(batch) if !batch.replaced => batch,
             Ok(_) | Err(RecvError::Lagged(_)) => {
                 *changes = self.hub.subscribe();
-                self.begin_watch(groups)?;
+                self.begin_watch(groups, false)?;
                 return Ok(true);
             }
             Err(RecvError::Closed) => return Ok(false),
@@ -213,7 +215,7 @@ impl Housekeeping {
         // A process that was stopped for a while has heard nobody meanwhile;
         // that is not their silence.
         if now.saturating_duration_since(looked) > LOOK * 5 {
-            return self.begin_watch(groups);
+            return self.begin_watch(groups, false);
         }
         groups.look(now)?;
         for session in self.liveness.expired() {

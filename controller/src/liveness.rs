@@ -88,14 +88,18 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     /// Who has a stream here may be silent anew from now; any other may be
     /// gone for as long as that is allowed, so that repeated elections cannot
     /// keep a dead agent's leases alive.
-    pub(crate) fn begin(&self, live: impl IntoIterator<Item = (K, Patience)>) {
+    ///
+    /// `leads_anew`: nobody is given up any more. Within one leadership those
+    /// who are stay so, for their end may be on its way.
+    pub(crate) fn begin(&self, live: impl IntoIterator<Item = (K, Patience)>, leads_anew: bool) {
         let now = clock::now();
         let live: HashMap<K, Patience> = live.into_iter().collect();
         let mut signs = self.0.lock();
         signs.retain(|key, sign| sign.streams > 0 || live.contains_key(key));
         for (key, patience) in live {
             let sign = signs.entry(key).or_insert(Sign::new(now, patience));
-            (sign.at, sign.patience, sign.given_up) = (now, patience, false);
+            (sign.at, sign.patience) = (now, patience);
+            sign.given_up &= !leads_anew;
         }
     }
 
@@ -172,7 +176,7 @@ mod tests {
         assert!(!liveness.attached(1, short));
         assert_eq!(liveness.give_up_silent(), [1]);
         // Whoever leads next has not judged it.
-        liveness.begin([(1, PATIENCE)]);
+        liveness.begin([(1, PATIENCE)], true);
         assert!(liveness.heard(&1));
         assert!(liveness.give_up_silent().is_empty());
     }
@@ -181,7 +185,7 @@ mod tests {
     fn each_is_judged_by_its_own_patience() {
         let liveness = Liveness::default();
         let short = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
-        liveness.begin([(1, PATIENCE), (2, short)]);
+        liveness.begin([(1, PATIENCE), (2, short)], true);
         liveness.attached(1, PATIENCE);
         liveness.attached(2, short);
         while liveness.expired().is_empty() {

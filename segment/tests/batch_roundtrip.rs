@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::{Bytes, BytesMut};
 use common::{Plain, compression, encode, plain_record, read};
 use proptest::prelude::*;
@@ -99,4 +102,42 @@ fn records_of_a_batch_stamped_by_the_log_have_the_log_s_time() {
     let times: Vec<_> =
         read(bytes.into()).unwrap().into_iter().map(|(_, record)| record.timestamp).collect();
     assert_eq!(times, [9, 9]);
+}
+
+/// A buffer that tells when it is dropped.
+struct Lent(Vec<u8>, Arc<AtomicBool>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl AsMut<[u8]> for Lent {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.1.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_lent_buffer_is_held_by_records_that_fill_it_and_not_by_a_few() {
+    for (value, held) in [("v".to_owned(), false), ("v".repeat(50_000), true)] {
+        let records = [Plain::new(1, "k", &value)];
+        let batch = encode(&records, Compression::Lz4, ProducerInfo::NONE);
+        let returned = Arc::new(AtomicBool::new(false));
+        let buffer = Lent(vec![0; 64 << 10], returned.clone());
+        let decoded = batch::decode_into(batch, buffer, &Limits::default()).unwrap();
+        assert_eq!(returned.load(Ordering::Relaxed), !held);
+        assert_eq!(decoded.buffer_bytes() == 64 << 10, held);
+        let read: Vec<_> = decoded.into_iter().map(Result::unwrap).collect();
+        assert_eq!(read[0].value.as_deref(), Some(value.as_bytes()));
+        drop(read);
+        assert!(returned.load(Ordering::Relaxed));
+    }
 }

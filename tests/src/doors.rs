@@ -28,6 +28,8 @@ struct State {
 struct Rule {
     /// The process that hears nothing.
     deaf: Option<u32>,
+    /// Answers that the deaf one has not heard.
+    withheld: usize,
     connections: Vec<Connection>,
     closed: bool,
 }
@@ -59,13 +61,14 @@ impl Doors {
 
     /// From now on this process hears no controller; what it says is heard.
     pub fn deafen(&self, pid: u32) {
-        self.state.change(|rule| rule.deaf = Some(pid));
+        self.state.change(|rule| (rule.deaf, rule.withheld) = (Some(pid), 0));
     }
 
     /// Everybody hears again. What the deaf one did not hear is lost: its connections break first.
     pub fn cut(&self) {
         self.state.change(|rule| {
             let Some(pid) = rule.deaf.take() else { return };
+            assert!(rule.withheld > 0, "something was said to it meanwhile");
             let its = sockets(pid);
             for connection in rule.connections.iter_mut().filter(|c| its.contains(&c.inode)) {
                 connection.cut = true;
@@ -99,14 +102,17 @@ impl State {
 
     /// Waits until the connection's client may hear something; whether it ever may.
     fn may_hear(&self, inode: u64) -> bool {
-        let mut rule = self.lock();
+        let (mut rule, mut waits) = (self.lock(), false);
         loop {
             let cut = rule.connections.iter().any(|c| c.inode == inode && c.cut);
             if rule.closed || cut {
                 return false;
             }
             match rule.deaf {
-                Some(pid) if sockets(pid).contains(&inode) => {}
+                Some(pid) if sockets(pid).contains(&inode) => {
+                    rule.withheld += usize::from(!waits);
+                    waits = true;
+                }
                 _ => return true,
             }
             rule = self.changed.wait(rule).unwrap_or_else(PoisonError::into_inner);

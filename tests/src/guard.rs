@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Waits until no other cluster runs in this test binary.
-pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     // A test that failed while it held the lock has dropped its cluster all the same.
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }

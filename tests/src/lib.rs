@@ -21,6 +21,7 @@ pub use binary::{Finished, binary, run, run_with};
 pub use clock::{Stopwatch, micros};
 pub use cluster::{LocalCluster, Running, Setup};
 pub use doors::Doors;
+pub use guard::one_at_a_time;
 pub use http::http_get;
 pub use local::{UpCluster, signal};
 pub use machine::busy_share;

@@ -2,8 +2,8 @@
 //!
 //! Commits go out in the order of their numbers, so one answer that never comes holds back everything behind it; and
 //! an answer that has not come after seconds seldom comes at all. Dropping an attempt is safe: should it still write, it
-//! writes the same bytes under the same key (ONCE). A link may really be slow, though, so each next attempt but one has
-//! twice as long: whatever the link, one of them is long enough.
+//! writes the same bytes under the same key (ONCE). A link may really be slow, though, so each next attempt has twice as
+//! long, and the last has what is left of the put deadline.
 
 use std::time::Duration;
 
@@ -13,14 +13,11 @@ const FIRST: Duration = Duration::from_secs(2);
 const MICROSECONDS_PER_BYTE: u64 = 1;
 /// What so many usual PUTs take is not long.
 const USUAL: u32 = 4;
-/// Attempts that have equally long.
-const ALIKE: u32 = 2;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Patience {
     next: Duration,
-    attempts: u32,
 }
 
 impl Patience {
@@ -28,17 +25,14 @@ impl Patience {
     pub(super) fn new(bytes: u64, usual: Option<Duration>) -> Self {
         let size = Duration::from_micros(bytes.saturating_mul(MICROSECONDS_PER_BYTE));
         let usual = usual.unwrap_or_default().saturating_mul(USUAL);
-        Self { next: FIRST.saturating_add(size).max(usual), attempts: 0 }
+        Self { next: FIRST.saturating_add(size).max(usual) }
     }
 
     /// How long the next attempt may take.
     pub(super) fn next(&mut self) -> Duration {
-        if self.attempts == ALIKE {
-            self.next = self.next.saturating_mul(2);
-            self.attempts = 0;
-        }
-        self.attempts += 1;
-        self.next
+        let now = self.next;
+        self.next = now.saturating_mul(2);
+        now
     }
 }
 
@@ -51,14 +45,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_never_comes_is_waited_for_twice_and_then_twice_as_long() {
-        assert_eq!(seconds(&mut Patience::new(0, None), 6), [2, 2, 4, 4, 8, 8]);
+    fn an_answer_that_never_comes_is_waited_for_again_and_twice_as_long() {
+        assert_eq!(seconds(&mut Patience::new(0, None), 4), [2, 4, 8, 16]);
     }
 
     #[test]
     fn a_large_object_and_a_slow_store_have_longer() {
         assert_eq!(seconds(&mut Patience::new(8_000_000, None), 1), [10]);
         let slow = Some(Duration::from_secs(3));
-        assert_eq!(seconds(&mut Patience::new(1_000, slow), 3), [12, 12, 24]);
+        assert_eq!(seconds(&mut Patience::new(1_000, slow), 3), [12, 24, 48]);
     }
 }

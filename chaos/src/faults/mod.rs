@@ -241,7 +241,7 @@ mod tests {
         assert!(
             refusal("store-500", 3).contains("store-500 cannot be installed: it needs --store s3")
         );
-        assert!(named("all", 3, 1, Storage::File).unwrap().len() < all().len());
+        assert!(named("all", 3, 3, Storage::File).unwrap().len() < all().len());
         assert!(refusal("kill-moon", 3).contains("no fault kill-moon"));
         assert!(refusal("ring", 1).contains("ring cannot be installed: it needs 3 controllers"));
         assert!(refusal(" ,", 3).contains("no fault is named"));

@@ -43,10 +43,10 @@ impl Hedge {
     }
 
     /// How long a GET of so many bytes, and the one that was sent after it, may take at its `attempt`th try, from 1. A link
-    /// may really be slow: every second try has twice as long.
+    /// may really be slow: each next try has twice as long.
     pub(super) fn patience(&self, bytes: u64, attempt: u32) -> Duration {
         let first = LOST.saturating_add(Duration::from_micros(bytes)).max(self.wait() * USUAL);
-        first.saturating_mul(1 << (attempt.saturating_sub(1) / 2).min(16))
+        first.saturating_mul(1 << attempt.saturating_sub(1).min(16))
     }
 
     /// A GET was answered after `took`.
@@ -95,10 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_never_comes_is_waited_for_longer_every_second_time() {
+    fn an_answer_that_never_comes_is_waited_for_twice_as_long_each_time() {
         let hedge = Hedge::default();
         let seconds: Vec<_> = (1..=5).map(|attempt| hedge.patience(0, attempt).as_secs()).collect();
-        assert_eq!(seconds, [2, 2, 4, 4, 8]);
+        assert_eq!(seconds, [2, 4, 8, 16, 32]);
         assert_eq!(hedge.patience(4_000_000, 1).as_secs(), 6);
     }
 

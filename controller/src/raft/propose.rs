@@ -3,7 +3,7 @@
 use super::forward::{Outcome, Waiting};
 use super::message::{ForwardAnswer, Forwarded};
 use super::node::RaftNode;
-use super::proposer::Proposed;
+use super::proposer::{self, Proposed};
 use super::time;
 use super::types::{EncodedCommand, TypeConfig};
 use crate::codec;
@@ -107,18 +107,24 @@ impl RaftNode {
         request: Option<RequestKey>,
         body: CommandBody,
     ) -> Result<(u64, Reply), ProposeError> {
+        let own = is_own(&body);
         match self.prepare(request, body) {
-            Ok(ready) => self.write(vec![ready]).await.pop().unwrap_or_else(late),
+            Ok(ready) => self.write(vec![ready], own).await.pop().unwrap_or_else(late),
             Err(outcome) => outcome,
         }
     }
 
-    /// The outcomes of proposals in their order, if they come in time.
-    pub(super) async fn write(&self, ready: Vec<Ready>) -> Vec<Outcome> {
+    /// The outcomes of proposals in their order, if they come in time. `own`: they pass those that
+    /// clients wait for.
+    pub(super) async fn write(&self, ready: Vec<Ready>, own: bool) -> Vec<Outcome> {
         let core = self.core();
         let (answer, outcomes) = oneshot::channel();
+        let proposed = Proposed { ready, term: self.with_metrics(|m| m.current_term), answer };
         let written = async {
-            core.batches.send(Proposed { ready, answer }).await.ok()?;
+            match own {
+                true => drop(core.tasks.spawn(proposer::write(self.clone(), vec![proposed], None))),
+                false => core.batches.send(proposed).await.ok()?,
+            }
             outcomes.await.ok()
         };
         tokio::time::timeout(PATIENCE, written).await.ok().flatten().unwrap_or_default()

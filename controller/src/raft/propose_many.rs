@@ -23,7 +23,7 @@ impl RaftNode {
             outcomes.push(outcome);
         }
         if !ready.is_empty() {
-            let written = self.write(ready).await;
+            let written = self.write(ready, false).await;
             for (at, outcome) in waiting.into_iter().zip(written) {
                 outcomes[at] = outcome;
             }

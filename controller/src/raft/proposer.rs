@@ -31,6 +31,9 @@ const BATCH_BYTES: usize = 4 << 20;
 /// What one caller proposes at once.
 pub(crate) struct Proposed {
     pub(super) ready: Vec<Ready>,
+    /// In which they were judged. In another one they are not proposed: their time, and what was
+    /// thought of those whom they are about, may be out of date.
+    pub(super) term: u64,
     /// As many outcomes, in their order.
     pub(super) answer: oneshot::Sender<Vec<Outcome>>,
 }
@@ -65,26 +68,39 @@ pub(crate) async fn run(node: RaftNode, mut queue: mpsc::Receiver<Proposed>) {
             (count, bytes) = (count + proposed.ready.len(), bytes + proposed.bytes());
             batch.push(proposed);
         }
-        // Whoever has stopped waiting was told that the outcome is unknown.
-        batch.retain(|proposed| !proposed.answer.is_closed());
+        let term = node.with_metrics(|m| m.current_term);
+        let (batch, stale): (Vec<_>, Vec<_>) = batch
+            .into_iter()
+            // Whoever has stopped waiting was told that the outcome is unknown.
+            .filter(|proposed| !proposed.answer.is_closed())
+            .partition(|proposed| proposed.term == term);
+        for Proposed { ready, answer, .. } in stale {
+            let leader = node.leader();
+            let _ = answer.send(vec![Err(ProposeError::NoLeader { leader }); ready.len()]);
+        }
         if !batch.is_empty() {
             // What they take is due until they are applied, even if all of
             // them stop waiting.
-            core.tasks.spawn(write(node.clone(), batch, permit));
+            core.tasks.spawn(write(node.clone(), batch, Some(permit)));
         }
     }
 }
 
-async fn write(node: RaftNode, batch: Vec<Proposed>, permit: OwnedSemaphorePermit) {
+/// Proposes a batch at once, and answers it when it is applied.
+pub(super) async fn write(
+    node: RaftNode,
+    batch: Vec<Proposed>,
+    permit: Option<OwnedSemaphorePermit>,
+) {
     let mut commands = Vec::new();
     let mut waiting = Vec::with_capacity(batch.len());
-    for Proposed { ready, answer } in batch {
+    for Proposed { ready, answer, .. } in batch {
         let (some, kept) = split(ready);
         commands.extend(some);
         waiting.push((kept, answer));
     }
     let mut answers = match node.core().raft.client_write_many(commands).await {
-        Ok(answers) => answers,
+        Ok(answers) => answers.fuse(),
         Err(error) => {
             for (kept, answer) in waiting {
                 let _ = answer.send(vec![Err(failed(error.clone())); kept.len()]);

@@ -28,7 +28,8 @@ pub fn decode(batch: Bytes, limits: &Limits) -> Result<DecodedBatch, BatchError>
 }
 
 /// The same, decompressed into `buffer`, which must have room for [`decoded_bound`] bytes; it is dropped with the last of
-/// the records. For those who use buffers more than once. Without compression it is dropped at once.
+/// the records. Records that take less than half of it are copied out, so that a few of them never hold on to much. For
+/// those who use buffers more than once. Without compression it is dropped at once.
 pub fn decode_into<B>(
     batch: Bytes,
     mut buffer: B,
@@ -42,8 +43,12 @@ where
         Compression::None => (batch.slice(HEADER_BYTES..), 0),
         Compression::Lz4 => {
             let filled = lz4::decompress_to(&batch[HEADER_BYTES..], buffer.as_mut(), limits)?;
-            let buffer = Bytes::from_owner(buffer);
-            (buffer.slice(..filled), buffer.len())
+            let whole = buffer.as_ref().len();
+            if filled < whole / 2 {
+                (Bytes::copy_from_slice(&buffer.as_ref()[..filled]), filled)
+            } else {
+                (Bytes::from_owner(buffer).slice(..filled), whole)
+            }
         }
     };
     check_count(&header, records.len())?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use streamhouse_tests::{Signal, binary, run, signal, until};
+use streamhouse_tests::{Signal, binary, one_at_a_time, run, signal, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// One of every family, so that two minutes are enough.
@@ -14,6 +14,7 @@ const MIXED: &str = "kill-leader,kill-agent,kill-all-controllers,stop-agent,isol
 
 #[test]
 fn two_minutes_of_mixed_faults_show_nothing() {
+    let _alone = one_at_a_time();
     let folder = tempfile::tempdir().unwrap();
     let runs = folder.path().join("run");
     let path = runs.to_str().unwrap();
@@ -85,6 +86,7 @@ fn until_all_have_ended(folder: &Path) {
 
 #[test]
 fn an_interrupted_run_ends_every_process() {
+    let _alone = one_at_a_time();
     let folder = tempfile::tempdir().unwrap();
     let mut run = Run::start(folder.path());
     // Just now one of them may be dead by the fault.
@@ -96,6 +98,7 @@ fn an_interrupted_run_ends_every_process() {
 
 #[test]
 fn a_run_that_is_killed_takes_its_processes_with_it() {
+    let _alone = one_at_a_time();
     let folder = tempfile::tempdir().unwrap();
     let run = Run::start(folder.path());
     assert!(processes_of(folder.path()) >= 5);

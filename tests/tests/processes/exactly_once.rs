@@ -151,6 +151,8 @@ fn a_producer_that_takes_over_a_name_fences_the_one_before_with_its_batches_on_t
     // On their way to an agent that does nothing.
     first.feed(STEP);
     let mut second = Load::start(&cluster, "second", Some("loader"));
+    // However long that took, and whoever has taken the first's batches meanwhile: these come too late.
+    first.feed(STEP);
     moved(&cluster, stopped);
     second.flow(&cluster);
     // What the first has in the agent that was stopped comes too late, and it may send nothing more.

@@ -62,6 +62,8 @@ pub(super) struct Membership {
     /// What the leader said was not taken in, or was taken back: it must say it again.
     stale: bool,
     topics: BTreeSet<TopicId>,
+    /// They may have heard a later wish, whose answer was lost: the next is said whatever it is.
+    unsure: bool,
     /// Releases under way; true: the member is fenced.
     releases: JoinSet<bool>,
     /// A look for topics under way.
@@ -106,6 +108,7 @@ impl Membership {
             settled: false,
             stale: false,
             topics: BTreeSet::new(),
+            unsure: false,
             releases: JoinSet::new(),
             looking: JoinSet::new(),
             wanted: None,
@@ -167,8 +170,9 @@ impl Membership {
 
     /// One membership, from joining to its end.
     async fn live(&mut self, backoff: &mut Backoff) -> Over {
-        // What the membership before wanted to say is of no interest.
-        (self.wanted, self.saying) = (None, JoinSet::new());
+        // What the membership before wanted to say, and what its calls were told, is of no interest.
+        (self.wanted, self.saying, self.releases) = (None, JoinSet::new(), JoinSet::new());
+        self.unsure = false;
         let asked = clock::now();
         match self.join().await {
             Ok(()) => backoff.reset(),

@@ -89,7 +89,9 @@ impl Membership {
         if !self.saying.is_empty() {
             return;
         }
-        let Some(topics) = self.wanted.take().filter(|wanted| *wanted != self.topics) else {
+        let Some(topics) =
+            self.wanted.take().filter(|wanted| self.unsure || *wanted != self.topics)
+        else {
             return;
         };
         let wish = self.wish(&topics, true);
@@ -99,11 +101,15 @@ impl Membership {
     pub(super) fn said(&mut self, said: Result<Said, JoinError>) -> Option<Over> {
         match said {
             // Only what the controllers know need not be said again.
-            Ok((topics, Ok(_))) => self.topics = topics,
+            Ok((topics, Ok(_))) => (self.topics, self.unsure) = (topics, false),
             Ok((_, Err(error))) if error.code() == Some(Code::FencedMember) => {
                 return Some(Over::Fenced);
             }
-            Ok((_, Err(error))) => self.fail(error.into()),
+            Ok((_, Err(error))) => {
+                // It may have been heard all the same.
+                self.unsure = true;
+                self.fail(error.into());
+            }
             Err(_) => {}
         }
         self.say_wanted();
