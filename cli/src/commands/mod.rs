@@ -27,6 +27,9 @@ use crate::logs;
 /// What the processes of a cluster log unless told otherwise: openraft tells every step it takes, and we what of it matters.
 const SERVER_LOG: &str = "info,openraft=error";
 
+/// Threads of a client that read files and decode.
+const READERS: usize = 4;
+
 /// Runs the command to its end.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     let serves = matches!(cli.command, Command::Controller(_) | Command::Agent(_));
@@ -37,10 +40,12 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         _ => "warn",
     };
     logs::start(cli.log.as_deref(), default, cli.log_format)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(cli.command, Command::Consume(_) | Command::Bench(_)) {
+        // Each thread that reads or decodes keeps memory of its own for the next time.
+        runtime.max_blocking_threads(READERS);
+    }
+    let runtime = runtime.enable_all().build().context("starting the runtime")?;
     let format = cli.output;
     // Boxed: as one future with all commands in it, it takes the compiler minutes.
     let command: LocalBoxFuture<'_, anyhow::Result<()>> = match cli.command {
