@@ -51,8 +51,10 @@ struct Listed {
 
 #[derive(Debug, Serialize)]
 struct Described {
-    #[serde(flatten)]
-    group: Listed,
+    group: String,
+    state: &'static str,
+    epoch: u32,
+    assignor: &'static str,
     members: Vec<Member>,
     /// Over all partitions with an offset.
     lag: u64,
@@ -153,7 +155,10 @@ impl From<GroupDescription> for Described {
             members: members.collect(),
             lag: group.partitions.iter().filter_map(|p| p.lag()).sum(),
             partitions: partitions.collect(),
-            group: Listed::from(group.summary),
+            group: group.summary.name,
+            state: group.summary.state.as_str(),
+            epoch: group.summary.epoch,
+            assignor: group.summary.assignor.as_str(),
         }
     }
 }
@@ -168,9 +173,14 @@ fn human_list(groups: &[Listed]) -> String {
 }
 
 fn human_description(group: &Described) -> String {
-    let Listed { group: name, state, epoch, assignor, .. } = &group.group;
+    let Described { group: name, state, epoch, assignor, .. } = group;
     let lag = output::count(group.lag);
-    let mut text = format!("group {name} · {state} · epoch {epoch} · {assignor} · lag {lag}\n");
+    let unread = match group.partitions.iter().filter(|p| p.committed.is_none()).count() {
+        0 => String::new(),
+        count => format!(" · without an offset: {count} of {}", group.partitions.len()),
+    };
+    let mut text =
+        format!("group {name} · {state} · epoch {epoch} · {assignor} · lag {lag}{unread}\n");
     if !group.members.is_empty() {
         let mut table = output::table(["member", "client", "instance", "partitions"]);
         for member in &group.members {
