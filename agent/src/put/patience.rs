@@ -2,8 +2,9 @@
 //!
 //! Commits go out in the order of their numbers, so one answer that never comes holds back everything behind it; and
 //! an answer that has not come after seconds seldom comes at all. Dropping an attempt is safe: should it still write, it
-//! writes the same bytes under the same key (ONCE). A link may really be slow, though, so each next attempt has twice as
-//! long, and the last has what is left of the put deadline.
+//! writes the same bytes under the same key (ONCE). A link may really be slow, though: what is allowed for an object's size
+//! doubles with each attempt, and the last has what is left of the put deadline. What is allowed for the answer doubles
+//! with every second one only, for several answers may be lost in a row.
 
 use std::time::Duration;
 
@@ -13,26 +14,31 @@ const FIRST: Duration = Duration::from_secs(2);
 const MICROSECONDS_PER_BYTE: u64 = 1;
 /// What so many usual PUTs take is not long.
 const USUAL: u32 = 4;
+/// More attempts are made; none has longer.
+const MOST_DOUBLED: u32 = 16;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Patience {
-    next: Duration,
+    size: Duration,
+    usual: Duration,
+    attempts: u32,
 }
 
 impl Patience {
     /// For an object of so many bytes; `usual` is what PUTs take, as far as that is known.
     pub(super) fn new(bytes: u64, usual: Option<Duration>) -> Self {
         let size = Duration::from_micros(bytes.saturating_mul(MICROSECONDS_PER_BYTE));
-        let usual = usual.unwrap_or_default().saturating_mul(USUAL);
-        Self { next: FIRST.saturating_add(size).max(usual) }
+        Self { size, usual: usual.unwrap_or_default().saturating_mul(USUAL), attempts: 0 }
     }
 
     /// How long the next attempt may take.
     pub(super) fn next(&mut self) -> Duration {
-        let now = self.next;
-        self.next = now.saturating_mul(2);
-        now
+        let attempt = self.attempts.min(MOST_DOUBLED);
+        self.attempts += 1;
+        let (slowly, fast) = (1 << (attempt / 2), 1 << attempt);
+        let first = FIRST.saturating_mul(slowly).saturating_add(self.size.saturating_mul(fast));
+        first.max(self.usual.saturating_mul(slowly))
     }
 }
 
@@ -45,14 +51,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_never_comes_is_waited_for_again_and_twice_as_long() {
-        assert_eq!(seconds(&mut Patience::new(0, None), 4), [2, 4, 8, 16]);
+    fn an_answer_that_never_comes_is_waited_for_twice_and_then_twice_as_long() {
+        assert_eq!(seconds(&mut Patience::new(0, None), 6), [2, 2, 4, 4, 8, 8]);
     }
 
     #[test]
     fn a_large_object_and_a_slow_store_have_longer() {
-        assert_eq!(seconds(&mut Patience::new(8_000_000, None), 1), [10]);
+        assert_eq!(seconds(&mut Patience::new(8_000_000, None), 4), [10, 18, 36, 68]);
         let slow = Some(Duration::from_secs(3));
-        assert_eq!(seconds(&mut Patience::new(1_000, slow), 3), [12, 24, 48]);
+        assert_eq!(seconds(&mut Patience::new(1_000, slow), 3), [12, 12, 24]);
     }
 }
