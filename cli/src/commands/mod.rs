@@ -28,7 +28,7 @@ use crate::logs;
 const SERVER_LOG: &str = "info,openraft=error";
 
 /// Threads of a client that read files and decode.
-const READERS: usize = 4;
+const READERS: usize = 2;
 
 /// Runs the command to its end.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
