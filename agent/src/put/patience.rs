@@ -3,13 +3,16 @@
 //! Commits go out in the order of their numbers, so one answer that never comes holds back everything behind it; and
 //! an answer that has not come after seconds seldom comes at all. Dropping an attempt is safe: should it still write, it
 //! writes the same bytes under the same key (ONCE). A link may really be slow, though: what is allowed for an object's size
-//! doubles with each attempt, and the last has what is left of the put deadline. What is allowed for the answer doubles
-//! with every second one only, for several answers may be lost in a row.
+//! doubles with each attempt, and the last has what is left of the put deadline. What is allowed for the answer alone
+//! doubles once, for several answers may be lost in a row.
 
 use std::time::Duration;
 
 /// For an object of no size, on a store of which nothing is known.
 const FIRST: Duration = Duration::from_secs(2);
+/// The most that is allowed for the answer alone: a store that loses all of them for a while is written to again so soon
+/// after.
+const LONGEST_ANSWER: Duration = Duration::from_secs(4);
 /// No link is taken to be slower than a byte a microsecond (8 Mbit/s), at first.
 const MICROSECONDS_PER_BYTE: u64 = 1;
 /// What so many usual PUTs take is not long.
@@ -37,7 +40,8 @@ impl Patience {
         let attempt = self.attempts.min(MOST_DOUBLED);
         self.attempts += 1;
         let (slowly, fast) = (1 << (attempt / 2), 1 << attempt);
-        let first = FIRST.saturating_mul(slowly).saturating_add(self.size.saturating_mul(fast));
+        let answer = FIRST.saturating_mul(slowly).min(LONGEST_ANSWER);
+        let first = answer.saturating_add(self.size.saturating_mul(fast));
         first.max(self.usual.saturating_mul(slowly))
     }
 }
@@ -52,7 +56,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_never_comes_is_waited_for_twice_and_then_twice_as_long() {
-        assert_eq!(seconds(&mut Patience::new(0, None), 6), [2, 2, 4, 4, 8, 8]);
+        assert_eq!(seconds(&mut Patience::new(0, None), 6), [2, 2, 4, 4, 4, 4]);
     }
 
     #[test]

@@ -43,10 +43,12 @@ impl Hedge {
     }
 
     /// How long a GET of so many bytes, and the one that was sent after it, may take at its `attempt`th try, from 1. A link
-    /// may really be slow: each next try has twice as long.
+    /// may really be slow: what is allowed for the bytes doubles with each try, what is allowed for the answer only once.
     pub(super) fn patience(&self, bytes: u64, attempt: u32) -> Duration {
-        let first = LOST.saturating_add(Duration::from_micros(bytes)).max(self.wait() * USUAL);
-        first.saturating_mul(1 << attempt.saturating_sub(1).min(16))
+        let before = attempt.saturating_sub(1).min(16);
+        let slowly = if before < 2 { 1 } else { 2 };
+        let size = Duration::from_micros(bytes).saturating_mul(1 << before);
+        (LOST * slowly).saturating_add(size).max(self.wait() * USUAL * slowly)
     }
 
     /// A GET was answered after `took`.
@@ -95,11 +97,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_never_comes_is_waited_for_twice_as_long_each_time() {
+    fn an_answer_that_never_comes_is_waited_for_twice_and_then_twice_as_long() {
         let hedge = Hedge::default();
         let seconds: Vec<_> = (1..=5).map(|attempt| hedge.patience(0, attempt).as_secs()).collect();
-        assert_eq!(seconds, [2, 4, 8, 16, 32]);
+        assert_eq!(seconds, [2, 2, 4, 4, 4]);
         assert_eq!(hedge.patience(4_000_000, 1).as_secs(), 6);
+        assert_eq!(hedge.patience(4_000_000, 3).as_secs(), 20);
     }
 
     #[test]
