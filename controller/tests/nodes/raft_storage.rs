@@ -189,7 +189,9 @@ async fn a_snapshot_s_transfer_is_resumed() {
     small_snapshots(&mut options);
     let follower = start(options).await;
     follower.node.wait_applied(last, PATIENCE).await.unwrap();
-    assert!(!follower.observer.installed.lock().is_empty());
+    // Told a moment after it is applied.
+    let installed = || (!follower.observer.installed.lock().is_empty()).then_some(());
+    poll("an installed snapshot", installed).await;
     let (before, after) = (proxy.before.load(Ordering::SeqCst), proxy.after.load(Ordering::SeqCst));
     println!("{before} bytes until the cut, {after} after it; the state has {state}");
     assert!(before >= state / 2, "it was cut");
