@@ -15,7 +15,7 @@ ifneq ($(wildcard /usr/lib/ccache/c++),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help build demo test soak test-power test-scale test-kills test-store test-read-memory check fix deps deps-test clean
+.PHONY: help build demo test soak test-power test-scale test-kills test-failover test-store test-read-memory check fix deps deps-test clean
 
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
@@ -25,6 +25,7 @@ help:
 	@echo "make fix     formatting and the lints that can be fixed mechanically"
 	@echo "make test-power   power cuts under running controllers, CUTS=300 of them"
 	@echo "make test-kills   controllers come, go and hang; leaders die for KILLS=120 seconds"
+	@echo "make test-failover   leaders killed KILLS_COUNT=50 times, and how long nothing was written"
 	@echo "make test-store   an object store that refuses half of all requests, then all of them, for STORE=60 seconds"
 	@echo "make test-scale   a state of SCALE=1000000 segments: start, look-ups, snapshots, memory"
 	@echo "make test-read-memory   READ_MIB=10240 of records read within twice the memory limit"
@@ -43,13 +44,17 @@ test: deps-test
 CUTS ?= 300
 SCALE ?= 1000000
 KILLS ?= 120
+KILLS_COUNT ?= 50
 STORE ?= 60
 READ_MIB ?= 10240
 test-power: deps-test
 	STREAMHOUSE_POWER_CUTS=$(CUTS) $(CARGO) test --release --locked --workspace --test processes -- --nocapture disk::a_power_cut
 
 test-kills: deps-test
-	STREAMHOUSE_KILLS_SECONDS=$(KILLS) $(CARGO) test --release --locked --workspace --test processes -- --nocapture availability::
+	STREAMHOUSE_KILLS_SECONDS=$(KILLS) $(CARGO) test --release --locked --workspace --test processes -- --nocapture availability:: leader_kills::
+
+test-failover: deps-test
+	STREAMHOUSE_FAILOVER_KILLS=$(KILLS_COUNT) $(CARGO) test --release --locked --workspace --test processes -- --nocapture benchmarks::bench_failover_kills_leaders
 
 test-store: deps-test
 	STREAMHOUSE_STORE_SECONDS=$(STORE) $(CARGO) test --release --locked --workspace --test processes -- --nocapture hostile_store::

@@ -29,7 +29,7 @@ pub(crate) struct Attachment {
 impl Attachment {
     /// Runs until the session is over, attaching again whenever the stream breaks.
     pub(crate) async fn run(self) {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(250));
         let controller = self.controllers.address(self.member);
         loop {
             tokio::select! {

@@ -14,7 +14,9 @@ use streamhouse_segment::ClusterId;
 use streamhouse_store::{Created, GetError, PutError, Store};
 
 /// How often the store is asked.
-const TRIES: usize = 5;
+const TRIES: u32 = 5;
+/// How long an answer may take; each further one as much longer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the store cannot be used for the cluster.
 #[derive(Debug, thiserror::Error)]
@@ -125,17 +127,21 @@ impl Marker<'_> {
     }
 }
 
-/// Asks the store again while that can help.
+/// Asks the store again while that can help, and when an answer does not come: the store may have lost it, and whoever
+/// waits for the agent should not wait for the store's own timeout.
 async fn patiently<T, E, F, Fut>(can_retry: impl Fn(&E) -> bool, mut ask: F) -> Result<T, E>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, E>>,
 {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-    for _ in 1..TRIES {
-        match ask().await {
-            Err(error) if can_retry(&error) => tokio::time::sleep(backoff.next()).await,
-            answer => return answer,
+    for attempt in 1..TRIES {
+        match tokio::time::timeout(PATIENCE * attempt, ask()).await {
+            Err(_) => {
+                tracing::warn!(attempt, "the store does not answer for its marker: asking again")
+            }
+            Ok(Err(error)) if can_retry(&error) => tokio::time::sleep(backoff.next()).await,
+            Ok(answer) => return answer,
         }
     }
     ask().await
@@ -144,6 +150,24 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_come_is_asked_for_again() {
+        let mut asked = 0;
+        let begun = tokio::time::Instant::now();
+        let ask = || {
+            asked += 1;
+            let answers = asked == 3;
+            async move {
+                if !answers {
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, GetError>(asked)
+            }
+        };
+        assert_eq!(patiently(GetError::can_retry, ask).await.unwrap(), 3);
+        assert_eq!(begun.elapsed(), PATIENCE * 3);
+    }
 
     async fn outcome(store: &Store, cluster: u8) -> Result<(), String> {
         let marker = Marker { store, cluster: ClusterId::from_bytes([cluster; 16]) };

@@ -4,9 +4,10 @@
 //! together) and while not too many of its batches are unanswered. Whoever must wait is paused, never refused. What
 //! producers can make an agent hold in memory is at the most
 //!
-//! * `buffer_bytes` of admitted batches and, while they are copied into objects, `max_uploads` objects. A batch keeps the
-//!   message alive that it came in, so a message counts whole until the last of its batches is answered; batches of small
-//!   messages, or that are a small part of theirs, are copied, and count alone;
+//! * `buffer_bytes` of admitted batches and, while the small ones are copied into objects, so much of `max_uploads` objects.
+//!   A batch keeps the message alive that it came in, so a message counts whole until the last of its batches is answered,
+//!   and those of its batches that are copied beside one that is not count again; batches of small messages, or that are a
+//!   small part of theirs, are copied, and count alone;
 //! * [`POOL_BYTES`](crate::inflow::POOL_BYTES) of messages that are coming or wait for that budget, and about three
 //!   times as much for their batches' decoded fields: a message has no more batches than its length allows, and
 //!   [`MAX_MESSAGE_BATCHES`](streamhouse_proto::MAX_MESSAGE_BATCHES) at the most;
@@ -30,7 +31,7 @@ use streamhouse_proto::v1::produce_server::Produce;
 use streamhouse_proto::v1::{
     ErrorCode, ErrorInfo, ProduceBatch, ProduceRequest, ProduceResponse, ProduceResult,
 };
-use streamhouse_segment::{BatchError, BatchHeader, Limits, validate_for_produce};
+use streamhouse_segment::{BatchError, BatchHeader, Limits, ObjectBuilder, validate_for_produce};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -278,8 +279,12 @@ impl Reader {
         if message < SHARED_FROM || used < message / 2 {
             return Ok(None);
         }
+        // What is small is copied into the object, while a large neighbour keeps the message.
+        let lengths = batches.iter().map(|batch| batch.batch.len());
+        let small: usize = lengths.filter(|len| ObjectBuilder::copied_bytes(*len) == *len).sum();
+        let twice = if small < used { small } else { 0 };
         let overhead = batches.len().saturating_mul(BATCH_OVERHEAD);
-        let permit = self.take_room(message.saturating_add(overhead)).await?;
+        let permit = self.take_room(message.saturating_add(twice + overhead)).await?;
         Ok(Some(Arc::new(permit)))
     }
 

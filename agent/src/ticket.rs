@@ -146,7 +146,7 @@ impl Sequence {
 /// An admitted batch.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    /// Valid, as the producer sent it; its offset is written when it is copied into an object.
+    /// Valid, as the producer sent it; its offset is written into a copy of its header when its object is built.
     pub(crate) batch: Bytes,
     pub(crate) records: u32,
     /// Which of its producer's batches it is; `None` if nobody in particular wrote it.

@@ -31,6 +31,11 @@ impl Controllers {
     }
 }
 
+/// Are these the ones that are taken when nobody names any?
+pub(crate) fn are_default(addresses: &[String]) -> bool {
+    addresses == LOCAL
+}
+
 /// `host:port` in the form in which it is used; a scheme in front is dropped.
 pub(crate) fn address(text: &str) -> Result<String, Failure> {
     let text = text.trim();

@@ -10,6 +10,8 @@ use streamhouse_client::consumer::ConsumeError;
 use streamhouse_client::producer::{FlushError, ProduceError};
 use streamhouse_client::{AdminError, CallError, Code, Refusal};
 
+use crate::controllers;
+
 /// The end of `--help`.
 pub(crate) const HELP: &str = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 the thing named does not exist or exists \
 already, 4 the cluster could not be reached or gave no answer (a retry may help), 5 damaged data; of chaos run: 6 something is not as it must be, 7 the run proves \
@@ -82,14 +84,50 @@ pub(crate) fn stdout_error(error: io::Error) -> anyhow::Error {
     }
 }
 
+/// What a status ends with once it is printed: a script sees by the exit code alone that nothing can be decided.
+pub(crate) fn led(leader: Option<u64>) -> anyhow::Result<()> {
+    let message = "no controller leads with a majority behind it just now";
+    leader.map(drop).ok_or_else(|| Failure::new(Kind::Unavailable, message).into())
+}
+
 /// Says what went wrong, if anything, and with which code to exit.
 pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     if error.is::<StdoutClosed>() {
         return ExitCode::SUCCESS;
     }
-    complain(&one_line(&chain(&error)));
+    complain(&one_line(&format!("{}{}", chain(&error), hint(&error))));
     ExitCode::from(kind(&error) as u8)
+}
+
+/// What to try, where that is known.
+fn hint(error: &anyhow::Error) -> &'static str {
+    let unreachable = error.chain().find_map(|cause| match call_of(cause) {
+        Some(CallError::Unreachable { tried, .. }) => Some(tried),
+        _ => None,
+    });
+    match unreachable.is_some_and(|tried| controllers::are_default(tried)) {
+        true => "; --controllers names others, `streamhouse up` starts these",
+        false => "",
+    }
+}
+
+/// The call to the controllers that failed, if that is what it is about.
+fn call_of<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a CallError> {
+    if let Some(AdminError::Call(error)) = cause.downcast_ref() {
+        return Some(error);
+    }
+    if let Some(ConsumeError::Call(error) | ConsumeError::Commit { error, .. }) =
+        cause.downcast_ref()
+    {
+        return Some(error);
+    }
+    if let Some(ProduceError::Metadata { error, .. } | ProduceError::NoProducerId { error }) =
+        cause.downcast_ref()
+    {
+        return Some(error);
+    }
+    cause.downcast_ref()
 }
 
 /// Ends a command line that could not be understood, or that asked for help.
@@ -127,7 +165,7 @@ fn complain(line: &str) {
 }
 
 /// The whole chain, outermost first, without repeating what a message already ends with.
-fn chain(error: &anyhow::Error) -> String {
+pub(crate) fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.is_empty() {
@@ -227,7 +265,8 @@ fn consume_kind(error: &ConsumeError) -> Kind {
         ConsumeError::Config(_) | ConsumeError::NotSubscribed => Kind::Usage,
         ConsumeError::UnknownTopic { .. }
         | ConsumeError::TopicDeleted { .. }
-        | ConsumeError::UnknownPartition { .. } => Kind::Name,
+        | ConsumeError::UnknownPartition { .. }
+        | ConsumeError::OffsetOutOfRange { .. } => Kind::Name,
         ConsumeError::MissingObject { .. }
         | ConsumeError::Corrupt { .. }
         | ConsumeError::IndexGap { .. } => Kind::Damaged,
@@ -239,7 +278,6 @@ fn consume_kind(error: &ConsumeError) -> Kind {
         ConsumeError::Store { .. }
         | ConsumeError::NotAssigned { .. }
         | ConsumeError::NoOffset { .. }
-        | ConsumeError::OffsetOutOfRange { .. }
         | ConsumeError::StoreNotOpen { .. }
         | ConsumeError::NoGroup
         | ConsumeError::CommitsWaiting { .. }
@@ -273,6 +311,18 @@ mod tests {
         );
         let repeated = Err::<(), _>(Failure::usage("deep")).context("outer: deep").unwrap_err();
         assert_eq!(chain(&repeated), "outer: deep");
+    }
+
+    #[test]
+    fn who_named_no_controllers_is_told_how() {
+        let unreachable = |tried: &[String]| {
+            let error = CallError::Unreachable { tried: tried.to_vec(), last: String::new() };
+            anyhow::Error::from(AdminError::Call(error)).context("topics")
+        };
+        let local: Vec<String> = (1..=3).map(|n| format!("127.0.0.1:760{n}")).collect();
+        assert!(hint(&unreachable(&local)).contains("--controllers"));
+        assert_eq!(hint(&unreachable(&local[..1])), "");
+        assert_eq!(hint(&anyhow::anyhow!("anything")), "");
     }
 
     #[test]

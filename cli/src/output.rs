@@ -60,6 +60,13 @@ pub(crate) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
 }
 
+/// So many of a thing, which takes an s where there is not one of it.
+pub(crate) fn counted(number: impl Into<u64>, thing: &str) -> String {
+    let number = number.into();
+    let end = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{end}", count(number))
+}
+
 /// A number with its thousands set apart.
 pub(crate) fn count(number: u64) -> String {
     indicatif::HumanCount(number).to_string()

@@ -59,4 +59,5 @@ pub use types::{
 };
 
 pub use streamhouse_segment::batch::Compression;
+pub use streamhouse_segment::ids::TopicId;
 pub use streamhouse_store::Store;

@@ -110,7 +110,7 @@ pub struct ControllerStatus {
     pub role: Role,
     /// Its process.
     pub pid: u32,
-    /// The Raft term it is in.
+    /// The Raft term it is in; 0 while it does not know it, at its start.
     pub term: u64,
     /// The last index it has applied.
     pub applied: u64,

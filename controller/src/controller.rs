@@ -168,6 +168,7 @@ impl Controller {
             liveness: Arc::clone(&liveness),
             member_liveness: Arc::clone(&member_liveness),
             clock: Arc::clone(&clock),
+            probes: probes.clone(),
             watchers: watchers.clone(),
             member_streams,
             backups: Places::new("backups being taken", "", BACKUPS),

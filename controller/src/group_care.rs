@@ -64,6 +64,10 @@ impl GroupCare {
     }
 
     /// Judges all members from now on.
+    ///
+    /// GROUP: a leader that was deposed with members on its side of a cut tells
+    /// them that they live until it knows; what they own is theirs for the
+    /// session timeout after that.
     pub(crate) fn begin(&self, leads_anew: bool) -> Result<(), KvError> {
         let view = self.raft.view();
         let (mut live, mut after) = (Vec::new(), None::<Vec<u8>>);
@@ -76,7 +80,7 @@ impl GroupCare {
                 ((Arc::from(listed.group), listed.id), patience)
             }));
         }
-        self.liveness.begin(live, leads_anew);
+        self.liveness.begin(live, leads_anew.then(|| self.raft.outlives_its_majority()));
         Ok(())
     }
 

@@ -109,6 +109,65 @@ fn read(kv: &dyn KvRead) -> Result<Lags, KvError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec;
+    use crate::state::command::{Command, CommandBody, GenerationKey, PartitionKey};
+    use crate::state::kv::{MemoryKv, Transaction};
+    use crate::state::{apply, work};
+
+    /// A cluster with one topic, `t`.
+    #[derive(Default)]
+    struct State {
+        kv: MemoryKv,
+        index: u64,
+    }
+
+    impl State {
+        fn new(partitions: u32) -> Self {
+            let mut state = Self::default();
+            let generation = GenerationKey { counter: 1, random: 7 };
+            state.run(CommandBody::InitCluster { cluster: [9; 16], generation });
+            let (topic, name, config) = ([1; 16], "t".into(), Vec::new());
+            state.run(CommandBody::CreateTopic { topic, name, partitions, config });
+            while work::is_due(&state.kv, 1).unwrap() {
+                state.run(CommandBody::Continue);
+            }
+            state
+        }
+
+        fn run(&mut self, body: CommandBody) {
+            self.index += 1;
+            let command = Command { time_ms: 1, request: None, body };
+            let mut tx = Transaction::new(&self.kv);
+            apply(&mut tx, self.index, &command).unwrap();
+            let writes = tx.into_writes();
+            self.kv.commit(writes);
+        }
+
+        /// The group commits that offset of its first so many partitions.
+        fn commit(&mut self, group: &str, partitions: u32, offset: u64) {
+            let offsets = (0..partitions).map(|n| (at(n), offset, String::new())).collect();
+            self.run(CommandBody::CommitOffsets { group: group.into(), offsets });
+        }
+
+        /// What the partition keeps, written into its record: the only one that ends with its key.
+        fn keep(&mut self, number: u32, log_start: u64, next_offset: u64) {
+            let (key, end) = (at(number), [&[1; 16], &number.to_be_bytes()[..]].concat());
+            let found = partitions::partition(&self.kv, &key).unwrap().unwrap();
+            let record = codec::encode(&found);
+            let mut pairs = self.kv.pairs.iter_mut();
+            let (_, value) =
+                pairs.find(|(key, value)| key.ends_with(&end) && **value == record).unwrap();
+            *value = codec::encode(&partitions::Partition { log_start, next_offset, ..found });
+        }
+
+        fn lags(&self) -> Vec<u64> {
+            read(&self.kv).unwrap().partitions.iter().map(|lag| lag.records).collect()
+        }
+    }
+
+    fn at(partition: u32) -> PartitionKey {
+        PartitionKey { topic: [1; 16], partition }
+    }
 
     #[test]
     fn a_name_cannot_break_out_of_its_label() {
@@ -117,7 +176,41 @@ mod tests {
 
     #[test]
     fn a_state_without_groups_is_told_as_such() {
-        let text = render(&crate::state::kv::MemoryKv::default()).unwrap();
+        let text = render(&MemoryKv::default()).unwrap();
         assert!(text.contains("streamhouse_controller_groups 0\n"), "{text}");
+    }
+
+    #[test]
+    fn what_the_log_does_not_keep_any_more_is_no_lag() {
+        let mut state = State::new(4);
+        state.commit("g", 4, 10);
+        // Up to its end; in its midst; of nothing any more; and further than there is.
+        state.keep(0, 0, 10);
+        state.keep(1, 3, 17);
+        state.keep(2, 40, 45);
+        state.keep(3, 0, 4);
+        assert_eq!(state.lags(), [0, 7, 5, 0]);
+        let text = render(&state.kv).unwrap();
+        let line =
+            "streamhouse_controller_group_lag_records{group=\"g\",topic=\"t\",partition=\"2\"} 5\n";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn groups_beyond_the_limit_are_counted_and_not_told() {
+        let mut state = State::new(1_200);
+        state.commit("a", 1_200, 0);
+        state.commit("b", 800, 0);
+        assert_eq!(state.lags().len(), MAX_SERIES);
+        assert_eq!(read(&state.kv).unwrap().left_out, 0);
+        // With one more partition the second one does not fit, and what comes behind it is not told either.
+        state.commit("b", 801, 0);
+        state.commit("c", 1, 0);
+        assert_eq!(state.lags().len(), 1_200);
+        let text = render(&state.kv).unwrap();
+        for line in ["groups 3", "groups_without_lag 2"] {
+            assert!(text.contains(&format!("\nstreamhouse_controller_{line}\n")), "{line}");
+        }
+        assert!(!text.contains("group=\"b\"") && !text.contains("group=\"c\""));
     }
 }

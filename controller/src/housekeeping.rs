@@ -164,7 +164,9 @@ impl Housekeeping {
     fn begin_watch(&self, groups: &GroupCare, leads_anew: bool) -> Result<(), KvError> {
         groups.begin(leads_anew)?;
         let live = sessions::live(&self.raft.view())?;
-        self.liveness.begin(live.into_iter().map(|(id, _)| (id, self.patience)), leads_anew);
+        let live = live.into_iter().map(|(id, _)| (id, self.patience));
+        // Ending a session while the leader before still counts it is safe: commits are fenced.
+        self.liveness.begin(live, leads_anew.then_some(Duration::ZERO));
         Ok(())
     }
 

@@ -111,7 +111,8 @@ fn report(reasons: Vec<String>, observed: Option<&Observed>) -> Report {
     let standing = json!({
         "id": status.id,
         "role": status.role.as_str(),
-        "term": status.term,
+        // Not known before Raft has read it.
+        "term": (status.term != 0).then_some(status.term),
         "leader": health.leader,
         "committed": health.committed,
         "applied": health.applied,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, broadcast};
 
 /// BOUND: batches a slow receiver may be behind before it must resync.
-const CAPACITY: usize = 1_024;
+const CAPACITY: usize = 8_192;
 /// BOUND: changed partitions that wait for a watcher before it must resync.
 const WAITING: usize = 10_000;
 

@@ -161,7 +161,8 @@ fn tell_owners(index: u64, names: &mut Names, (group, epoch): (&str, u32), owner
     for change in owners {
         let partition = names.partition(&change.partition);
         let (group, from, to) = (shown(group), text(&change.was), text(&change.now));
-        tracing::info!(index, group, epoch, partition, from, to, "partition moved");
+        let reason = change.why.reason();
+        tracing::info!(index, group, epoch, partition, from, to, reason, "partition moved");
     }
 }
 

@@ -28,27 +28,35 @@ struct Sign {
     /// The last heartbeat, or the moment its last stream broke.
     at: Instant,
     patience: Patience,
+    /// The state has it. One who is only said to live is forgotten with its last stream.
+    known: bool,
     /// Found silent: whatever is heard of it from here on comes too late.
     given_up: bool,
 }
 
 impl Sign {
     fn new(at: Instant, patience: Patience) -> Self {
-        Self { streams: 0, at, patience, given_up: false }
+        Self { streams: 0, at, patience, known: false, given_up: false }
     }
 
-    fn is_over(&self, now: Instant) -> bool {
+    fn is_over(&self, since: Instant, now: Instant) -> bool {
         let patience = if self.streams > 0 { self.patience.silent } else { self.patience.gone };
-        now.saturating_duration_since(self.at) > patience
+        now.saturating_duration_since(self.at.max(since)) > patience
     }
 }
 
+struct Signs<K> {
+    of: HashMap<K, Sign>,
+    /// Silence before that does not count.
+    since: Instant,
+}
+
 /// Signs of life.
-pub(crate) struct Liveness<K>(Mutex<HashMap<K, Sign>>);
+pub(crate) struct Liveness<K>(Mutex<Signs<K>>);
 
 impl<K> Default for Liveness<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(Signs { of: HashMap::new(), since: clock::now() }))
     }
 }
 
@@ -57,7 +65,7 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     /// [given up](Self::give_up_silent) or forgotten is not brought back by it.
     pub(crate) fn heard(&self, key: &K) -> bool {
         let mut signs = self.0.lock();
-        let Some(sign) = signs.get_mut(key) else { return false };
+        let Some(sign) = signs.of.get_mut(key) else { return false };
         sign.at = clock::now();
         !sign.given_up
     }
@@ -65,20 +73,21 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     /// A stream was opened. Tells whether that counts as a sign of life.
     pub(crate) fn attached(&self, key: K, patience: Patience) -> bool {
         let mut signs = self.0.lock();
-        let sign = signs.entry(key).or_insert(Sign::new(clock::now(), patience));
+        let sign = signs.of.entry(key).or_insert(Sign::new(clock::now(), patience));
         sign.streams += 1;
         sign.at = clock::now();
         !sign.given_up
     }
 
-    /// A stream broke. Only a leader remembers one without a stream.
+    /// A stream broke. Only a leader remembers one without a stream, and,
+    /// BOUND, only one that the state has.
     pub(crate) fn detached(&self, key: &K, leads: bool) {
         let mut signs = self.0.lock();
-        let Some(sign) = signs.get_mut(key) else { return };
+        let Some(sign) = signs.of.get_mut(key) else { return };
         sign.streams = sign.streams.saturating_sub(1);
         sign.at = clock::now();
-        if sign.streams == 0 && !leads {
-            signs.remove(key);
+        if sign.streams == 0 && !(leads && sign.known) {
+            signs.of.remove(key);
         }
     }
 
@@ -89,17 +98,29 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     /// gone for as long as that is allowed, so that repeated elections cannot
     /// keep a dead agent's leases alive.
     ///
-    /// `leads_anew`: nobody is given up any more. Within one leadership those
-    /// who are stay so, for their end may be on its way.
-    pub(crate) fn begin(&self, live: impl IntoIterator<Item = (K, Patience)>, leads_anew: bool) {
+    /// `leads_anew`: nobody is given up any more, and silence counts only after
+    /// that time, in which the leader before may still tell some that they live.
+    /// Within one leadership those who are given up stay so, for their end may
+    /// be on its way.
+    pub(crate) fn begin(
+        &self,
+        live: impl IntoIterator<Item = (K, Patience)>,
+        leads_anew: Option<Duration>,
+    ) {
         let now = clock::now();
         let live: HashMap<K, Patience> = live.into_iter().collect();
         let mut signs = self.0.lock();
-        signs.retain(|key, sign| sign.streams > 0 || live.contains_key(key));
+        if let Some(overlap) = leads_anew {
+            signs.since = now + overlap;
+        }
+        signs.of.retain(|key, sign| {
+            sign.known = live.contains_key(key);
+            sign.known || sign.streams > 0
+        });
         for (key, patience) in live {
-            let sign = signs.entry(key).or_insert(Sign::new(now, patience));
-            (sign.at, sign.patience) = (now, patience);
-            sign.given_up &= !leads_anew;
+            let sign = signs.of.entry(key).or_insert(Sign::new(now, patience));
+            (sign.at, sign.patience, sign.known) = (now, patience, true);
+            sign.given_up &= leads_anew.is_none();
         }
     }
 
@@ -107,29 +128,30 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     pub(crate) fn opened(&self, key: K, patience: Patience) {
         let later = clock::now() + patience.silent.saturating_sub(patience.gone);
         let mut signs = self.0.lock();
-        let sign = signs.entry(key).or_insert(Sign::new(later, patience));
-        sign.patience = patience;
+        let sign = signs.of.entry(key).or_insert(Sign::new(later, patience));
+        (sign.patience, sign.known) = (patience, true);
     }
 
     /// One is no more.
     pub(crate) fn forget(&self, key: &K) {
-        self.0.lock().remove(key);
+        self.0.lock().of.remove(key);
     }
 
     /// Those whose time is over.
     pub(crate) fn expired(&self) -> Vec<K> {
         let now = clock::now();
         let signs = self.0.lock();
-        signs.iter().filter(|(_, sign)| sign.is_over(now)).map(|(key, _)| key.clone()).collect()
+        let over = signs.of.iter().filter(|(_, sign)| sign.is_over(signs.since, now));
+        over.map(|(key, _)| key.clone()).collect()
     }
 
     /// The same, for good: they are told again until they are
     /// [forgotten](Self::forget), and nothing that is heard of them counts.
     pub(crate) fn give_up_silent(&self) -> Vec<K> {
         let now = clock::now();
-        let mut signs = self.0.lock();
-        let silent = signs.iter_mut().filter_map(|(key, sign)| {
-            sign.given_up |= sign.is_over(now);
+        let signs = &mut *self.0.lock();
+        let silent = signs.of.iter_mut().filter_map(|(key, sign)| {
+            sign.given_up |= sign.is_over(signs.since, now);
             sign.given_up.then(|| key.clone())
         });
         silent.collect()
@@ -146,6 +168,7 @@ mod tests {
     #[test]
     fn a_broken_stream_expires_after_the_grace_and_a_silent_one_after_the_ttl() {
         let liveness = Liveness::default();
+        liveness.begin([(1, PATIENCE), (2, PATIENCE)], Some(Duration::ZERO));
         liveness.attached(1, PATIENCE);
         liveness.attached(2, PATIENCE);
         liveness.detached(&2, true);
@@ -158,10 +181,51 @@ mod tests {
     #[test]
     fn a_session_with_two_streams_lives_on_when_one_breaks() {
         let liveness = Liveness::default();
+        liveness.begin([(1, PATIENCE)], Some(Duration::ZERO));
         liveness.attached(1, PATIENCE);
         liveness.attached(1, PATIENCE);
         liveness.detached(&1, true);
         assert!(liveness.expired().is_empty());
+    }
+
+    #[test]
+    fn who_is_not_in_the_state_is_forgotten_with_its_last_stream() {
+        let liveness = Liveness::default();
+        let remembered = || liveness.0.lock().of.len();
+        liveness.begin([(1, PATIENCE)], Some(Duration::ZERO));
+        liveness.opened(2, PATIENCE);
+        for key in 1..1_000 {
+            liveness.attached(key, PATIENCE);
+            liveness.attached(key, PATIENCE);
+            liveness.detached(&key, true);
+        }
+        assert_eq!(remembered(), 999);
+        (1..1_000).for_each(|key| liveness.detached(&key, true));
+        assert_eq!(remembered(), 2);
+        // One that has left since it was last led from here is no more known than any other.
+        liveness.attached(1, PATIENCE);
+        liveness.begin([(2, PATIENCE)], Some(Duration::ZERO));
+        liveness.detached(&1, true);
+        assert_eq!(remembered(), 1);
+    }
+
+    #[test]
+    fn a_new_leader_waits_for_as_long_as_the_one_before_may_have_told_that_they_live() {
+        let liveness = Liveness::default();
+        let short = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
+        let passes = |time: Instant| while clock::now() <= time {};
+        liveness.begin([(1, short)], Some(Duration::from_secs(3_600)));
+        passes(clock::now());
+        assert!(liveness.give_up_silent().is_empty());
+        // Heard here for the last time; the one before may have told it later.
+        liveness.attached(1, short);
+        liveness.detached(&1, true);
+        liveness.begin([(1, short)], None);
+        passes(clock::now());
+        assert!(liveness.give_up_silent().is_empty() && liveness.expired().is_empty());
+        liveness.begin([(1, short)], Some(Duration::ZERO));
+        passes(clock::now());
+        assert_eq!(liveness.give_up_silent(), [1]);
     }
 
     #[test]
@@ -176,7 +240,7 @@ mod tests {
         assert!(!liveness.attached(1, short));
         assert_eq!(liveness.give_up_silent(), [1]);
         // Whoever leads next has not judged it.
-        liveness.begin([(1, PATIENCE)], true);
+        liveness.begin([(1, PATIENCE)], Some(Duration::ZERO));
         assert!(liveness.heard(&1));
         assert!(liveness.give_up_silent().is_empty());
     }
@@ -185,7 +249,7 @@ mod tests {
     fn each_is_judged_by_its_own_patience() {
         let liveness = Liveness::default();
         let short = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
-        liveness.begin([(1, PATIENCE), (2, short)], true);
+        liveness.begin([(1, PATIENCE), (2, short)], Some(Duration::ZERO));
         liveness.attached(1, PATIENCE);
         liveness.attached(2, short);
         while liveness.expired().is_empty() {

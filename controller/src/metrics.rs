@@ -20,6 +20,7 @@ use streamhouse_observe::resident_bytes;
 const COMMIT_SECONDS: &str = "streamhouse_controller_commit_seconds";
 const LOG_SYNC_SECONDS: &str = "streamhouse_controller_log_sync_seconds";
 const APPLY_SECONDS: &str = "streamhouse_controller_apply_seconds";
+const LOOK_UP_SECONDS: &str = "streamhouse_controller_look_up_seconds";
 const FAILED: &str = "streamhouse_controller_proposals_failed_total";
 const LEADER_CHANGES: &str = "streamhouse_controller_leader_changes_total";
 const LEASE_MOVES: &str = "streamhouse_controller_lease_moves_total";
@@ -36,7 +37,11 @@ const COMMIT_BUCKETS: [f64; 14] =
 const APPLY_BUCKETS: [f64; 13] =
     [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
-const HISTOGRAMS: [(&str, &[f64], &str); 3] = [
+/// From one place in the cache to a full plan of a thousand partitions, or a wait for what was asked to be seen.
+const LOOK_UP_BUCKETS: [f64; 13] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+
+const HISTOGRAMS: [(&str, &[f64], &str); 4] = [
     (
         COMMIT_SECONDS,
         &COMMIT_BUCKETS,
@@ -51,6 +56,11 @@ const HISTOGRAMS: [(&str, &[f64], &str); 3] = [
         APPLY_SECONDS,
         &APPLY_BUCKETS,
         "Time in which a group of committed entries was applied, or nothing could be; by whether a snapshot was being made.",
+    ),
+    (
+        LOOK_UP_SECONDS,
+        &LOOK_UP_BUCKETS,
+        "Time in which a request for read plans was answered here, or found wrong; by whether it asked to be linearizable.",
     ),
 ];
 
@@ -67,12 +77,13 @@ const COUNTERS: [(&str, &str); 4] = [
     ),
 ];
 
+const TERM: &str = "streamhouse_controller_term";
 const ROLE: &str = "streamhouse_controller_role";
 const INFO: &str = "streamhouse_controller_info";
 
 /// Names and helps of [`gauges`], in its order.
 const GAUGES: [(&str, &str); 27] = [
-    ("streamhouse_controller_term", "The Raft term it is in."),
+    (TERM, "The Raft term it is in; missing while it does not know it."),
     (
         "streamhouse_controller_leader_id",
         "Number of the controller that leads, as far as it knows; 0 if none.",
@@ -151,6 +162,8 @@ pub struct Probes {
     pub(crate) log_sync_seconds: Histogram,
     apply_seconds: Histogram,
     apply_in_snapshot_seconds: Histogram,
+    look_up_seconds: Histogram,
+    linearizable_look_up_seconds: Histogram,
     pub(crate) leader_changes: Counter,
     pub(crate) lease_moves: Counter,
     pub(crate) commits_refused: Counter,
@@ -172,10 +185,12 @@ impl Probes {
     fn of(recorder: &dyn Recorder) -> Self {
         let histogram = |name| recorder.register_histogram(&Key::from_static_name(name), &METADATA);
         let counter = |name| recorder.register_counter(&Key::from_static_name(name), &METADATA);
-        let apply = |snapshot: &'static str| {
-            let label = Label::from_static_parts("snapshot", snapshot);
-            recorder.register_histogram(&Key::from_parts(APPLY_SECONDS, vec![label]), &METADATA)
+        let labelled = |name, label, value| {
+            let labels = vec![Label::from_static_parts(label, value)];
+            recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
         };
+        let apply = |snapshot| labelled(APPLY_SECONDS, "snapshot", snapshot);
+        let look_up = |linearizable| labelled(LOOK_UP_SECONDS, "linearizable", linearizable);
         let failed = |reason: &'static str| {
             let key = Key::from_parts(FAILED, vec![Label::from_static_parts("reason", reason)]);
             recorder.register_counter(&key, &METADATA)
@@ -185,6 +200,8 @@ impl Probes {
             log_sync_seconds: histogram(LOG_SYNC_SECONDS),
             apply_seconds: apply("no"),
             apply_in_snapshot_seconds: apply("yes"),
+            look_up_seconds: look_up("no"),
+            linearizable_look_up_seconds: look_up("yes"),
             leader_changes: counter(LEADER_CHANGES),
             lease_moves: counter(LEASE_MOVES),
             commits_refused: counter(COMMITS_REFUSED),
@@ -202,6 +219,13 @@ impl Probes {
     pub(crate) fn applied(&self, took: Duration, in_snapshot: bool) {
         let histogram =
             if in_snapshot { &self.apply_in_snapshot_seconds } else { &self.apply_seconds };
+        histogram.record(took.as_secs_f64());
+    }
+
+    /// A look-up took so long.
+    pub(crate) fn looked_up(&self, took: Duration, linearizable: bool) {
+        let histogram =
+            if linearizable { &self.linearizable_look_up_seconds } else { &self.look_up_seconds };
         histogram.record(took.as_secs_f64());
     }
 
@@ -272,6 +296,10 @@ impl Metrics {
     pub(crate) fn render(&self, raft: &RaftNode, served: Served) -> Result<String, KvError> {
         let status = raft.status();
         for (value, (name, _)) in gauges(raft, served)?.into_iter().zip(GAUGES) {
+            // Not known before Raft has read it.
+            if name == TERM && value == 0.0 {
+                continue;
+            }
             self.set(Key::from_static_name(name), value);
         }
         for role in [Role::Leader, Role::Follower, Role::Candidate, Role::Learner] {
@@ -346,6 +374,7 @@ mod tests {
         let probes = one.probes();
         probes.lease_moves.increment(3);
         probes.applied(Duration::from_millis(30), true);
+        probes.looked_up(Duration::from_micros(300), false);
         probes.proposed(Duration::from_millis(3), &Ok(()));
         probes.proposed::<()>(Duration::ZERO, &Err(ProposeError::Overloaded("full".into())));
         other.probes();
@@ -356,6 +385,8 @@ mod tests {
             "streamhouse_controller_commit_seconds_bucket{le=\"0.002\"} 0",
             "streamhouse_controller_commit_seconds_bucket{le=\"0.004\"} 1",
             "# TYPE streamhouse_controller_commit_seconds histogram",
+            "streamhouse_controller_look_up_seconds_bucket{linearizable=\"no\",le=\"0.0005\"} 1",
+            "streamhouse_controller_look_up_seconds_bucket{linearizable=\"yes\",le=\"5\"} 0",
             "streamhouse_controller_apply_seconds_bucket{snapshot=\"yes\",le=\"0.025\"} 0",
             "streamhouse_controller_apply_seconds_bucket{snapshot=\"yes\",le=\"0.05\"} 1",
         ] {

@@ -76,7 +76,7 @@ const OBJECT: &str = "\
 #[test]
 fn an_object_is_written_and_read_as_ever() {
     let written = small_object();
-    assert_eq!(hex(&written.bytes), OBJECT);
+    assert_eq!(hex(&written.to_bytes()), OBJECT);
     let read = Object::parse(unhex(OBJECT).into()).unwrap();
     read.verify(&Limits::default()).unwrap();
     assert_eq!(read.header.id, object_id());

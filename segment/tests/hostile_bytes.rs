@@ -99,7 +99,7 @@ proptest! {
     fn a_damaged_footer_with_a_checksum_that_holds_never_panics(
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let object = small_object().bytes;
+        let object = small_object().to_bytes();
         let trailer = Trailer::parse(&object[object.len() - 16..]).unwrap();
         let end = object.len() - 16;
         let start = end - trailer.footer_length as usize;
@@ -115,7 +115,7 @@ proptest! {
 
 #[test]
 fn any_flipped_bit_in_an_object_is_detected() {
-    let object = small_object().bytes;
+    let object = small_object().to_bytes();
     let intact = Object::parse(object.clone()).unwrap();
     intact.verify(&Limits::default()).unwrap();
     for at in 0..object.len() {
@@ -131,7 +131,7 @@ fn any_flipped_bit_in_an_object_is_detected() {
 
 #[test]
 fn an_object_cut_or_continued_anywhere_is_refused() {
-    let object = small_object().bytes;
+    let object = small_object().to_bytes();
     for len in 0..object.len() {
         assert!(Object::parse(object.slice(..len)).is_err(), "{len}");
     }

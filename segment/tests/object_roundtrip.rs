@@ -58,10 +58,10 @@ proptest! {
         }
         let size = builder.size();
         let encoded = builder.finish(&outcomes).unwrap();
-        prop_assert_eq!(encoded.size, encoded.bytes.len() as u64);
+        prop_assert_eq!(encoded.size, encoded.to_bytes().len() as u64);
         prop_assert_eq!(encoded.size, size + 13 * outcomes.len() as u64);
 
-        let object = Object::parse(encoded.bytes.clone()).unwrap();
+        let object = Object::parse(encoded.to_bytes()).unwrap();
         object.verify(&Limits::default()).unwrap();
         prop_assert_eq!(object.header.id, object_id());
         prop_assert_eq!(&object.footer.slices, &encoded.slices);
@@ -92,11 +92,12 @@ fn batch() -> Bytes {
 #[test]
 fn the_tail_alone_says_whose_object_it_is_and_where_its_slices_are() {
     let object = small_object();
-    let end = object.bytes.len() - TRAILER_BYTES;
-    let trailer = Trailer::parse(&object.bytes[end..]).unwrap();
+    let bytes = object.to_bytes();
+    let end = bytes.len() - TRAILER_BYTES;
+    let trailer = Trailer::parse(&bytes[end..]).unwrap();
     assert_eq!(trailer.footer_crc, object.footer_crc);
     let start = end - trailer.footer_length as usize;
-    let footer = Footer::parse(&object.bytes[start..end], &trailer).unwrap();
+    let footer = Footer::parse(&bytes[start..end], &trailer).unwrap();
     assert_eq!(footer.id, object.id);
     assert_eq!(footer.slices, object.slices);
 }
@@ -105,7 +106,7 @@ fn the_tail_alone_says_whose_object_it_is_and_where_its_slices_are() {
 fn a_slice_fetched_for_another_range_is_refused() {
     let object = small_object();
     let meta = &object.slices[0];
-    let slice = Object::parse(object.bytes).unwrap().slice_bytes(0);
+    let slice = Object::parse(object.to_bytes()).unwrap().slice_bytes(0);
     let verify = |bytes: &Bytes, base, last| verify_slice(bytes, crc32c::crc32c(bytes), base, last);
     assert_eq!(verify(&slice, 1000, 1003), Ok(()));
     assert!(matches!(
@@ -148,7 +149,7 @@ fn a_slice_too_many_is_refused_and_the_object_can_be_finished() {
         Err(ObjectError::OverLimit { limit: 4096, .. })
     ));
     assert_eq!(builder.append_batch(&batch()), Ok((1, 1)), "the last slice goes on");
-    let object = Object::parse(builder.finish(&[]).unwrap().bytes).unwrap();
+    let object = Object::parse(builder.finish(&[]).unwrap().to_bytes()).unwrap();
     assert_eq!(object.footer.slices.len(), MAX_SLICES);
     object.verify(&Limits::default()).unwrap();
 }
@@ -172,9 +173,49 @@ fn something_that_is_no_batch_is_refused_and_leaves_the_slice_as_it_was() {
     builder.begin_slice(slice_start(0, 0)).unwrap();
     let batch = batch();
     for wrong in [&batch[..60], &batch[..batch.len() - 1], &[&batch[..], &[0]].concat(), b""] {
-        assert!(matches!(builder.append_batch(wrong), Err(ObjectError::Batch { position: 0, .. })));
+        let wrong = Bytes::copy_from_slice(wrong);
+        assert!(matches!(
+            builder.append_batch(&wrong),
+            Err(ObjectError::Batch { position: 0, .. })
+        ));
     }
     assert_eq!(builder.append_batch(&batch), Ok((0, 0)));
+}
+
+#[test]
+fn large_batches_are_shared_but_for_their_headers() {
+    let sized = |bytes: usize| {
+        let value = "x".repeat(bytes);
+        encode(&[Plain::new(1, "k", &value)], Compression::None, ProducerInfo::NONE)
+    };
+    let batches = [10, 100_000, 40_000, 20, 30, 50_000].map(sized);
+    let mut builder = ObjectBuilder::new(object_id(), 0);
+    for (slice, pair) in batches.chunks(2).enumerate() {
+        builder.begin_slice(slice_start(slice as u32, 7)).unwrap();
+        assert_eq!(builder.append_batch(&pair[0]), Ok((7, 7)));
+        assert_eq!(builder.append_batch(&pair[1]), Ok((8, 8)));
+    }
+    let size = builder.size();
+    let encoded = builder.finish(&[]).unwrap();
+    let shared = |batch: &Bytes| {
+        let body = batch[61..].as_ptr();
+        encoded.chunks.iter().any(|chunk| chunk.as_ptr() == body)
+    };
+    assert_eq!(batches.each_ref().map(shared), [false, true, true, false, false, true]);
+    assert_eq!(encoded.chunks.len(), 7, "and what lies between them is gathered");
+    let bytes = encoded.to_bytes();
+    assert_eq!((size, encoded.size), (bytes.len() as u64, bytes.len() as u64));
+    let object = Object::parse(bytes).unwrap();
+    object.verify(&Limits::default()).unwrap();
+    for (index, pair) in batches.chunks(2).enumerate() {
+        let (meta, found) = (&object.footer.slices[index], object.slice_bytes(index));
+        verify_slice(&found, meta.crc32c, 7, 8).unwrap();
+        for (offset, (found, batch)) in (7..).zip(split(found).zip(pair)) {
+            let header = BatchHeader::parse(found.as_ref().unwrap()).unwrap();
+            assert_eq!(header.base_offset, offset);
+            assert_eq!(found.unwrap()[61..], batch[61..]);
+        }
+    }
 }
 
 #[test]
@@ -191,7 +232,7 @@ fn the_sparse_index_leads_to_the_batch_that_holds_an_offset() {
     for _ in 0..60 {
         batches.push(builder.append_batch(&batch).unwrap());
     }
-    let object = Object::parse(builder.finish(&[]).unwrap().bytes).unwrap();
+    let object = Object::parse(builder.finish(&[]).unwrap().to_bytes()).unwrap();
     object.verify(&Limits::default()).unwrap();
     let meta = &object.footer.slices[0];
     assert_eq!(meta.sparse_index.len(), 8, "600 kB, one point every 64 KiB or a batch more");
@@ -233,14 +274,14 @@ fn an_object_with_all_that_is_allowed_can_be_built() {
 fn an_object_without_slices_still_carries_outcomes() {
     let outcome = SliceOutcome { sequence: 6, slice: 0, outcome: Outcome::Abandoned };
     let encoded = ObjectBuilder::new(object_id(), 0).finish(&[outcome]).unwrap();
-    let object = Object::parse(encoded.bytes).unwrap();
+    let object = Object::parse(encoded.to_bytes()).unwrap();
     object.verify(&Limits::default()).unwrap();
     assert_eq!(object.footer.outcomes, [outcome]);
 }
 
 /// An object whose footer was changed and sealed again, as a bug in a writer would leave it.
 fn verify_with(change: impl FnOnce(&mut Vec<u8>)) -> Result<(), ObjectError> {
-    let object = small_object().bytes;
+    let object = small_object().to_bytes();
     let end = object.len() - TRAILER_BYTES;
     let length = Trailer::parse(&object[end..]).unwrap().footer_length as usize;
     let mut footer = object[end - length..end].to_vec();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -11,6 +12,9 @@ use tempfile::TempDir;
 use crate::binary::{Finished, binary, run, run_with};
 use crate::guard::{self, Guardian};
 use crate::ports::free_base_port;
+use crate::until;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A data folder and ports for `up` and `down`; whatever runs there at the end is stopped.
 #[derive(Debug)]
@@ -84,9 +88,12 @@ impl UpCluster {
         run_with(args, &[("STREAMHOUSE_CONTROLLERS", &self.controllers())], b"")
     }
 
-    /// What `status` says.
+    /// What `status` says once a controller leads.
     pub fn status(&self) -> Value {
-        self.run(&["status", "--output", "json"]).ok().json()
+        until("a controller leads", PATIENCE, || {
+            let status = self.run(&["status", "--output", "json"]);
+            (status.code == Some(0)).then(|| status.json())
+        })
     }
 }
 

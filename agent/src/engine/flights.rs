@@ -8,6 +8,7 @@ use crate::partition::PartitionId;
 use crate::ticket::Pending;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::ops::Range;
 use streamhouse_proto::v1::{ObjectCommit, SliceCommit};
 use streamhouse_segment::SliceOutcome;
 
@@ -33,10 +34,10 @@ pub(crate) struct Slice {
     pub(crate) live: bool,
 }
 
-/// An object built from what was flushed: its bytes, and what its commit will say of the slices, in their order.
+/// An object built from what was flushed: its bytes, in chunks, and what its commit will say of the slices, in their order.
 #[derive(Debug)]
 pub(crate) struct Built {
-    pub(crate) bytes: Bytes,
+    pub(crate) chunks: Vec<Bytes>,
     pub(crate) slices: Vec<SliceCommit>,
 }
 
@@ -59,6 +60,27 @@ pub(crate) struct Flight {
     commits: Vec<SliceCommit>,
     size: u64,
     stage: Stage,
+}
+
+/// An object's chunks, walked through once.
+struct Chunks<'a> {
+    rest: &'a [Bytes],
+    /// Where the first of them begins in the object.
+    start: usize,
+}
+
+impl Chunks<'_> {
+    /// That range of the object, if it lies within one chunk. Ranges are asked for in their order.
+    fn slice(&mut self, range: Range<usize>) -> Option<Bytes> {
+        let (mut chunk, mut rest) = self.rest.split_first()?;
+        while range.start >= self.start + chunk.len() {
+            self.start += chunk.len();
+            self.rest = rest;
+            (chunk, rest) = rest.split_first()?;
+        }
+        let (start, end) = (range.start.checked_sub(self.start)?, range.end - self.start);
+        (end <= chunk.len()).then(|| chunk.slice(start..end))
+    }
 }
 
 /// All objects of one session that are on their way.
@@ -108,18 +130,22 @@ impl Flights {
         sequence
     }
 
-    /// The object is built. From now on its batches are slices of it, so that nothing is held in memory twice.
+    /// The object is built. From now on those of its batches that were copied are slices of it, so that what they were
+    /// copied from may go; the others it holds as they are.
     pub(crate) fn built(&mut self, sequence: u64, built: Built) {
         let Some(flight) = self.uploading(sequence) else { return };
+        let mut chunks = Chunks { rest: &built.chunks, start: 0 };
         for (slice, commit) in flight.slices.iter_mut().zip(&built.slices) {
             let mut at = usize::try_from(commit.position).unwrap_or(usize::MAX);
             for pending in &mut slice.batches {
                 let end = at.saturating_add(pending.batch.len());
-                pending.batch = built.bytes.slice(at..end);
+                if let Some(copy) = chunks.slice(at..end) {
+                    pending.batch = copy;
+                }
                 at = end;
             }
         }
-        flight.size = built.bytes.len() as u64;
+        flight.size = built.chunks.iter().map(|chunk| chunk.len() as u64).sum();
         flight.commits = built.slices;
     }
 
@@ -307,17 +333,22 @@ mod tests {
     }
 
     #[test]
-    fn a_built_object_lends_its_bytes_to_its_batches() {
+    fn a_built_object_lends_its_bytes_to_the_batches_that_it_copied() {
         let mut flights = Flights::default();
-        flights.start(vec![slice(0, 1, 2), slice(1, 1, 3)], Vec::new());
-        let commits = [(1, 2), (3, 3)].map(|(position, length)| SliceCommit {
+        let slices = vec![slice(0, 1, 2), slice(1, 1, 3), slice(2, 1, 2)];
+        let shared = slices[1].batches[0].batch.as_ptr();
+        flights.start(slices, Vec::new());
+        let commits = [(1, 2), (3, 3), (6, 2)].map(|(position, length)| SliceCommit {
             position,
             length,
             ..Default::default()
         });
-        let bytes = Bytes::from_static(b"-aabbb-");
-        flights.built(1, Built { bytes, slices: commits.to_vec() });
-        let (_, batches) = flights.recall(partition(1), 2);
-        assert_eq!(&batches[0].batch[..], b"bbb");
+        // The second batch is shared, but for its first byte.
+        let chunks: Vec<Bytes> = [&b"-aab"[..], b"bb", b"cc-"].map(Bytes::from_static).into();
+        flights.built(1, Built { chunks: chunks.clone(), slices: commits.to_vec() });
+        let mut batch = |number| flights.recall(partition(number), 2).1.remove(0).batch;
+        assert_eq!(&batch(0)[..], b"aa");
+        assert_eq!(batch(1).as_ptr(), shared);
+        assert_eq!(batch(2).as_ptr(), chunks[2].as_ptr());
     }
 }

@@ -99,7 +99,7 @@ impl Rig {
     fn store(&mut self, number: u32, tag: usize) {
         self.send(number, tag);
         let order = self.upload();
-        let built = Built { bytes: Bytes::from(vec![0; tag]), slices: Vec::new() };
+        let built = Built { chunks: vec![Bytes::from(vec![0; tag])], slices: Vec::new() };
         self.engine.on_built(order.id.sequence, built);
         self.engine.on_stored(order.id.sequence);
     }

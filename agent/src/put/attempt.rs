@@ -6,7 +6,7 @@ use crate::clock;
 use std::pin::pin;
 use std::time::Duration;
 use streamhouse_segment::{EncodedObject, TRAILER_BYTES, Trailer};
-use streamhouse_store::{Created, GetError, PutError, StoreKind};
+use streamhouse_store::{Created, GetError, PutError, PutPayload, StoreKind};
 
 /// Before other bytes are tried under another key.
 const AFTER_FAILED_SYNC: Duration = Duration::from_secs(2);
@@ -85,8 +85,9 @@ impl Uploader {
     }
 
     async fn request(&self, key: &str, object: &EncodedObject) -> Attempt {
+        let payload: PutPayload = object.chunks.iter().cloned().collect();
         let began = clock::now();
-        match self.inner.store.create(key, object.bytes.clone()).await {
+        match self.inner.store.create(key, payload).await {
             Ok(Created::New) => {
                 let took = clock::now().saturating_duration_since(began);
                 self.inner.hedging.lock().finished(took);

@@ -23,7 +23,6 @@ use crate::clock;
 use crate::engine::{Built, UploadOrder};
 use crate::metrics::Probes;
 use attempt::Attempt;
-use bytes::Bytes;
 use gate::Gate;
 use hedge::Hedging;
 use parking_lot::Mutex;
@@ -129,12 +128,12 @@ impl Uploader {
     }
 }
 
-/// Copies the batches into an object: the only time that the agent copies them.
+/// Makes the batches an object: the only time that the agent copies any of them, and that only what is small.
 pub(crate) fn build(order: &UploadOrder) -> Result<EncodedObject, ObjectError> {
     let batches = order.slices.iter().flat_map(|(_, batches)| batches);
-    let bytes: usize = batches.map(Bytes::len).sum();
+    let copied: usize = batches.map(|batch| ObjectBuilder::copied_bytes(batch.len())).sum();
     let mut builder =
-        ObjectBuilder::new(order.id, bytes + ENVELOPE_BYTES + order.slices.len() * 160);
+        ObjectBuilder::new(order.id, copied + ENVELOPE_BYTES + order.slices.len() * 160);
     for (start, batches) in &order.slices {
         builder.begin_slice(*start)?;
         for batch in batches {
@@ -146,7 +145,7 @@ pub(crate) fn build(order: &UploadOrder) -> Result<EncodedObject, ObjectError> {
 
 /// What the engine is told of a built object.
 pub(crate) fn describe(object: &EncodedObject) -> Built {
-    Built { bytes: object.bytes.clone(), slices: object.slices.iter().map(commit_of).collect() }
+    Built { chunks: object.chunks.clone(), slices: object.slices.iter().map(commit_of).collect() }
 }
 
 fn commit_of(slice: &SliceMeta) -> SliceCommit {

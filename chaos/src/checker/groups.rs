@@ -3,7 +3,7 @@
 //!
 //! A member hears late that it has lost a partition, and may even hear that it got one when that is over already. So what
 //! counts is what members did: one that used a partition, by a poll or a commit, and used it again without having got it
-//! anew, held it all the while. Nobody else can have used it in between.
+//! anew, held it from the end of the first use to the beginning of the latest. Nobody else can have used it in between.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -19,8 +19,15 @@ struct Use {
     process: u32,
     begun: usize,
     ended: usize,
+}
+
+/// What a process made of a partition since it got it.
+#[derive(Clone, Copy)]
+struct Hold {
     /// How often the process had got the partition.
     grant: u64,
+    first: Use,
+    latest: Use,
 }
 
 #[derive(Default)]
@@ -32,8 +39,7 @@ struct Groups<'a> {
     grants: HashMap<(u32, Partition), u64>,
     /// In the order of their ends.
     uses: HashMap<Key<'a>, Vec<Use>>,
-    /// Each process's last one, as its place among them.
-    last: HashMap<(u32, Partition), usize>,
+    holds: HashMap<(u32, Partition), Hold>,
     /// Where the poll, and each commit, under way began.
     polling: HashMap<u32, usize>,
     committing: HashMap<(u32, Partition), usize>,
@@ -128,7 +134,8 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// Notes a use. Its process's use before it, and another's that lay between the two, if there is one.
+    /// Notes a use. The first one of the process since it got the partition, and another's that lay between the two, if
+    /// there is one.
     fn used(
         &mut self,
         process: u32,
@@ -138,18 +145,21 @@ impl<'a> Groups<'a> {
     ) -> Option<(Use, Use)> {
         let at = key.1;
         let grant = self.grants.get(&(process, at)).copied().unwrap_or(0);
+        let now = Use { process, begun, ended };
         let uses = self.uses.entry(key).or_default();
-        let before = self.last.insert((process, at), uses.len());
-        uses.push(Use { process, begun, ended, grant });
-        let place = before?;
-        let before = uses[place];
-        if before.grant != grant {
-            return None;
+        uses.push(now);
+        let hold = self.holds.entry((process, at));
+        let hold = hold.or_insert(Hold { grant, first: now, latest: now });
+        if hold.grant != grant {
+            *hold = Hold { grant, first: now, latest: now };
         }
-        let between = uses[place + 1..uses.len() - 1].iter();
-        let mut others = between.filter(|other| other.process != process);
-        let other = others.find(|other| other.begun > before.ended && other.ended < begun);
-        Some((before, *other?))
+        let Hold { first, latest, .. } = *hold;
+        hold.latest = now;
+        // Those that ended before the latest use began were looked at then.
+        let new = uses.iter().rev().take_while(|other| other.ended >= latest.begun);
+        let mut others = new.filter(|other| other.process != process);
+        let other = others.find(|other| other.begun > first.ended && other.ended < begun)?;
+        Some((first, *other))
     }
 
     fn check_handed(&self, log: &Log, report: &mut Report) {

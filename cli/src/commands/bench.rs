@@ -7,6 +7,7 @@ mod failover;
 mod figures;
 mod latency;
 mod link;
+mod made;
 mod metadata;
 mod objects;
 mod processes;

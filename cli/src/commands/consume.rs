@@ -7,6 +7,7 @@ mod rebalances;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use clap::ValueEnum;
 use serde::Serialize;
 use streamhouse_client::{Admin, Consumer, OffsetReset};
@@ -166,13 +167,18 @@ impl Session {
         let committed = tokio::select! {
             committed = self.commit() => committed,
             signal = signals.again() => {
-                Err(anyhow::anyhow!("interrupted by {signal} before the offsets were committed"))
+                bail!("interrupted by {signal} before the offsets were committed")
             }
+        };
+        let summary = self.summary(args, started.elapsed());
+        // However it ended: the others of its group need not wait for its silence.
+        let closed = tokio::select! {
+            closed = self.consumer.close() => closed,
+            signal = signals.again() => bail!("interrupted by {signal} before the group was left"),
         };
         read?;
         committed?;
-        let summary = self.summary(args, started.elapsed());
-        self.consumer.close().await?;
+        closed?;
         tell(&summary, format);
         Ok(())
     }

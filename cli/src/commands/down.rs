@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::up::DEFAULT_DATA;
+use crate::exit::{Failure, Kind};
 use crate::local::cluster::{self, Children, Stopped};
 use crate::local::folder::Folder;
 use crate::local::record::{Member, Record};
@@ -13,9 +14,9 @@ use crate::output::Format;
 /// Agents flush and hand over first, then the controllers stop. Stopping what does not run is no error.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The cluster's data folder.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_DATA)]
-    data: PathBuf,
+    /// The cluster's data folder. Default: streamhouse-data.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
 }
 
 /// What `down --output json` prints.
@@ -28,11 +29,17 @@ struct Report {
 }
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
-    let stopped = match Folder::find(&args.data)? {
+    let named = args.data.is_some();
+    let data = args.data.unwrap_or_else(|| DEFAULT_DATA.into());
+    let stopped = match Folder::find(&data)? {
         Some(folder) => stop(&folder).await?,
+        None if named => {
+            let message = format!("there is no folder {}", data.display());
+            return Err(Failure::new(Kind::Name, message).into());
+        }
         None => Stopped::default(),
     };
-    let report = Report { data: args.data, stopped: stopped.cleanly, killed: stopped.killed };
+    let report = Report { data, stopped: stopped.cleanly, killed: stopped.killed };
     format.print(&report, human)
 }
 

@@ -1,19 +1,23 @@
 //! `streamhouse produce`: each line of a file or of stdin becomes a record.
 
+mod progress;
+mod waiting;
+
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use streamhouse_client::producer::ProduceError;
 use streamhouse_client::{Producer, Record};
 use tokio::sync::mpsc;
 
+use progress::Progress;
+use waiting::Waiting;
+
 use crate::clock;
 use crate::controllers::{CONNECT_TIMEOUT, Controllers};
-use crate::exit::{Failure, Kind};
+use crate::exit::{self, Failure, Kind};
 use crate::input::key::{self, KeyField};
 use crate::input::lines::{Block, Blocks, ReadError};
 use crate::input::source::Source;
@@ -85,9 +89,12 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     if let Some(name) = &args.producer_name {
         builder = builder.producer_name(name);
     }
-    let producer = builder.build().await?;
+    let producer = builder.build().await.map_err(unreachable)?;
+    let progress = Progress::start(&source, format);
+    let waiting = Waiting::new(&producer, &args, &progress)?;
     // Even without any input, a topic that is not there is an error.
-    let partitions = producer.partitions(&args.topic).await?;
+    let partitions = waiting.during_look_up(producer.partitions(&args.topic)).await;
+    let partitions = waiting.explain(partitions.map_err(anyhow::Error::from))?;
     if let Some(partition) = args.partition.filter(|partition| *partition >= partitions) {
         let message = format!(
             "topic {} has no partition {partition}, only 0 to {}",
@@ -98,23 +105,34 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     }
 
     let started = clock::now();
-    let progress = Progress::start(&source, format);
     let mut sender = Sender::new(&producer, &args);
     let mut stop = StopSignals::listen()?;
-    let sent = send_all(&mut sender, source, &progress, &mut stop).await;
+    let sending = waiting.during(send_all(&mut sender, source, &progress, &mut stop));
+    let sent = waiting.explain(sending.await);
     // Interrupted once, it waits for what is on its way; interrupted again, it does not.
-    let flushed = tokio::select! {
-        flushed = producer.close() => flushed.map_err(anyhow::Error::from),
-        signal = interruption(&mut stop, sent.is_err()) => {
-            Err(anyhow::anyhow!("interrupted by {signal} before all records were acknowledged"))
+    let flushed = waiting.during(async {
+        tokio::select! {
+            flushed = producer.close() => flushed.map_err(anyhow::Error::from),
+            signal = interruption(&mut stop, sent.is_err()) => {
+                Err(anyhow::anyhow!("interrupted by {signal} before all records were acknowledged"))
+            }
         }
-    };
+    });
+    let flushed = waiting.explain(flushed.await);
     progress.end();
     let report = sender.report(started.elapsed());
 
     let printed =
         if sent.is_ok() || report.records > 0 { format.print(&report, human) } else { Ok(()) };
     outcome(sent, flushed, printed, &report)
+}
+
+/// No topic was asked for yet.
+fn unreachable(error: ProduceError) -> anyhow::Error {
+    match error {
+        ProduceError::Metadata { error, .. } => error.into(),
+        other => other.into(),
+    }
 }
 
 async fn interruption(stop: &mut StopSignals, once_before: bool) -> &'static str {
@@ -133,8 +151,10 @@ fn outcome(
         (Ok(()), Err(error)) => Err(error),
         (Err(error), _) if report.records > 0 => {
             let said = format!(
-                "{error:#}; of {} records sent {} were acknowledged",
-                report.records, report.acknowledged
+                "{}; of {} records sent {} were acknowledged",
+                exit::chain(&error),
+                report.records,
+                report.acknowledged
             );
             Err(error.context(said))
         }
@@ -272,46 +292,6 @@ fn human(report: &Report) -> String {
         text.push_str(&format!(", at most {records} records may stand twice"));
     }
     text
-}
-
-/// A bar on the terminal: how much of the file was read, or just how many records there were.
-struct Progress {
-    bar: ProgressBar,
-    position: Arc<AtomicU64>,
-    started: Instant,
-}
-
-impl Progress {
-    fn start(source: &Source, format: Format) -> Self {
-        let bar = match (format, source.size) {
-            (Format::Json, _) => ProgressBar::hidden(),
-            (Format::Human, Some(size)) => ProgressBar::new(size).with_style(style(
-                "{bar:30} {percent:>3} % · {msg} · {elapsed} elapsed, {eta} left",
-            )),
-            (Format::Human, None) => {
-                ProgressBar::new_spinner().with_style(style("{spinner} {msg} · {elapsed} elapsed"))
-            }
-        };
-        Self { bar, position: source.position.clone(), started: clock::now() }
-    }
-
-    fn at(&self, records: u64) {
-        if self.bar.is_hidden() {
-            return;
-        }
-        let rate = records as f64 / self.started.elapsed().as_secs_f64();
-        self.bar.set_position(self.position.load(Ordering::Relaxed));
-        let (records, rate) = (output::count(records), output::count(rate as u64));
-        self.bar.set_message(format!("{records} records, {rate}/s"));
-    }
-
-    fn end(&self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the template is well formed")
 }
 
 #[cfg(test)]

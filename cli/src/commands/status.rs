@@ -6,6 +6,7 @@ use serde::Serialize;
 use streamhouse_client::{Admin, AdminError, AgentStatus, ControllerStatus, Role};
 
 use crate::controllers::{CONNECT_TIMEOUT, Controllers};
+use crate::exit;
 use crate::output::{self, Format};
 
 /// How long one question may take: a status is asked for when something does not answer.
@@ -23,7 +24,7 @@ pub(crate) struct Args {
 struct Status {
     cluster: String,
     generation: String,
-    /// Id of the leading controller; null while there is none.
+    /// Id of the controller that leads with a majority behind it; null while there is none.
     leader: Option<u64>,
     store: Option<String>,
     topics: u64,
@@ -70,14 +71,18 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         .connect_timeout(CONNECT_TIMEOUT)
         .try_timeout(TRY)
         .build()?;
-    format.print(&ask(&admin).await?, human)
+    let status = ask(&admin).await?;
+    format.print(&status, human)?;
+    exit::led(status.leader)
 }
 
 async fn ask(admin: &Admin) -> Result<Status, AdminError> {
     let (cluster, controllers, agents) =
         futures::join!(admin.cluster(), admin.controllers(), admin.agents());
     let cluster = cluster?;
-    let mut controllers: Vec<Controller> = controllers?.into_iter().map(Controller::from).collect();
+    let controllers = controllers?;
+    let leader = leader(&controllers).map(|leader| leader.id);
+    let mut controllers: Vec<Controller> = controllers.into_iter().map(Controller::from).collect();
     controllers.sort_by_key(|controller| controller.id);
     let (agents, problem) = match agents {
         Ok(agents) => (numbered(agents), None),
@@ -86,18 +91,25 @@ async fn ask(admin: &Admin) -> Result<Status, AdminError> {
     Ok(Status {
         cluster: cluster.id.to_string(),
         generation: cluster.generation.to_string(),
-        // One that was deposed may not know it yet; a term has one leader only.
-        leader: controllers
-            .iter()
-            .filter(|c| c.role == Role::Leader.as_str())
-            .max_by_key(|c| c.term)
-            .map(|c| c.id),
+        leader,
         store: cluster.store_url,
         topics: cluster.topics,
         controllers,
         agents,
         problem,
     })
+}
+
+/// The one that leads with a majority behind it.
+pub(super) fn leader(controllers: &[ControllerStatus]) -> Option<&ControllerStatus> {
+    // One that was deposed may not know it yet; a term has one leader only.
+    let leads = |c: &&ControllerStatus| c.role == Role::Leader && c.leader == Some(c.id);
+    controllers.iter().filter(leads).max_by_key(|c| c.term)
+}
+
+/// The term of a controller that answered; one that has only just started does not know it yet.
+pub(super) fn term(status: &ControllerStatus) -> Option<u64> {
+    (status.term != 0).then_some(status.term)
 }
 
 impl From<ControllerStatus> for Controller {
@@ -110,10 +122,10 @@ impl From<ControllerStatus> for Controller {
         };
         Self {
             id: status.id,
+            term: term(&status),
             address: status.address,
             pid: answered.then_some(status.pid),
             role: role.as_str(),
-            term: answered.then_some(status.term),
             applied: answered.then_some(status.applied),
             last_log: answered.then_some(status.last_log),
             snapshot: answered.then_some(status.snapshot),
@@ -170,7 +182,7 @@ fn human(status: &Status) -> String {
         status.cluster, status.generation, status.topics
     );
     if status.leader.is_none() {
-        text.push_str("\nno controller leads just now");
+        text.push_str("\nno controller leads with a majority behind it just now");
     }
     if let Some(problem) = &status.problem {
         text.push_str(&format!("\n{problem}"));

@@ -9,6 +9,7 @@ use serde::Serialize;
 use streamhouse_client::{Admin, PartitionDescription, Topic, TopicDescription};
 
 use crate::controllers::{CONNECT_TIMEOUT, Controllers};
+use crate::exit::Failure;
 use crate::output::{self, Format};
 
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,10 @@ enum Action {
         /// How many partitions it has, for good.
         #[arg(long, value_name = "N")]
         partitions: u32,
+        /// A setting of the topic, for good; may be given again for another one. `agent.group`: the agents that serve
+        /// it.
+        #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
+        config: Vec<(String, String)>,
         #[command(flatten)]
         controllers: Controllers,
     },
@@ -96,11 +101,12 @@ struct Partition {
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     match args.action {
-        Action::Create { name, partitions, controllers } => {
-            let id = admin(&controllers)?.create_topic(&name, partitions, BTreeMap::new()).await?;
+        Action::Create { name, partitions, config, controllers } => {
+            let config = once_each(config)?;
+            let id = admin(&controllers)?.create_topic(&name, partitions, config).await?;
             let changed = Changed { topic: name, id: id.to_string(), partitions: Some(partitions) };
             format.print(&changed, |c| {
-                format!("created topic {} ({} partitions)", c.topic, partitions)
+                format!("created topic {} ({})", c.topic, output::counted(partitions, "partition"))
             })
         }
         Action::List { controllers } => {
@@ -119,6 +125,22 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         }
         Action::Offsets(args) => offsets::run(args, format).await,
     }
+}
+
+/// `KEY=VALUE`.
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("no '=' in it: write KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn once_each(settings: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut all = BTreeMap::new();
+    for (key, value) in settings {
+        if let Some(before) = all.insert(key.clone(), value) {
+            return Err(Failure::usage(format!("--config {key} is given twice, as {before} too")));
+        }
+    }
+    Ok(all)
 }
 
 fn admin(controllers: &Controllers) -> anyhow::Result<Admin> {
@@ -204,6 +226,8 @@ fn human_description(described: &Described) -> String {
             output::bytes(p.bytes_per_second as u64),
         ]);
     }
-    let records = output::count(described.records);
-    format!("topic {} · id {} · {records} records\n{table}", described.name, described.id)
+    let records = output::counted(described.records, "record");
+    let config: String =
+        described.config.iter().map(|(key, value)| format!(" · {key}={value}")).collect();
+    format!("topic {} · id {} · {records}{config}\n{table}", described.name, described.id)
 }

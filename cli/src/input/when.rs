@@ -4,20 +4,26 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::exit::Failure;
 
-/// Milliseconds since 1970 of `2026-11-21T12:00:00Z`, of `1795262400000`, or of `-1h`, which is an hour before `now_ms`.
+/// Milliseconds since 1970 of `2026-11-21T12:00:00Z`, of `1795262400000` or `@1795262400000`, or of `-1h`, which is an hour
+/// before `now_ms`. Without a zone a date is one of UTC.
 pub(crate) fn parse(text: &str, now_ms: i64) -> Result<i64, Failure> {
     let wrong = || {
         Failure::usage(format!(
             "'{text}' is no time: write 2026-11-21T12:00:00Z, milliseconds since 1970, or -1h for an hour ago"
         ))
     };
+    // As `group reset` has it, where a bare number is an offset.
+    if let Some(milliseconds) = text.strip_prefix('@') {
+        return milliseconds.parse().map_err(|_| wrong());
+    }
     if let Some(age) = text.strip_prefix('-')
         && let Ok(age) = humantime::parse_duration(age)
     {
         return Ok(now_ms.saturating_sub(millis(age)));
     }
-    if let Ok(milliseconds) = text.parse() {
-        return Ok(milliseconds);
+    // A minus is for ages, and an age has a unit.
+    if let Ok(milliseconds) = text.parse::<u64>() {
+        return i64::try_from(milliseconds).map_err(|_| wrong());
     }
     let time = humantime::parse_rfc3339_weak(text).map_err(|_| wrong())?;
     time.duration_since(UNIX_EPOCH).map(millis).map_err(|_| wrong())
@@ -52,13 +58,13 @@ mod tests {
             ("2023-11-14T22:13:20Z", now),
             ("2023-11-14 22:13:20", now),
             ("1700000000000", now),
+            ("@1700000000000", now),
             ("-1h", now - 3_600_000),
             ("-2m 30s", now - 150_000),
-            ("-5", -5),
         ] {
             assert_eq!(parse(text, now).unwrap(), expected, "{text}");
         }
-        for wrong in ["yesterday", "", "-1y2", "2023-13-01T00:00:00Z"] {
+        for wrong in ["yesterday", "", "-1", "-1y2", "2023-13-01T00:00:00Z"] {
             let error = parse(wrong, now).unwrap_err().to_string();
             assert!(error.starts_with(&format!("'{wrong}' is no time")), "{error}");
         }

@@ -118,7 +118,8 @@ impl Consumer {
         self.table.iter().map(|(at, ..)| (**at).clone()).collect()
     }
 
-    /// Reads what the subscription wants. After an error everything is as it was.
+    /// Reads what the subscription wants. After an error everything is as it was; but where a membership had to begin or
+    /// end for it, nothing is read.
     pub(super) async fn follow(&mut self, subscription: Subscription) -> Result<(), ConsumeError> {
         if self.takes_part(&subscription) {
             return self.follow_as_member(subscription).await;

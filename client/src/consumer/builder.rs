@@ -216,8 +216,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// How many bytes may be fetched and decoded ahead of poll. Default: 64 MiB. One fetch of up to 1 MiB, or one
-    /// larger slice, may go beyond it, decompressed.
+    /// How many bytes a consumer may hold: fetched, decoded ahead of poll, or handed out by the last
+    /// one. Default: 64 MiB. One larger batch passes, alone.
     pub fn fetch_memory(mut self, bytes: usize) -> Self {
         self.fetch_memory = bytes;
         self

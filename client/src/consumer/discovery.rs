@@ -77,6 +77,11 @@ impl Discovery {
             Err(error) if error.code() == Some(Code::UnknownTopic) => return Ok(true),
             Err(error) => return Err(error),
         };
+        let (id, partitions) = (found.topic.id, found.topic.partitions);
+        if self.known.is(&change.name, id, partitions) {
+            // Whoever listed the topics is behind.
+            return Ok(true);
+        }
         let name: Arc<str> = change.name.into();
         if change.lost > 0 {
             let lost = (0..change.lost).map(|number| TopicPartition::new(name.clone(), number));
@@ -85,9 +90,9 @@ impl Discovery {
                 return Ok(false);
             }
         }
-        self.known.note(&name, found.topic.id, found.topic.partitions);
+        self.known.note(&name, id, partitions);
         let new = found.partitions.iter().filter(|state| state.partition >= change.first_new);
-        let partitions = new.map(|state| Assigned::new(&name, found.topic.id, state)).collect();
+        let partitions = new.map(|state| Assigned::new(&name, id, state)).collect();
         let event = AssignmentEvent::Assigned { partitions, noticed: true };
         Ok(self.events.send(event).await.is_ok())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use streamhouse_proto::v1;
@@ -22,7 +23,7 @@ use super::fetcher::{Fetcher, Parts};
 use super::group::{Group, Lease, news};
 use super::metrics::{ConsumerMetrics, Counters, count};
 use super::ready::Ready;
-use super::records::{Loan, Records};
+use super::records::{IntoIter, Loan, Records};
 use super::source::Source;
 use super::subscription::Subscription;
 use super::table::Table;
@@ -199,6 +200,8 @@ impl Consumer {
         loop {
             self.follow_group().await?;
             self.follow_events().await?;
+            // Where it begins with what it was just given may be due.
+            self.commit_automatically();
             if let Some(slot) = self.books.lost() {
                 return Err(ConsumeError::NoOffset { at: (**self.table.at(slot)).clone() });
             }
@@ -236,10 +239,17 @@ impl Consumer {
         let gathered = self.ready.gather(limit, &self.table, &self.targets, &mut self.books);
         gathered.map_err(|failed| {
             let (slot, error) = *failed;
-            // READ: the partition is read again from where it stands, never further on.
-            self.targets.set(slot, self.books.position(slot));
+            // READ: the partition is read again from where it stands, never further on. One that is gone is not.
+            let gone = matches!(error, ConsumeError::TopicDeleted { .. });
+            self.targets.set(slot, self.books.position(slot).filter(|_| !gone));
             error
         })
+    }
+
+    /// What was handed out and not taken is handed out again.
+    pub(super) fn take_back(&mut self, rest: IntoIter) {
+        self.counters.records.fetch_sub(rest.len() as u64, Relaxed);
+        self.ready.take_back(rest, &self.targets, &mut self.books);
     }
 
     fn resets_by_time(&self) -> bool {

@@ -4,15 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use streamhouse_segment::batch;
 use tokio::sync::Notify;
 
 use super::bookkeeping::Bookkeeping;
 use super::decode::ReadyBatch;
 use super::error::ConsumeError;
-use super::records::{Part, Records};
+use super::records::{IntoIter, Part, Records};
 use super::table::Table;
 use super::targets::Targets;
-use crate::types::TopicPartition;
 
 /// What the fetcher has for a partition.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl Ready {
         self.arrived.notified().await;
     }
 
-    /// Moves at most `limit` records out. An error is returned when it comes first, with its slot.
+    /// Moves at most `limit` records out, whole batches where it can. An error is returned when it comes first, with its slot.
     pub(super) fn gather(
         &self,
         limit: usize,
@@ -116,13 +116,22 @@ impl Ready {
                     state.chunks.push_front(chunk);
                     break;
                 }
+                // A batch is divided only if it alone is more than a poll may hand out: each part is walked over anew.
+                Body::Batch(batch)
+                    if !records.is_empty() && batch.count > limit - records.len() =>
+                {
+                    state.chunks.push_front(chunk);
+                    break;
+                }
                 Body::Batch(batch) => {
-                    let at = table.at(chunk.slot);
-                    let (part, len, next) = batch.hand_out(limit - records.len(), at);
-                    if len > 0 {
-                        records.push(part, len, batch.charge.clone());
+                    let (slot, version) = (chunk.slot, chunk.version);
+                    let (rows, left, next_offset) = batch.hand_out(limit - records.len());
+                    if left > 0 {
+                        let at = table.at(slot).clone();
+                        let part = Part { at, slot, version, records: rows, left, next_offset };
+                        records.push(part, batch.charge.clone());
                     }
-                    books.advance(chunk.slot, next);
+                    books.advance(slot, next_offset);
                     if batch.count > 0 {
                         state.chunks.push_front(chunk);
                         break;
@@ -132,25 +141,41 @@ impl Ready {
         }
         Ok(records)
     }
+
+    /// Takes back what was handed out and not taken: it comes first again, unless its partition was moved or is read no
+    /// more.
+    pub(super) fn take_back(&self, rest: IntoIter, targets: &Targets, books: &mut Bookkeeping) {
+        let mut state = self.state.lock();
+        for (part, charge) in rest.rest().rev() {
+            let Part { slot, version, records, left: count, next_offset, .. } = part;
+            if targets.version(slot) == version {
+                let batch = ReadyBatch { records, count, next_offset, charge };
+                books.advance(slot, batch.first());
+                state.chunks.push_front(Chunk { slot, version, body: Body::Batch(batch) });
+            }
+        }
+    }
 }
 
 impl ReadyBatch {
     /// At most `limit` records, their number, and the offset after them.
-    fn hand_out(&mut self, limit: usize, at: &TopicPartition) -> (Part, usize, u64) {
-        let len = self.count.min(limit);
-        let part = Part {
-            topic: at.topic.clone(),
-            partition: at.partition,
-            records: self.records.clone().take(len),
-        };
+    fn hand_out(&mut self, limit: usize) -> (batch::Records, usize, u64) {
+        let (records, len) = (self.records.clone(), self.count.min(limit));
         self.count -= len;
         if self.count == 0 {
-            return (part, len, self.next_offset);
+            return (records, len, self.next_offset);
         }
         let last =
             self.records.nth(len - 1).expect("the batch has more records than were asked for");
         let last = last.expect("every record was read once when its batch was decoded");
-        (part, len, last.offset.unsigned_abs() + 1)
+        (records, len, last.offset.unsigned_abs() + 1)
+    }
+
+    /// The offset of the first record that is left.
+    fn first(&self) -> u64 {
+        let first = self.records.clone().next().expect("no batch without records is handed out");
+        let first = first.expect("every record was read once when its batch was decoded");
+        first.offset.unsigned_abs()
     }
 }
 

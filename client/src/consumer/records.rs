@@ -1,7 +1,6 @@
 //! What a poll hands out.
 
 use std::collections::VecDeque;
-use std::iter::Take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +10,7 @@ use streamhouse_segment::batch::{self, Headers};
 
 use super::decode::Charge;
 use super::targets::Targets;
+use crate::types::TopicPartition;
 
 /// A record. Key, value and headers are slices of the decompressed batch, which they keep in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,9 +79,24 @@ impl Drop for Borrowed {
 /// Some records of one batch, all of them found well-formed when it was decoded.
 #[derive(Debug)]
 pub(super) struct Part {
-    pub(super) topic: Arc<str>,
-    pub(super) partition: u32,
-    pub(super) records: Take<batch::Records>,
+    pub(super) at: Arc<TopicPartition>,
+    /// The partition's slot, and the target for which they were read.
+    pub(super) slot: usize,
+    pub(super) version: u64,
+    pub(super) records: batch::Records,
+    /// How many of them are to be handed out.
+    pub(super) left: usize,
+    /// The offset after these.
+    pub(super) next_offset: u64,
+}
+
+impl Part {
+    #[inline]
+    fn next(&mut self) -> Option<batch::Record> {
+        self.left = self.left.checked_sub(1)?;
+        let record = self.records.next()?;
+        Some(record.expect("every record was read once when its batch was decoded"))
+    }
 }
 
 impl Records {
@@ -90,8 +105,8 @@ impl Records {
         Self { parts: VecDeque::new(), len: 0, consumed: Arc::default(), loan }
     }
 
-    pub(super) fn push(&mut self, part: Part, len: usize, charge: Arc<Charge>) {
-        self.len += len;
+    pub(super) fn push(&mut self, part: Part, charge: Arc<Charge>) {
+        self.len += part.left;
         self.parts.push_back(part);
         self.loan.0.parts.lock().push_back(charge);
     }
@@ -134,6 +149,14 @@ pub struct IntoIter {
     loan: Borrowed,
 }
 
+impl IntoIter {
+    /// What was not taken of it, with the memory that it is in.
+    pub(super) fn rest(self) -> impl DoubleEndedIterator<Item = (Part, Arc<Charge>)> {
+        let charges = std::mem::take(&mut *self.loan.0.parts.lock());
+        self.parts.into_iter().zip(charges).filter(|(part, _)| part.left > 0)
+    }
+}
+
 impl Iterator for IntoIter {
     type Item = Record;
 
@@ -144,16 +167,15 @@ impl Iterator for IntoIter {
                 self.consumed.store(true, Ordering::Release);
                 return None;
             };
-            let Some(record) = part.records.next() else {
+            let Some(record) = part.next() else {
                 self.parts.pop_front();
                 self.loan.0.end_first();
                 continue;
             };
-            let record = record.expect("every record was read once when its batch was decoded");
             self.left -= 1;
             return Some(Record {
-                topic: part.topic.clone(),
-                partition: part.partition,
+                topic: part.at.topic.clone(),
+                partition: part.at.partition,
                 offset: record.offset.unsigned_abs(),
                 timestamp: record.timestamp,
                 key: record.key,

@@ -14,6 +14,9 @@ impl Consumer {
     /// by the application once all that came with it were taken, and more was asked for. After an error it goes on, as
     /// poll does.
     ///
+    /// When it is dropped, the consumer stands after the last record that was taken from it: the rest comes with the next
+    /// poll or stream.
+    ///
     /// ```no_run
     /// # async fn example(consumer: &mut streamhouse_client::Consumer) -> Result<(), Box<dyn std::error::Error>> {
     /// use futures::TryStreamExt;
@@ -26,17 +29,30 @@ impl Consumer {
     /// # }
     /// ```
     pub fn stream(&mut self) -> impl Stream<Item = Result<Record, ConsumeError>> + '_ {
-        let state: (&mut Self, Option<IntoIter>) = (self, None);
-        unfold(state, |(consumer, mut records)| async move {
+        unfold(Streaming { consumer: self, polled: None }, |mut streaming| async move {
             loop {
-                if let Some(record) = records.as_mut().and_then(Iterator::next) {
-                    return Some((Ok(record), (consumer, records)));
+                if let Some(record) = streaming.polled.as_mut().and_then(Iterator::next) {
+                    return Some((Ok(record), streaming));
                 }
-                match consumer.poll(Duration::MAX).await {
-                    Ok(polled) => records = Some(polled.into_iter()),
-                    Err(error) => return Some((Err(error), (consumer, None))),
+                streaming.polled = None;
+                match streaming.consumer.poll(Duration::MAX).await {
+                    Ok(polled) => streaming.polled = Some(polled.into_iter()),
+                    Err(error) => return Some((Err(error), streaming)),
                 }
             }
         })
+    }
+}
+
+struct Streaming<'a> {
+    consumer: &'a mut Consumer,
+    polled: Option<IntoIter>,
+}
+
+impl Drop for Streaming<'_> {
+    fn drop(&mut self) {
+        if let Some(rest) = self.polled.take() {
+            self.consumer.take_back(rest);
+        }
     }
 }

@@ -80,6 +80,28 @@ impl Known {
         self.0.insert(name.to_owned(), (id, partitions));
     }
 
+    /// Forgets what is not wanted.
+    pub(super) fn keep(&mut self, wanted: &Subscription) {
+        self.0.retain(|name, _| wanted.wants(name));
+    }
+
+    /// The same, unless it is known already.
+    pub(super) fn note_first(&mut self, name: &str, id: TopicId, partitions: u32) {
+        if self.0.get(name).is_none_or(|(known, _)| *known != id) {
+            self.note(name, id, partitions);
+        }
+    }
+
+    /// Whether that is what is known of it.
+    pub(super) fn is(&self, name: &str, id: TopicId, partitions: u32) -> bool {
+        self.0.get(name) == Some(&(id, partitions))
+    }
+
+    /// Whether that partition was there when it was noted.
+    pub(super) fn has(&self, name: &str, id: TopicId, partition: u32) -> bool {
+        self.0.get(name).is_some_and(|(known, count)| *known == id && partition < *count)
+    }
+
     /// How the wanted ones of `topics` differ from what is known. Nothing is noted: a change may take several tries.
     pub(super) fn changes(&self, topics: &[Topic], wanted: &Subscription) -> Vec<Change> {
         let wanted = topics.iter().filter(|topic| wanted.wants(&topic.name));

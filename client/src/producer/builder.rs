@@ -38,7 +38,7 @@ options! {
     /// How long a batch waits for more records before it is sent, unless it is full. At high rates it hardly matters: the
     /// window of batches in flight fills them. Default: 2 ms.
     linger: Duration,
-    /// How batches are compressed. Default: LZ4.
+    /// How batches are compressed. Default: LZ4. A batch of 64 KiB or more that hardly gets shorter is sent as it is.
     compression: Compression,
     /// How partitions are chosen for records that do not name one. Default: by key.
     partitioner: Partitioner,

@@ -2,9 +2,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::world::objects::batch;
 use crate::world::reading::{SOON, builder, cluster, fill, offsets, read};
 use streamhouse_client::consumer::ConsumeError;
 use streamhouse_client::{Admin, AdminError, Consumer, OffsetReset, Record, TopicPartition};
+use streamhouse_segment::batch::Compression;
 
 #[tokio::test]
 async fn everything_sent_is_read_once_and_in_order() {
@@ -55,6 +57,22 @@ async fn a_poll_hands_out_no_more_than_its_limit() {
         assert_eq!(consumer.position("orders", 0), Some(seen.len() as u64));
     }
     assert_eq!(seen, (0..25).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_batch_is_handed_out_in_parts_only_if_no_poll_can_hold_it() {
+    let (world, controller, _producer) = cluster(1).await;
+    for size in [4, 4, 10, 2] {
+        let values = (0..size).map(|_| b"v".to_vec());
+        world.append_batches("orders", [(0, batch(Compression::None, values))]).await;
+    }
+    let builder = builder(&world, &controller).max_poll_records(7);
+    let mut consumer = builder.build().await.unwrap();
+    let mut polls = Vec::new();
+    while polls.iter().sum::<usize>() < 20 {
+        polls.push(consumer.poll(SOON).await.unwrap().len());
+    }
+    assert_eq!(polls[..3], [4, 4, 7], "whichever of them were there");
 }
 
 #[tokio::test]
@@ -119,37 +137,6 @@ async fn a_missing_object_is_an_alarm_not_a_skip() {
 }
 
 #[tokio::test]
-async fn seek_position_and_commit_go_together() {
-    let (world, controller, producer) = cluster(2).await;
-    fill(&producer, 0, 0..40).await;
-    let group = || builder(&world, &controller).group_id("g").auto_commit(false);
-    let mut consumer = group().build().await.unwrap();
-    assert!(consumer.committed().await.unwrap().is_empty());
-    read(&mut consumer, 40).await;
-    consumer.seek("orders", 0, 33).unwrap();
-    assert_eq!(consumer.position("orders", 0), Some(33));
-    assert_eq!(offsets(&read(&mut consumer, 7).await), (33..40).collect::<Vec<_>>());
-    consumer.seek("orders", 0, 12).unwrap();
-    consumer.commit().await.unwrap();
-    assert_eq!(consumer.committed().await.unwrap()[&TopicPartition::new("orders", 0)], 12);
-    assert!(consumer.seek("orders", 9, 0).is_err());
-    consumer.close().await.unwrap();
-
-    // A successor goes on where the group stands; commits are numbered in order.
-    let mut next = group().build().await.unwrap();
-    assert_eq!(offsets(&read(&mut next, 28).await)[0], 12);
-    next.seek_to_beginning().await.unwrap();
-    assert_eq!(next.position("orders", 0), Some(0));
-    next.seek_to_end().await.unwrap();
-    next.commit().await.unwrap();
-    next.commit().await.unwrap();
-    let commits = world.state.lock().commits.clone();
-    let numbers: Vec<u64> =
-        commits.iter().map(|commit| commit.request.as_ref().unwrap().number).collect();
-    assert_eq!(numbers, [1, 1, 2]);
-}
-
-#[tokio::test]
 async fn automatic_commits_cover_what_the_application_has_taken() {
     let (world, controller, producer) = cluster(1).await;
     fill(&producer, 0, 0..20).await;
@@ -176,41 +163,6 @@ async fn automatic_commits_cover_what_the_application_has_taken() {
     consumer.close().await.unwrap();
     let consumer = group().build().await.unwrap();
     assert_eq!(consumer.committed().await.unwrap()[&at], last + 1);
-}
-
-#[tokio::test]
-async fn the_reset_policy_decides_where_there_is_no_offset() {
-    let (world, controller, producer) = cluster(1).await;
-    fill(&producer, 0, 0..10).await;
-    let reset = |reset| builder(&world, &controller).group_id("g").offset_reset(reset);
-    let mut none = reset(OffsetReset::None).build().await.unwrap();
-    let error = none.poll(SOON).await.unwrap_err();
-    assert_eq!(error.to_string(), "orders/0 has no committed offset, and offset_reset is none");
-    none.seek("orders", 0, 99).unwrap();
-    let error = none.poll(SOON).await.unwrap_err().to_string();
-    assert!(
-        error.starts_with("offset 99 of orders/0 is out of range: the log reaches from 0 to 10"),
-        "{error}"
-    );
-    none.seek("orders", 0, 9).unwrap();
-    assert_eq!(offsets(&read(&mut none, 1).await), [9]);
-
-    let mut latest = reset(OffsetReset::Latest).build().await.unwrap();
-    assert_eq!(latest.position("orders", 0), Some(10));
-    fill(&producer, 0, 10..11).await;
-    assert_eq!(offsets(&read(&mut latest, 1).await), [10]);
-
-    // What the log no longer has is read from its start.
-    {
-        let mut state = world.state.lock();
-        let log = &mut state.topics.get_mut("orders").unwrap().1[0];
-        let first = log.segments.remove(0);
-        log.log_start = first.last_offset + 1;
-    }
-    let start = world.state.lock().topics["orders"].1[0].log_start;
-    let mut earliest = builder(&world, &controller).build().await.unwrap();
-    earliest.seek("orders", 0, 0).unwrap();
-    assert_eq!(read(&mut earliest, 1).await[0].offset, start);
 }
 
 #[tokio::test]

@@ -1,97 +1,18 @@
 //! A member of a consumer group, against a coordinator that says what the test wants.
 use std::time::Duration;
 
-use crate::world::World;
-use crate::world::reading::cluster;
-use streamhouse_client::consumer::{ConsumeError, RebalanceListener};
-use streamhouse_client::{Consumer, OffsetReset, Producer, Record, TopicPartition};
-
-/// Long enough for whatever is to come; what is not to come is not waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Writes what it hears into the coordinator's list, so that the order of all shows.
-struct Listener(World);
-
-impl Listener {
-    fn note(&self, what: &str, partitions: &[TopicPartition]) {
-        let numbers: Vec<_> = partitions.iter().map(|at| at.partition.to_string()).collect();
-        self.0.state.lock().groups.asked.push(format!("{what} {}", numbers.join(" ")));
-    }
-}
-
-impl RebalanceListener for Listener {
-    fn assigned(&self, partitions: &[TopicPartition]) {
-        self.note("assigned", partitions);
-    }
-    fn revoked(&self, partitions: &[TopicPartition]) {
-        self.note("revoked", partitions);
-    }
-    fn lost(&self, partitions: &[TopicPartition]) {
-        self.note("lost", partitions);
-    }
-}
-
-struct Setting {
-    world: World,
-    consumer: Consumer,
-    producer: Producer,
-}
-
-impl Setting {
-    async fn new(partitions: usize, max_poll_interval: Duration) -> Self {
-        let (world, controller, producer) = cluster(partitions).await;
-        let consumer = Consumer::builder()
-            .controllers([&*controller])
-            .object_store(world.store())
-            .group_id("g")
-            .topics(["orders"])
-            .offset_reset(OffsetReset::Earliest)
-            .auto_commit_interval(Duration::MAX)
-            .session_timeout(Duration::from_millis(600))
-            .heartbeat_interval(Duration::from_millis(50))
-            .max_poll_interval(max_poll_interval)
-            .metadata_refresh(Duration::from_millis(50))
-            .rebalance_listener(Listener(world.clone()))
-            .build()
-            .await
-            .unwrap();
-        Self { world, consumer, producer }
-    }
-
-    async fn send(&self, partition: u32) {
-        let record = Record::to("orders").partition(partition).value("v");
-        self.producer.send(record).await.unwrap().await.unwrap();
-    }
-
-    fn order(&self, change: impl FnOnce(&mut crate::world::Coordinator)) {
-        change(&mut self.world.state.lock().groups);
-        self.world.announce();
-    }
-
-    /// Polls until that was asked or heard; what came is returned.
-    async fn poll_until(&mut self, what: &str) -> usize {
-        let mut records = 0;
-        let until = tokio::time::Instant::now() + PATIENCE;
-        while !self.asked().iter().any(|asked| asked == what) {
-            assert!(tokio::time::Instant::now() < until, "no {what}: {:?}", self.asked());
-            records += self.consumer.poll(Duration::from_millis(20)).await.unwrap().len();
-        }
-        records
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.world.state.lock().groups.asked.clone()
-    }
-}
+use crate::world::member::{SESSION_TIMEOUT, Setting};
+use crate::world::reading::{SOON, cluster, offsets, read};
+use crate::world::until;
+use streamhouse_client::consumer::{ConsumeError, ConsumerBuilder};
+use streamhouse_client::{Consumer, TopicPartition};
 
 #[tokio::test]
 async fn what_is_asked_for_is_revoked_committed_and_only_then_released() {
-    let mut setting = Setting::new(2, PATIENCE).await;
+    let mut setting = Setting::new(2).await;
     assert_eq!(setting.asked(), ["join", "assigned 0 1"]);
     setting.send(1).await;
-    while setting.consumer.position("orders", 1) != Some(1) {
-        setting.consumer.poll(PATIENCE).await.unwrap();
-    }
+    setting.read_to(1, 1).await;
     setting.order(|groups| groups.grants = Some(vec![(0, 1, false), (1, 1, true)]));
     setting.poll_until("release 1@1").await;
     let expected = ["join", "assigned 0 1", "revoked 1", "commit 1", "release 1@1"];
@@ -102,20 +23,58 @@ async fn what_is_asked_for_is_revoked_committed_and_only_then_released() {
     assert_eq!((commit.member_id.len(), commit.member_epoch), (16, 1));
     // It goes on reading what stays.
     setting.send(0).await;
-    while setting.consumer.position("orders", 0) != Some(1) {
-        setting.consumer.poll(PATIENCE).await.unwrap();
-    }
+    setting.read_to(0, 1).await;
     setting.consumer.close().await.unwrap();
     let asked = setting.world.state.lock().groups.asked.clone();
-    assert_eq!(asked[asked.len() - 3..], ["revoked 0", "commit 0", "leave"]);
+    assert_eq!(asked[5..], ["revoked 0", "commit 0", "leave"]);
+}
+
+#[tokio::test]
+async fn what_is_being_released_is_not_read_again_before_that_is_answered() {
+    let options = |builder: ConsumerBuilder| builder.topics(["orders"]).auto_commit(false);
+    let mut setting = Setting::with(2, options).await;
+    setting.world.releases_held.send_replace(true);
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false), (1, 1, true)]));
+    setting.poll_until("release 1@1").await;
+    // It may stay after all: but who can tell what comes of the release?
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false), (1, 1, false)]));
+    setting.poll_answers(5).await;
+    assert_eq!(setting.asked(), ["join", "assigned 0 1", "revoked 1", "release 1@1"]);
+    // Nothing did.
+    setting.world.releases_held.send_replace(false);
+    setting.poll_until("assigned 1").await;
+    assert_eq!(setting.asked()[4..], ["assigned 1"]);
+    // And once more, with effect.
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false), (1, 1, true)]));
+    setting.poll_while(|setting| setting.asked().len() < 7).await;
+    setting.poll_answers(5).await;
+    assert_eq!(setting.asked()[5..], ["revoked 1", "release 1@1"]);
+}
+
+#[tokio::test]
+async fn an_answer_of_the_past_takes_nothing_and_gives_nothing() {
+    // Nor is what it confirms heard.
+    let patient = |builder: ConsumerBuilder| builder.topics(["orders"]).session_timeout(SOON);
+    let mut setting = Setting::with(2, patient).await;
+    setting.world.state.lock().applied += 10;
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false)]));
+    setting.poll_until("lost 1").await;
+    // From another stream to the same leader, say, on which this was said earlier.
+    for grants in [vec![(0, 1, false), (1, 1, false)], vec![]] {
+        setting.order(|groups| (groups.grants, groups.behind) = (Some(grants), 5));
+        setting.poll_answers(5).await;
+        assert_eq!(setting.asked(), ["join", "assigned 0 1", "lost 1"]);
+    }
+    setting.order(|groups| groups.behind = 0);
+    setting.poll_until("lost 0").await;
 }
 
 #[tokio::test]
 async fn a_member_past_its_session_timeout_hands_out_nothing_more() {
-    let mut setting = Setting::new(1, PATIENCE).await;
+    let mut setting = Setting::new(1).await;
     setting.order(|groups| groups.deaf = true);
     // Records come, but nobody confirms that the member lives.
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    tokio::time::sleep(SESSION_TIMEOUT + Duration::from_millis(100)).await;
     setting.send(0).await;
     let records = setting.poll_until("lost 0").await;
     assert_eq!(records, 0);
@@ -123,42 +82,54 @@ async fn a_member_past_its_session_timeout_hands_out_nothing_more() {
     // What was lost is not committed.
     assert!(setting.world.state.lock().commits.is_empty());
     setting.order(|groups| groups.deaf = false);
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while setting.consumer.poll(Duration::from_millis(50)).await.unwrap().is_empty() {
-        assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
+    setting.read_to(0, 1).await;
+}
+
+#[tokio::test]
+async fn a_member_stopped_with_records_in_hand_hands_out_none_of_them() {
+    let options = |builder: ConsumerBuilder| builder.topics(["orders"]).max_poll_records(1);
+    let mut setting = Setting::with(1, options).await;
+    setting.world.append_object("orders", 0..1).await;
+    // One batch of ten records: with the first the other nine are in hand.
+    assert_eq!(offsets(&read(&mut setting.consumer, 1).await), [0]);
+    assert!(setting.consumer.metrics().buffered_bytes > 0);
+    // The process stands still, as under SIGSTOP: none of its tasks runs on this thread, none sees the time pass.
+    setting.order(|groups| groups.deaf = true);
+    std::thread::sleep(SESSION_TIMEOUT + Duration::from_millis(100));
+    // GROUP: others may have been given the partition meanwhile. Poll sees that before any task tells it.
+    for _ in 0..5 {
+        assert_eq!(setting.consumer.poll(Duration::from_millis(20)).await.unwrap().len(), 0);
     }
+    assert_eq!(setting.asked(), ["join", "assigned 0", "lost 0"]);
+    assert!(setting.consumer.assignment().is_empty());
+    assert!(setting.world.state.lock().commits.is_empty());
+    // Heard again, it begins where the group stands.
+    setting.order(|groups| groups.deaf = false);
+    setting.read_to(0, 10).await;
+    assert_eq!(setting.asked()[3..], ["assigned 0"]);
 }
 
 #[tokio::test]
 async fn a_fenced_member_loses_everything_and_joins_as_another() {
-    let mut setting = Setting::new(1, PATIENCE).await;
-    let first = setting.world.state.lock().groups.members[0].0.clone();
+    let mut setting = Setting::new(1).await;
+    let first = setting.member();
     setting.order(|groups| groups.members.clear());
     setting.poll_until("lost 0").await;
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while setting.consumer.assignment().is_empty() {
-        assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
-        setting.consumer.poll(Duration::from_millis(20)).await.unwrap();
-    }
+    setting.poll_while(|setting| setting.consumer.assignment().is_empty()).await;
     // The task joins again at once, poll hears of the loss when it comes to it; but first.
     let heard: Vec<_> = setting.asked().into_iter().filter(|asked| asked != "join").collect();
     assert_eq!(heard, ["assigned 0", "lost 0", "assigned 0"]);
-    assert_ne!(setting.world.state.lock().groups.members[0].0, first);
+    assert_ne!(setting.member(), first);
 }
 
 #[tokio::test]
 async fn a_member_that_does_not_poll_leaves_and_joins_again_when_it_does() {
-    let mut setting = Setting::new(1, Duration::from_secs(1)).await;
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while !setting.asked().contains(&"leave".to_owned()) {
-        assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let interval = Duration::from_secs(1);
+    let mut setting =
+        Setting::with(1, |builder| builder.topics(["orders"]).max_poll_interval(interval)).await;
+    until("a leave", || setting.asked().contains(&"leave".to_owned())).await;
     setting.send(0).await;
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while setting.consumer.poll(Duration::from_millis(50)).await.unwrap().is_empty() {
-        assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
-    }
+    setting.read_to(0, 1).await;
     let asked = setting.asked();
     let at = |what: &str| asked.iter().rposition(|asked| asked == what);
     assert!(at("leave") < at("join") && at("lost 0") < at("assigned 0"), "{asked:?}");
@@ -174,23 +145,17 @@ async fn an_unknown_topic_is_told_when_joining() {
 
 #[tokio::test]
 async fn a_commit_goes_out_in_the_name_of_the_member_that_asked_for_it() {
-    let mut setting = Setting::new(1, PATIENCE).await;
+    let mut setting = Setting::new(1).await;
     setting.send(0).await;
-    while setting.consumer.position("orders", 0) != Some(1) {
-        setting.consumer.poll(PATIENCE).await.unwrap();
-    }
-    let first = setting.world.state.lock().groups.members[0].0.clone();
+    setting.read_to(0, 1).await;
+    let first = setting.member();
     // One is on its way and is not answered, the other waits behind it.
     setting.world.commits_held.send_replace(true);
     let pending = [(); 2].map(|()| setting.consumer.commit_async().unwrap());
     setting.order(|groups| groups.members.clear());
     setting.poll_until("lost 0").await;
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while setting.consumer.assignment().is_empty() {
-        assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
-        setting.consumer.poll(Duration::from_millis(20)).await.unwrap();
-    }
-    assert_ne!(setting.world.state.lock().groups.members[0].0, first);
+    setting.poll_while(|setting| setting.consumer.assignment().is_empty()).await;
+    assert_ne!(setting.member(), first);
     setting.world.commits_held.send_replace(false);
     for commit in pending {
         // What the controllers make of it is theirs to say: it is of a member that is no more (GROUP).
@@ -203,12 +168,12 @@ async fn a_commit_goes_out_in_the_name_of_the_member_that_asked_for_it() {
 
 #[tokio::test]
 async fn a_subscription_that_was_not_taken_is_said_again() {
-    let mut setting = Setting::new(1, PATIENCE).await;
+    let mut setting = Setting::new(1).await;
     let agent = setting.world.state.lock().topics["orders"].1[0].agent.clone();
     setting.world.add_topic("audit", 1, &agent);
     setting.order(|groups| groups.refuse_joins = 1);
     setting.consumer.subscribe(["orders", "audit"]).await.unwrap();
-    let until = tokio::time::Instant::now() + PATIENCE;
+    let until = tokio::time::Instant::now() + SOON;
     let mut refused = 0;
     while setting.consumer.assignment().len() < 2 {
         assert!(tokio::time::Instant::now() < until, "{:?}", setting.asked());
@@ -220,13 +185,9 @@ async fn a_subscription_that_was_not_taken_is_said_again() {
 
 #[tokio::test]
 async fn a_member_attends_at_a_controller_that_took_another_s_place() {
-    let mut setting = Setting::new(1, PATIENCE).await;
+    let mut setting = Setting::new(1).await;
     let new = setting.world.add_controller().await;
     // As many as before, and one of them is another.
     setting.order(|groups| groups.controllers = vec![new.clone()]);
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while !setting.world.state.lock().groups.attended.contains(&new) {
-        assert!(tokio::time::Instant::now() < until, "nobody attends at {new}");
-        setting.consumer.poll(Duration::from_millis(20)).await.unwrap();
-    }
+    setting.poll_while(|setting| !setting.world.state.lock().groups.attended.contains(&new)).await;
 }

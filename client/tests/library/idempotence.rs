@@ -2,52 +2,24 @@
 //! whatever was lost on the way.
 use std::time::Duration;
 
+use crate::world::sending::{self, offsets, one_agent, send, texts};
 use crate::world::{Action, World};
 use futures::future::join_all;
-use streamhouse_client::producer::{Delivery, ProduceError, ProducerBuilder};
-use streamhouse_client::{Producer, Record};
+use streamhouse_client::Record;
+use streamhouse_client::producer::{ProduceError, ProducerBuilder};
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
 
 /// Long enough for a batch to be sent, short enough to wait for.
-const SOON: Duration = Duration::from_millis(300);
+const SOON: Duration = Duration::from_secs(1);
 
+/// Each record in a batch of its own.
 fn builder(controller: &str) -> ProducerBuilder {
-    Producer::builder()
-        .controllers([controller])
-        .linger(Duration::ZERO)
-        .batch_size(1)
-        .retry_backoff(Duration::from_millis(5))
-        .retry_backoff_max(Duration::from_millis(50))
-}
-
-async fn one_agent() -> (World, String, String) {
-    let (world, controller) = World::new().await;
-    let agent = world.add_agent().await;
-    world.add_topic("orders", 1, &agent);
-    (world, controller, agent)
-}
-
-/// Sends these values, each in a batch of its own.
-async fn send(producer: &Producer, values: impl IntoIterator<Item = u32>) -> Vec<Delivery> {
-    let mut deliveries = Vec::new();
-    for value in values {
-        let record = Record::to("orders").key("k").value(value.to_string());
-        deliveries.push(producer.send(record).await.unwrap());
-    }
-    deliveries
-}
-
-async fn offsets(deliveries: Vec<Delivery>) -> Vec<u64> {
-    join_all(deliveries).await.into_iter().map(|placed| placed.unwrap().offset).collect()
-}
-
-fn texts(values: impl IntoIterator<Item = u32>) -> Vec<String> {
-    values.into_iter().map(|value| value.to_string()).collect()
+    sending::builder(controller).batch_size(1)
 }
 
 #[tokio::test]
 async fn a_batch_whose_answer_was_lost_is_in_the_log_once_at_its_offset() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::WriteAndCut]);
     let producer = builder(&controller).build().await.unwrap();
     assert_eq!(offsets(send(&producer, [0]).await).await, [0]);
@@ -58,7 +30,7 @@ async fn a_batch_whose_answer_was_lost_is_in_the_log_once_at_its_offset() {
 
 #[tokio::test]
 async fn every_record_is_there_once_and_in_order_through_lost_answers_and_moved_leases() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     let other = world.add_agent().await;
     let faults = || {
         [
@@ -85,7 +57,7 @@ async fn every_record_is_there_once_and_in_order_through_lost_answers_and_moved_
 
 #[tokio::test]
 async fn a_batch_that_is_given_up_is_certainly_not_written_even_if_it_lands_late() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     // The first batch reaches the agent and is held there, with all that follow it on its stream.
     world.script(&agent, [Action::Hold]);
     let producer = builder(&controller).delivery_timeout(SOON).build().await.unwrap();
@@ -105,7 +77,7 @@ async fn a_batch_that_is_given_up_is_certainly_not_written_even_if_it_lands_late
 
 #[tokio::test]
 async fn a_batch_that_was_written_is_acknowledged_although_no_answer_ever_came() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::Accept, Action::WriteAndForget]);
     let producer = builder(&controller).delivery_timeout(SOON).build().await.unwrap();
     assert_eq!(offsets(send(&producer, 0..2).await).await, [0, 1]);
@@ -116,7 +88,7 @@ async fn a_batch_that_was_written_is_acknowledged_although_no_answer_ever_came()
 
 #[tokio::test]
 async fn a_batch_refused_for_good_leaves_no_gap() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     let corrupt = ErrorInfo::new(ErrorCode::CorruptBatch, "bad crc");
     world.script(&agent, [Action::Accept, Action::Refuse(corrupt)]);
     let producer = builder(&controller).build().await.unwrap();
@@ -155,7 +127,7 @@ async fn one_partition_s_new_epoch_leaves_the_others_whole() {
 
 #[tokio::test]
 async fn who_takes_over_a_name_fences_its_predecessor_with_batches_on_their_way() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     let first = builder(&controller).producer_name("loader").build().await.unwrap();
     assert_eq!(offsets(send(&first, [0]).await).await, [0]);
     world.script(&agent, [Action::Hold]);
@@ -176,7 +148,7 @@ async fn who_takes_over_a_name_fences_its_predecessor_with_batches_on_their_way(
 
 #[tokio::test]
 async fn a_lost_answer_to_a_call_for_the_next_epoch_fences_nobody() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.state.lock().producers.lose_answers = 1;
     let producer = builder(&controller).build().await.unwrap();
     assert_eq!(offsets(send(&producer, [0]).await).await, [0]);
@@ -191,7 +163,7 @@ async fn a_lost_answer_to_a_call_for_the_next_epoch_fences_nobody() {
 #[tokio::test]
 async fn without_controllers_a_given_up_batch_is_in_doubt_and_the_producer_goes_on_when_they_return()
  {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::Accept, Action::WriteAndForget]);
     let producer = builder(&controller)
         .delivery_timeout(SOON)
@@ -210,7 +182,7 @@ async fn without_controllers_a_given_up_batch_is_in_doubt_and_the_producer_goes_
 
 #[tokio::test]
 async fn a_lost_answer_of_a_producer_that_was_taken_over_is_in_doubt() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     let named = || builder(&controller).producer_name("loader");
     let first = named().build().await.unwrap();
     assert_eq!(offsets(send(&first, [0]).await).await, [0]);

@@ -9,9 +9,13 @@
 
 mod consuming;
 mod grouping;
+mod hostile_store;
 mod idempotence;
+mod joining;
+mod positions;
 mod producer_library;
 mod producing;
 mod read_path;
+mod redelivery;
 mod subscribing;
 mod world;

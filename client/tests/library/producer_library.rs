@@ -4,52 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::world::{Action, World};
+use crate::world::Action;
+use crate::world::reading::{self, SOON};
+use crate::world::sending::{builder, one_agent};
 use streamhouse_client::consumer::Record as Read;
-use streamhouse_client::producer::{
-    ChoosePartition, Partitioner, ProduceError, ProducerBuilder, ProducerMetrics,
-};
-use streamhouse_client::{Consumer, OffsetReset, Producer, Record};
+use streamhouse_client::producer::{ChoosePartition, Partitioner, ProduceError, ProducerMetrics};
+use streamhouse_client::{Producer, Record};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-/// Long enough for anything that will happen.
-const SOON: Duration = Duration::from_secs(20);
-
-async fn cluster(partitions: usize) -> (World, String, String) {
-    let (world, controller) = World::new().await;
-    let agent = world.add_agent().await;
-    world.add_topic("orders", partitions, &agent);
-    (world, controller, agent)
-}
-
-fn builder(controller: &str) -> ProducerBuilder {
-    Producer::builder()
-        .controllers([controller])
-        .linger(Duration::ZERO)
-        .retry_backoff(Duration::from_millis(5))
-        .retry_backoff_max(Duration::from_millis(20))
-}
-
-async fn read(world: &World, controller: &str, count: usize) -> Vec<Read> {
-    let mut consumer = Consumer::builder()
-        .controllers([controller])
-        .topics(["orders"])
-        .object_store(world.store())
-        .offset_reset(OffsetReset::Earliest)
-        .build()
-        .await
-        .unwrap();
-    let mut records = Vec::new();
-    while records.len() < count {
-        records.extend(consumer.poll(SOON).await.unwrap());
-    }
-    records
-}
-
 #[tokio::test]
 async fn a_callback_is_told_topic_partition_offset_and_timestamp() {
-    let (_world, controller, _) = cluster(2).await;
+    let (_world, controller, _) = one_agent(2).await;
     let producer = builder(&controller).build().await.unwrap();
     let (results, mut called) = mpsc::unbounded_channel();
     for timestamp in [7, 8] {
@@ -67,7 +33,7 @@ async fn a_callback_is_told_topic_partition_offset_and_timestamp() {
 
 #[tokio::test]
 async fn close_within_gives_up_what_is_not_acknowledged_in_time() {
-    let (world, controller, agent) = cluster(1).await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::Accept, Action::Hold]);
     let producer = builder(&controller).build().await.unwrap();
     let first = producer.send(Record::to("orders").value("a")).await.unwrap();
@@ -82,7 +48,7 @@ async fn close_within_gives_up_what_is_not_acknowledged_in_time() {
 
 #[tokio::test]
 async fn send_waits_for_room_no_longer_than_max_block() {
-    let (world, controller, agent) = cluster(1).await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::Hold]);
     let limit = Duration::from_millis(50);
     let producer = builder(&controller)
@@ -120,7 +86,7 @@ impl ChoosePartition for ByValue {
 
 #[tokio::test]
 async fn a_custom_partitioner_decides_and_a_wrong_answer_fails_its_record_alone() {
-    let (_world, controller, _) = cluster(3).await;
+    let (_world, controller, _) = one_agent(3).await;
     let custom = Partitioner::custom(ByValue);
     let producer = builder(&controller).partitioner(custom).build().await.unwrap();
     for partition in ["2", "0", "1"] {
@@ -136,7 +102,7 @@ async fn a_custom_partitioner_decides_and_a_wrong_answer_fails_its_record_alone(
 
 #[tokio::test]
 async fn murmur2_sends_keys_where_kafka_s_java_client_does() {
-    let (_world, controller, _) = cluster(100).await;
+    let (_world, controller, _) = one_agent(100).await;
     let producer = builder(&controller).partitioner(Partitioner::Murmur2).build().await.unwrap();
     // The positive hashes of Kafka's UtilsTest, modulo 100.
     for (key, partition) in [("21", 40), ("foobar", 66), ("abc", 7)] {
@@ -147,7 +113,7 @@ async fn murmur2_sends_keys_where_kafka_s_java_client_does() {
 
 #[tokio::test]
 async fn headers_timestamps_and_tombstones_arrive_as_they_were_sent() {
-    let (world, controller, _) = cluster(1).await;
+    let (world, controller, _) = one_agent(1).await;
     let producer = builder(&controller).build().await.unwrap();
     let full = Record::to("orders")
         .key("k")
@@ -161,7 +127,8 @@ async fn headers_timestamps_and_tombstones_arrive_as_they_were_sent() {
         drop(producer.send(record).await.unwrap());
     }
     producer.flush().await.unwrap();
-    let records = read(&world, &controller, 3).await;
+    let mut consumer = reading::builder(&world, &controller).build().await.unwrap();
+    let records = reading::read(&mut consumer, 3).await;
     let headers: Vec<_> = records[0]
         .headers
         .iter()
@@ -199,7 +166,7 @@ async fn more_retries(producer: &Producer, count: u64) {
 
 #[tokio::test]
 async fn an_agent_that_keeps_failing_is_left_alone_and_others_are_not() {
-    let (world, controller, agent) = cluster(1).await;
+    let (world, controller, agent) = one_agent(1).await;
     let (broken, callers) = broken_agent().await;
     world.add_topic("broken", 1, &broken);
     let pause = Duration::from_secs(3_000);
@@ -223,7 +190,7 @@ async fn an_agent_that_keeps_failing_is_left_alone_and_others_are_not() {
 
 #[tokio::test]
 async fn metrics_show_rates_latencies_sizes_and_the_queue() {
-    let (world, controller, agent) = cluster(1).await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::Hold]);
     let producer = builder(&controller).batch_size(100).build().await.unwrap();
     let mut deliveries = Vec::new();

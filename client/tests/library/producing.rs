@@ -1,37 +1,13 @@
 //! The producer against fake controllers and agents: redirects, lost connections, order, limits.
 use std::time::Duration;
 
+use crate::world::sending::{builder, offsets, one_agent, send, texts};
 use crate::world::{Action, World};
 use futures::FutureExt;
 use futures::future::join_all;
-use streamhouse_client::producer::{Delivery, ProduceError, ProducerBuilder};
+use streamhouse_client::producer::ProduceError;
 use streamhouse_client::{CallError, Producer, Record};
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
-
-fn builder(controller: &str) -> ProducerBuilder {
-    Producer::builder()
-        .controllers([controller])
-        .linger(Duration::ZERO)
-        .retry_backoff(Duration::from_millis(5))
-        .retry_backoff_max(Duration::from_millis(50))
-}
-
-async fn one_agent() -> (World, String, String) {
-    let (world, controller) = World::new().await;
-    let agent = world.add_agent().await;
-    world.add_topic("orders", 1, &agent);
-    (world, controller, agent)
-}
-
-/// Sends `r0`, `r1`, … each in a batch of its own.
-async fn send_numbers(producer: &Producer, count: usize) -> Vec<Delivery> {
-    let mut deliveries = Vec::new();
-    for number in 0..count {
-        let record = Record::to("orders").key("k").value(format!("r{number}"));
-        deliveries.push(producer.send(record).await.unwrap());
-    }
-    deliveries
-}
 
 fn first_appearances(values: &[String]) -> Vec<String> {
     let mut first: Vec<String> = Vec::new();
@@ -43,13 +19,9 @@ fn first_appearances(values: &[String]) -> Vec<String> {
     first
 }
 
-fn numbers(count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("r{number}")).collect()
-}
-
 #[tokio::test]
 async fn a_delivery_tells_the_real_offset() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.add_topic("events", 4, &agent);
     let producer = builder(&controller).batch_size(10).build().await.unwrap();
     let mut deliveries = Vec::new();
@@ -76,18 +48,15 @@ async fn a_delivery_tells_the_real_offset() {
 
 #[tokio::test]
 async fn a_redirect_is_followed_without_ambiguity() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     let producer = builder(&controller).build().await.unwrap();
     producer.partitions("orders").await.unwrap();
     // The lease moves after the producer has learnt the route.
     let other = world.add_agent().await;
     world.move_partition("orders", 0, &other);
     assert_ne!(agent, other);
-    let deliveries = send_numbers(&producer, 20).await;
-    for delivery in join_all(deliveries).await {
-        delivery.unwrap();
-    }
-    assert_eq!(world.values("orders", 0).await, numbers(20));
+    offsets(send(&producer, 0..20).await).await;
+    assert_eq!(world.values("orders", 0).await, texts(0..20));
     let metrics = producer.metrics();
     assert!(metrics.retries >= 1 && metrics.ambiguous_retries == 0, "{metrics:?}");
 }
@@ -107,7 +76,7 @@ async fn an_agent_that_is_gone_is_replaced_by_the_one_the_controllers_name() {
 
 #[tokio::test]
 async fn a_batch_whose_answer_was_lost_is_sent_again_and_counted() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::WriteAndCut]);
     let producer = builder(&controller).enable_idempotence(false).build().await.unwrap();
     let delivery = producer.send(Record::to("orders").value("r0")).await.unwrap();
@@ -120,7 +89,7 @@ async fn a_batch_whose_answer_was_lost_is_sent_again_and_counted() {
 
 #[tokio::test]
 async fn first_appearances_keep_their_order_through_retries() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     // Streams that break before and after writing, with several batches behind in flight.
     world.script(
         &agent,
@@ -138,36 +107,30 @@ async fn first_appearances_keep_their_order_through_retries() {
     );
     let builder = builder(&controller).batch_size(1).max_in_flight(5);
     let producer = builder.enable_idempotence(false).build().await.unwrap();
-    let deliveries = send_numbers(&producer, 60).await;
-    for delivery in join_all(deliveries).await {
-        delivery.unwrap();
-    }
+    offsets(send(&producer, 0..60).await).await;
     let values = world.values("orders", 0).await;
-    assert_eq!(first_appearances(&values), numbers(60));
+    assert_eq!(first_appearances(&values), texts(0..60));
     assert!(producer.metrics().ambiguous_retries >= 4, "{:?}", producer.metrics());
 }
 
 #[tokio::test]
 async fn a_retryable_refusal_is_retried_in_order() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     // Only the first try is refused, as by an agent that is about to get the lease.
     let early = ErrorInfo::new(ErrorCode::TopicNotReady, "no lease yet");
     world.script(&agent, [Action::Refuse(early)]);
     let producer = builder(&controller).batch_size(1).max_in_flight(5).build().await.unwrap();
-    let deliveries = send_numbers(&producer, 5).await;
-    for delivery in join_all(deliveries).await {
-        delivery.unwrap();
-    }
-    assert_eq!(world.values("orders", 0).await, numbers(5));
+    offsets(send(&producer, 0..5).await).await;
+    assert_eq!(world.values("orders", 0).await, texts(0..5));
     assert_eq!(producer.metrics().ambiguous_retries, 0);
 }
 
 #[tokio::test]
 async fn a_refusal_for_good_fails_its_batch_alone() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::Refuse(ErrorInfo::new(ErrorCode::CorruptBatch, "bad crc"))]);
     let producer = builder(&controller).batch_size(1).build().await.unwrap();
-    let deliveries = send_numbers(&producer, 3).await;
+    let deliveries = send(&producer, 0..3).await;
     let results = join_all(deliveries).await;
     let error = results[0].clone().unwrap_err();
     assert_eq!(error.to_string(), "orders/0: bad crc");
@@ -181,7 +144,7 @@ async fn a_refusal_for_good_fails_its_batch_alone() {
 
 #[tokio::test]
 async fn a_record_over_the_limit_fails_alone_and_at_once() {
-    let (world, controller, _) = one_agent().await;
+    let (world, controller, _) = one_agent(1).await;
     let producer = builder(&controller).build().await.unwrap();
     let before = producer.send(Record::to("orders").value("a")).await.unwrap();
     let error = producer.send(Record::to("orders").value(vec![0; 2 << 20])).await.unwrap_err();
@@ -194,7 +157,7 @@ async fn a_record_over_the_limit_fails_alone_and_at_once() {
 
 #[tokio::test]
 async fn a_full_buffer_makes_send_wait_until_there_is_room() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::Hold, Action::Hold]);
     let producer = builder(&controller)
         .batch_bytes(1024)
@@ -221,7 +184,7 @@ async fn a_full_buffer_makes_send_wait_until_there_is_room() {
 
 #[tokio::test]
 async fn an_unknown_topic_or_partition_is_named() {
-    let (world, controller, _) = one_agent().await;
+    let (world, controller, _) = one_agent(1).await;
     let producer = builder(&controller).build().await.unwrap();
     let error = producer.send(Record::to("nope").value("x")).await.unwrap_err();
     assert_eq!(error.to_string(), "unknown topic nope");
@@ -241,7 +204,7 @@ async fn an_unknown_topic_or_partition_is_named() {
 
 #[tokio::test]
 async fn an_agent_that_says_nothing_runs_into_the_delivery_timeout() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::Hold]);
     let timeout = Duration::from_millis(200);
     let builder = builder(&controller).delivery_timeout(timeout);
@@ -257,7 +220,7 @@ async fn an_agent_that_says_nothing_runs_into_the_delivery_timeout() {
 /// failure. The batch then waits for a route: it must not wait for a question that nobody attends to any more.
 #[tokio::test]
 async fn an_agent_that_answers_while_the_controllers_are_asked_costs_no_more_than_their_answer() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     let early = ErrorInfo::new(ErrorCode::TopicNotReady, "no lease yet");
     world.script(&agent, [Action::HoldAndRefuse(early)]);
     let producer = builder(&controller).enable_idempotence(false).build().await.unwrap();
@@ -274,7 +237,7 @@ async fn an_agent_that_answers_while_the_controllers_are_asked_costs_no_more_tha
 
 #[tokio::test]
 async fn dropping_a_delivery_cancels_nothing_and_dropping_the_producer_fails_the_rest() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     let producer = builder(&controller).build().await.unwrap();
     drop(producer.send(Record::to("orders").value("a")).await.unwrap());
     producer.flush().await.unwrap();
@@ -287,7 +250,7 @@ async fn dropping_a_delivery_cancels_nothing_and_dropping_the_producer_fails_the
 
 #[tokio::test]
 async fn timeouts_may_be_for_ever() {
-    let (_world, controller, _) = one_agent().await;
+    let (_world, controller, _) = one_agent(1).await;
     let producer = builder(&controller)
         .linger(Duration::MAX)
         .delivery_timeout(Duration::MAX)
@@ -303,7 +266,7 @@ async fn timeouts_may_be_for_ever() {
 
 #[tokio::test]
 async fn a_flush_covers_the_records_of_a_deleted_topic() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.script(&agent, [Action::Hold]);
     let producer = builder(&controller).batch_size(1).max_in_flight(1).build().await.unwrap();
     world.add_topic("short", 2, &agent);
@@ -321,7 +284,7 @@ async fn a_flush_covers_the_records_of_a_deleted_topic() {
 
 #[tokio::test]
 async fn very_small_batches_count_for_what_they_really_take() {
-    let (world, controller, agent) = one_agent().await;
+    let (world, controller, agent) = one_agent(1).await;
     world.add_topic("wide", 5_000, &agent);
     world.script(&agent, vec![Action::Hold; 5_000]);
     let memory = 2 << 20;
@@ -344,7 +307,7 @@ async fn very_small_batches_count_for_what_they_really_take() {
 
 #[tokio::test]
 async fn a_dead_controller_is_passed_over_and_all_dead_are_named() {
-    let (_world, controller, _) = one_agent().await;
+    let (_world, controller, _) = one_agent(1).await;
     let producer =
         Producer::builder().controllers(["127.0.0.1:1", &controller]).build().await.unwrap();
     producer.send(Record::to("orders").value("x")).await.unwrap().await.unwrap();

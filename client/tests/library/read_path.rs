@@ -2,29 +2,13 @@
 //! plan or the controllers fail.
 use std::time::Duration;
 
-use crate::world::faulty::{FaultyReads, ReadFault};
-use crate::world::reading::{SOON, builder, cluster, fill, offsets, read};
-use streamhouse_client::consumer::{ConsumeError, SegmentCache};
-use streamhouse_client::{Consumer, Record, TopicPartition};
-
-/// Reads on until so many records came; what failed meanwhile.
-async fn read_through(consumer: &mut Consumer, count: usize) -> (Vec<(u32, u64)>, Vec<String>) {
-    let (mut seen, mut errors) = (Vec::new(), Vec::new());
-    while seen.len() < count {
-        match consumer.poll(SOON).await {
-            Ok(records) => {
-                assert!(!records.is_empty(), "only {} of {count} records came", seen.len());
-                for record in records {
-                    let value = format!("v{}", record.offset);
-                    assert_eq!(record.value.as_deref(), Some(value.as_bytes()));
-                    seen.push((record.partition, record.offset));
-                }
-            }
-            Err(error) => errors.push(error.to_string()),
-        }
-    }
-    (seen, errors)
-}
+use crate::world::faulty::FaultyReads;
+use crate::world::objects::{batch, noise};
+use crate::world::reading::{self, SOON, builder, cluster, fill, offsets, read, read_through};
+use crate::world::until;
+use streamhouse_client::consumer::SegmentCache;
+use streamhouse_client::{Record, TopicPartition};
+use streamhouse_segment::batch::{BatchBuilder, Compression, Limits, ProducerInfo};
 
 #[tokio::test]
 async fn slices_of_several_partitions_in_one_object_are_fetched_by_one_get() {
@@ -36,6 +20,59 @@ async fn slices_of_several_partitions_in_one_object_are_fetched_by_one_get() {
     read(&mut consumer, 3 * 8 * 10).await;
     let metrics = consumer.metrics();
     assert_eq!((metrics.get_requests, metrics.look_ups), (3, 1), "{metrics:?}");
+}
+
+#[tokio::test]
+async fn several_partitions_are_fetched_at_once_and_before_poll() {
+    let (world, controller, _producer) = cluster(4).await;
+    for partition in 0..4 {
+        for _ in 0..3 {
+            world.append_object("orders", partition..partition + 1).await;
+        }
+    }
+    let store = FaultyReads::new(world.objects.clone(), []);
+    store.hold(true);
+    let builder = builder(&world, &controller).object_store(store.store());
+    let mut consumer = builder.build().await.unwrap();
+    // Nobody has polled, and all twelve objects are under way, three for each partition.
+    store.until(|reads| reads.objects() == 12).await;
+    store.hold(false);
+    store.until(|reads| reads.objects() == 0).await;
+    let before = consumer.metrics();
+    assert!(before.buffered_bytes > 0 && before.bytes_fetched > 0, "{before:?}");
+    assert_eq!(read(&mut consumer, 120).await.len(), 120);
+    let after = consumer.metrics();
+    assert_eq!((after.get_requests, after.look_ups), (before.get_requests, before.look_ups));
+}
+
+#[tokio::test]
+async fn records_are_slices_of_their_batch() {
+    for compression in [Compression::None, Compression::Lz4] {
+        let (world, controller, _producer) = cluster(1).await;
+        let mut builder = BatchBuilder::new(compression, Limits::default());
+        for number in 0..10 {
+            let texts = [format!("k{number}"), format!("v{number}"), format!("h{number}")];
+            let [key, value, header] = texts.each_ref().map(|text| Some(text.as_bytes()));
+            builder.push(1, key, value, &[("n", header)]).unwrap();
+        }
+        let bytes = builder.finish(ProducerInfo::NONE).unwrap().to_vec();
+        world.append_batches("orders", [(0, bytes)]).await;
+        let mut consumer = reading::builder(&world, &controller).build().await.unwrap();
+        let records = read(&mut consumer, 10).await;
+        let parts: Vec<&[u8]> = records
+            .iter()
+            .flat_map(|record| {
+                let (key, value) = (record.key.as_deref(), record.value.as_deref());
+                [key.unwrap(), value.unwrap(), record.headers.last("n").unwrap()]
+            })
+            .collect();
+        // Between a key and its value lies a length, before a header its name, before the next key the rest of the
+        // record: at most five bytes. No two allocations are so close.
+        for (one, next) in parts.iter().zip(&parts[1..]) {
+            let gap = next.as_ptr().addr().checked_sub(one.as_ptr_range().end.addr());
+            assert!(gap.is_some_and(|gap| (1..=5).contains(&gap)), "{compression:?}: {gap:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -56,78 +93,6 @@ async fn what_is_in_the_cache_is_not_fetched_again() {
     let metrics = second.metrics();
     assert_eq!((metrics.get_requests, metrics.cache_hits), (0, 20));
     assert_eq!(metrics.cache_hit_rate(), Some(1.0));
-}
-
-#[tokio::test]
-async fn every_record_comes_once_and_right_while_the_store_fails() {
-    let (world, controller, producer) = cluster(3).await;
-    for partition in 0..3 {
-        fill(&producer, partition, 0..200).await;
-    }
-    use ReadFault::{Flipped, None, Silent, SlowDown, TimedOut, Truncated};
-    let faults = [SlowDown, None, TimedOut, Truncated, None, Flipped, None, Silent, Flipped, None];
-    let faulty = FaultyReads::new(world.objects.clone(), faults.repeat(3));
-    let mut consumer =
-        builder(&world, &controller).object_store(faulty.store()).build().await.unwrap();
-    let (mut seen, errors) = read_through(&mut consumer, 600).await;
-    // READ: in order within a partition, each once.
-    for partition in 0..3 {
-        let own: Vec<u64> = seen.iter().filter(|at| at.0 == partition).map(|at| at.1).collect();
-        assert_eq!(own, (0..200).collect::<Vec<_>>());
-    }
-    seen.dedup();
-    assert_eq!(seen.len(), 600);
-    for error in errors {
-        assert!(error.contains("/l0/") && error.contains(".."), "{error}");
-    }
-    assert!(consumer.metrics().retried_gets > 0 && consumer.metrics().damaged_fetches > 0);
-}
-
-#[tokio::test]
-async fn a_get_without_an_answer_is_sent_again() {
-    let (world, controller, producer) = cluster(1).await;
-    fill(&producer, 0, 0..10).await;
-    let faulty = FaultyReads::new(world.objects.clone(), [ReadFault::Silent]);
-    let mut consumer =
-        builder(&world, &controller).object_store(faulty.store()).build().await.unwrap();
-    assert_eq!(read(&mut consumer, 10).await.len(), 10);
-    assert_eq!(faulty.left(), 0);
-    assert_eq!(consumer.metrics().hedged_gets, 1);
-}
-
-#[tokio::test]
-async fn a_store_that_stays_broken_is_an_error_that_names_object_and_range() {
-    let (world, controller, producer) = cluster(1).await;
-    fill(&producer, 0, 0..10).await;
-    let faulty = FaultyReads::new(world.objects.clone(), [ReadFault::Truncated; 1_000]);
-    let mut consumer =
-        builder(&world, &controller).object_store(faulty.store()).build().await.unwrap();
-    let error = consumer.poll(SOON).await.unwrap_err();
-    let ConsumeError::Store { start: 0, end, .. } = &error else { panic!("{error}") };
-    let text = error.to_string();
-    assert!(text.contains(&format!("bytes 0..{end}")) && text.contains(&world.key(1)), "{text}");
-    assert_eq!(consumer.position("orders", 0), Some(0));
-}
-
-#[tokio::test]
-async fn a_flipped_byte_anywhere_in_a_segment_is_never_delivered() {
-    let (world, controller, _producer) = cluster(1).await;
-    world.append_object("orders", 0..1).await;
-    let key = world.key(1);
-    let whole = world.get(&key).await;
-    // READ: each byte in turn.
-    for position in 0..whole.len() {
-        let mut damaged = whole.clone();
-        damaged[position] ^= 1 << (position % 8);
-        world.put(&key, damaged).await;
-        let mut consumer = builder(&world, &controller).build().await.unwrap();
-        let error = consumer.poll(SOON).await.unwrap_err();
-        let ConsumeError::Corrupt { object, .. } = &error else { panic!("{position}: {error}") };
-        assert_eq!((object, consumer.position("orders", 0)), (&key, Some(0)));
-    }
-    world.put(&key, whole).await;
-    let mut consumer = builder(&world, &controller).build().await.unwrap();
-    assert_eq!(read(&mut consumer, 10).await.len(), 10);
 }
 
 /// Ten partitions with records that are small in the store and large in memory: forty mebibytes.
@@ -161,6 +126,44 @@ async fn what_is_held_stays_within_the_memory_limit() {
     assert!((1..=LIMIT as u64).contains(&most), "{most}");
     assert!(consumer.poll(Duration::from_millis(20)).await.unwrap().is_empty());
     assert_eq!(consumer.metrics().buffered_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_batch_above_the_memory_limit_passes_alone() {
+    const LIMIT: usize = 1 << 16;
+    const BATCH: u64 = 10 * 30_000;
+    // Half of it is worth compressing.
+    let value = |number| {
+        let mut value = noise(number, BATCH as usize / 20);
+        value.resize(BATCH as usize / 10, b'.');
+        value
+    };
+    // Uncompressed, the records lie in what was fetched. Decompressed, they lie in a buffer of up to an eighth more, while
+    // the next batch, of little more than half the size, is fetched.
+    for (compression, eighths) in [(Compression::None, 8), (Compression::Lz4, 9 + 5)] {
+        let (world, controller, _producer) = cluster(4).await;
+        for partition in 0..4 {
+            let values = (0..10).map(value);
+            world.append_batches("orders", [(partition, batch(compression, values))]).await;
+        }
+        let store = FaultyReads::new(world.objects.clone(), []);
+        let builder = builder(&world, &controller).object_store(store.store());
+        let builder = builder.fetch_memory(LIMIT).max_poll_records(1);
+        let mut consumer = builder.build().await.unwrap();
+        let (mut seen, mut most) = (0, 0);
+        while seen < 40 {
+            let record = read(&mut consumer, 1).await.remove(0);
+            assert_eq!(record.value.as_deref(), Some(&*value(record.offset)));
+            seen += 1;
+            // At a pace at which the others could be read ahead, if they were let.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            most = most.max(consumer.metrics().buffered_bytes);
+        }
+        // BOUND: far more than the limit, and never a second batch beside it.
+        let bound = BATCH / 8 * eighths + LIMIT as u64;
+        assert!((BATCH..bound).contains(&most), "{compression:?}: {most}");
+        assert_eq!(store.reads().most, 1, "{compression:?}");
+    }
 }
 
 #[tokio::test]
@@ -205,29 +208,42 @@ async fn a_stale_plan_is_made_anew() {
 
 #[tokio::test]
 async fn a_consumer_with_a_plan_reads_on_without_controllers() {
+    const OBJECTS: u64 = 100;
     let (world, controller, _producer) = cluster(1).await;
-    for _ in 0..100 {
-        world.append_object("orders", 0..1).await;
+    for object in 0..OBJECTS {
+        let values = (0..10).map(|number| noise(object * 10 + number, 40));
+        world.append_batches("orders", [(0, batch(Compression::None, values))]).await;
     }
+    // The plan covers everything, and memory has room for a third of it: most objects are still to be fetched.
     let mut consumer = builder(&world, &controller)
+        .fetch_memory(1 << 16)
         .max_poll_records(10)
         .operation_timeout(Duration::from_millis(200))
         .build()
         .await
         .unwrap();
-    let first = read(&mut consumer, 10).await;
+    read(&mut consumer, 10).await;
     world.state.lock().unavailable = true;
-    let rest = read(&mut consumer, 990).await;
-    assert_eq!((offsets(&first).len(), offsets(&rest).last()), (10, Some(&999)));
+    let before = consumer.metrics();
+    assert!(before.get_requests < OBJECTS / 2, "{before:?}");
+    let rest = read(&mut consumer, 10 * (OBJECTS as usize - 1)).await;
+    for (offset, record) in (10..).zip(&rest) {
+        assert_eq!((record.offset, record.value.as_deref()), (offset, Some(&*noise(offset, 40))));
+    }
+    let after = consumer.metrics();
+    assert!(after.get_requests >= OBJECTS, "{after:?}");
+    assert_eq!((before.look_ups, after.look_ups, world.state.lock().look_ups), (1, 1, 1));
     // New records are told of, but nobody says where they are: it waits, and goes on when somebody does.
     for _ in 0..5 {
         world.append_object("orders", 0..1).await;
     }
     let waited = consumer.poll(Duration::from_millis(500)).await;
     assert!(waited.is_err() || waited.unwrap().is_empty());
+    until("a look-up", || world.state.lock().look_ups > 1).await;
+    assert_eq!(consumer.position("orders", 0), Some(10 * OBJECTS));
     world.state.lock().unavailable = false;
     let (seen, _) = read_through(&mut consumer, 50).await;
-    assert_eq!(seen.last(), Some(&(0, 1_049)));
+    assert_eq!(seen, (1_000..1_050).map(|offset| (0, offset)).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -1,26 +1,28 @@
-//! What a consumer reads, from where, and what it commits: subscriptions that change, times, offsets with words beside
-//! them.
+//! What a consumer reads and what it commits: subscriptions that change, offsets with words beside them.
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::world::World;
-use crate::world::reading::{SOON, builder, cluster, fill, offsets, read};
+use crate::world::reading::{SOON, at, builder, cluster, fill, idle, offsets, read, with_objects};
 use futures::{StreamExt, TryStreamExt};
-use streamhouse_client::consumer::{CommittedOffset, ConsumeError, OffsetAndTimestamp};
-use streamhouse_client::{Consumer, OffsetReset, Producer, Record, TopicPartition};
+use streamhouse_client::consumer::{CommittedOffset, ConsumeError};
+use streamhouse_client::{Consumer, OffsetReset, Producer, Record};
 
 async fn send(producer: &Producer, topic: &str, value: &str) {
     producer.send(Record::to(topic).value(value)).await.unwrap().await.unwrap();
 }
 
-/// Reads nothing yet.
-async fn idle(world: &World, controller: &str) -> Consumer {
-    let builder = Consumer::builder().controllers([controller]).object_store(world.store());
-    let builder = builder.metadata_refresh(Duration::from_millis(50));
-    builder.offset_reset(OffsetReset::Earliest).build().await.unwrap()
+/// A member of group `g` that commits by itself, and only when its partitions go.
+async fn committing(world: &World, controller: &str) -> Consumer {
+    let builder = builder(world, controller).group_id("g");
+    builder.auto_commit_interval(Duration::MAX).build().await.unwrap()
 }
 
-fn at(topic: &str, partition: u32) -> TopicPartition {
-    TopicPartition::new(topic, partition)
+/// What group `g` has committed: partition and offset.
+fn committed(world: &World) -> Vec<(u32, u64)> {
+    let state = world.state.lock();
+    let ours = state.offsets.iter().filter(|((group, ..), _)| group == "g");
+    ours.map(|((_, _, partition), (offset, _))| (*partition, *offset)).collect()
 }
 
 #[tokio::test]
@@ -107,44 +109,25 @@ async fn revoked_partitions_are_committed_as_far_as_they_were_taken() {
     for partition in 0..2 {
         fill(&producer, partition, 0..10).await;
     }
-    let mut consumer = builder(&world, &controller)
-        .group_id("g")
-        .auto_commit_interval(Duration::MAX)
-        .build()
-        .await
-        .unwrap();
+    let mut consumer = committing(&world, &controller).await;
     read(&mut consumer, 20).await;
     // The poll after the last records says that they were taken.
     assert!(consumer.poll(Duration::from_millis(50)).await.unwrap().is_empty());
     consumer.assign([("orders", 1)]).await.unwrap();
     // Of a group it reads nothing any more: what it has taken of all partitions is committed.
-    let committed = world.state.lock().offsets.clone();
-    assert_eq!(committed.len(), 2);
-    let ((group, _, partition), (offset, _)) = committed.first_key_value().unwrap();
-    assert_eq!((group.as_str(), *partition, *offset), ("g", 0, 10));
+    assert_eq!(committed(&world), [(0, 10), (1, 10)]);
 }
 
 #[tokio::test]
 async fn what_was_committed_by_hand_is_not_taken_back_when_its_partition_goes() {
     let (world, controller, producer) = cluster(2).await;
     fill(&producer, 0, 0..10).await;
-    let mut consumer = builder(&world, &controller)
-        .group_id("g")
-        .auto_commit_interval(Duration::MAX)
-        .build()
-        .await
-        .unwrap();
+    let mut consumer = committing(&world, &controller).await;
     assert_eq!(consumer.poll(SOON).await.unwrap().len(), 10);
     // By polls alone, nothing of this one is taken yet.
     consumer.commit().await.unwrap();
     consumer.assign([("orders", 1)]).await.unwrap();
-    let committed = world.state.lock().offsets.clone();
-    let of_first: Vec<u64> = committed
-        .iter()
-        .filter(|((_, _, partition), _)| *partition == 0)
-        .map(|(_, (offset, _))| *offset)
-        .collect();
-    assert_eq!(of_first, [10]);
+    assert_eq!(committed(&world)[0], (0, 10));
 }
 
 #[tokio::test]
@@ -213,73 +196,47 @@ async fn records_come_as_a_stream() {
     let mut consumer = builder(&world, &controller).max_poll_records(7).build().await.unwrap();
     let records: Vec<_> = consumer.stream().take(25).try_collect().await.unwrap();
     assert_eq!(offsets(&records), (0..25).collect::<Vec<_>>());
-    // What was polled for the stream and not taken from it counts as handed out.
     assert_eq!(consumer.position("orders", 0), Some(25));
 }
 
-/// Ten records, one batch each, with timestamps 0, 100, …, and one at the end that is older than all.
-async fn timed(producer: &Producer) {
-    for number in (0..10).map(|number| number * 100).chain([-1]) {
-        let record = Record::to("orders").partition(0).timestamp(number).value("v");
-        producer.send(record).await.unwrap().await.unwrap();
-    }
-}
-
 #[tokio::test]
-async fn times_become_offsets_at_between_and_beyond_timestamps() {
-    let (world, controller, producer) = cluster(2).await;
-    timed(&producer).await;
-    let consumer = idle(&world, &controller).await;
-    let find = async |time| {
-        let found = consumer.offsets_for_times([(("orders", 0), time)]).await.unwrap();
-        found[&at("orders", 0)]
-    };
-    let found = |offset, timestamp| Some(OffsetAndTimestamp { offset, timestamp });
-    assert_eq!(find(300).await, found(3, 300));
-    assert_eq!(find(301).await, found(4, 400));
-    assert_eq!(find(i64::MIN).await, found(0, 0));
-    assert_eq!(find(901).await, None);
-    let empty = consumer.offsets_for_times([(("orders", 1), 0)]).await.unwrap();
-    assert_eq!(empty[&at("orders", 1)], None);
-    let error = consumer.offsets_for_times([(("orders", 9), 0)]).await.unwrap_err();
-    assert_eq!(error.to_string(), "topic orders has no partition 9, only 0 to 1");
-}
-
-#[tokio::test]
-async fn a_consumer_can_begin_with_what_is_not_older_than_some_time() {
-    let (world, controller, producer) = cluster(2).await;
-    timed(&producer).await;
-    // This one has today's date.
-    producer.send(Record::to("orders").partition(0).value("new")).await.unwrap().await.unwrap();
-    let since = |age| builder(&world, &controller).offset_reset(OffsetReset::Since(age));
-    let mut consumer = since(Duration::from_secs(3_600)).build().await.unwrap();
-    let record = read(&mut consumer, 1).await.remove(0);
-    assert_eq!((record.offset, record.value.as_deref()), (11, Some(&b"new"[..])));
-    // A partition without such records is read from its end.
-    assert_eq!(consumer.position("orders", 1), Some(0));
-    // A position outside the log is found anew by the same rule.
-    consumer.seek("orders", 0, 999).unwrap();
-    assert_eq!(read(&mut consumer, 1).await[0].offset, 11);
-    let all = since(Duration::from_secs(100 * 365 * 24 * 3_600)).build().await.unwrap();
-    assert_eq!(all.position("orders", 0), Some(0));
-}
-
-#[tokio::test]
-async fn lag_is_what_is_still_to_be_read() {
+async fn what_was_not_taken_from_a_stream_comes_with_the_next_poll() {
     let (world, controller, producer) = cluster(2).await;
     fill(&producer, 0, 0..30).await;
-    let mut consumer = builder(&world, &controller).build().await.unwrap();
-    consumer.seek("orders", 0, 12).unwrap();
-    let lag = consumer.lag().await.unwrap();
-    assert_eq!((lag[&at("orders", 0)], lag[&at("orders", 1)]), (18, 0));
+    fill(&producer, 1, 0..30).await;
+    let builder = builder(&world, &controller).group_id("g").auto_commit(false);
+    let mut consumer = builder.build().await.unwrap();
+    let mut taken = BTreeMap::<u32, Vec<u64>>::new();
+    let mut count = 0;
+    while count < 60 {
+        let some: Vec<_> = consumer.stream().take(3).try_collect().await.unwrap();
+        for record in &some {
+            taken.entry(record.partition).or_default().push(record.offset);
+            count += 1;
+        }
+        let positions = consumer.positions();
+        for (partition, offsets) in &taken {
+            assert_eq!(positions[&at("orders", *partition)], offsets.last().unwrap() + 1);
+        }
+        consumer.commit().await.unwrap();
+        assert_eq!(consumer.committed().await.unwrap(), positions);
+    }
+    for offsets in taken.values() {
+        assert_eq!(*offsets, (0..30).collect::<Vec<_>>());
+    }
+    assert_eq!(consumer.metrics().records, 60);
+    // Whoever goes elsewhere gets nothing of what was taken back.
+    consumer.seek_to_beginning().await.unwrap();
+    let first: Vec<_> = consumer.stream().take(1).try_collect().await.unwrap();
+    assert_eq!(first[0].offset, 0);
+    consumer.seek("orders", first[0].partition, 20).unwrap();
+    consumer.pause([("orders", 1 - first[0].partition)]).unwrap();
+    assert_eq!(read(&mut consumer, 1).await[0].offset, 20);
 }
 
 #[tokio::test]
 async fn a_record_s_place_in_the_store_can_be_told() {
-    let (world, controller, _producer) = cluster(2).await;
-    for _ in 0..2 {
-        world.append_object("orders", 0..2).await;
-    }
+    let (world, controller) = with_objects(2).await;
     let consumer = idle(&world, &controller).await;
     let found = consumer.locate("orders", 1, 13).await.unwrap();
     assert_eq!(found.key, world.key(2));

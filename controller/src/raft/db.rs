@@ -12,7 +12,7 @@ use super::types::DiskId;
 use super::{snapshot_store, synced};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options,
-    WriteBatch, WriteOptions,
+    WriteBatch,
 };
 use std::fs::File;
 use std::io::Write;
@@ -35,6 +35,7 @@ const STATE: &str = "state";
 const BLOCK_CACHE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 const WAL_BYTES: u64 = 256 << 20;
+const BYTES_PER_SYNC: u64 = 1 << 20;
 
 /// A data directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -187,10 +188,13 @@ impl Db {
     }
 
     /// Writes `batch` and returns once it and all earlier writes are durable.
+    ///
+    /// SUBTLE: not by a write that has a sync in itself: RocksDB lets nobody
+    /// else write before that has ended, and whoever applies would wait for
+    /// the log's disk.
     pub(crate) fn write_synced(&self, batch: WriteBatch) -> Result<(), String> {
-        let mut options = WriteOptions::default();
-        options.set_sync(true);
-        self.db.write_opt(batch, &options).map_err(|e| e.to_string())
+        self.write_unsynced(batch)?;
+        self.db.flush_wal(true).map_err(|e| e.to_string())
     }
 
     /// Writes `batch`; it becomes durable with the next synced write.
@@ -296,11 +300,14 @@ fn options() -> Options {
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_paranoid_checks(true);
-    // The state is written without a sync; it goes to the system with the next
-    // write that has one, before that write returns, and not by a call of its
-    // own. What a crash takes of it is applied again.
+    // A write goes to the system with the next sync, before that returns, and
+    // not by a call of its own. The state's are not synced by themselves: what
+    // a crash takes of them is applied again.
     options.set_manual_wal_flush(true);
     options.set_max_total_wal_size(WAL_BYTES);
+    // A table goes to the disk as it is written, so that no sync of the log
+    // has to wait for a whole one.
+    options.set_bytes_per_sync(BYTES_PER_SYNC);
     options.set_keep_log_file_num(4);
     options.set_max_open_files(512);
     options

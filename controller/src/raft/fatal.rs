@@ -4,17 +4,21 @@
 //! What is on disk is then unknown or unreadable; a restart reads it afresh,
 //! a retry would build on a guess.
 
+use super::db::{Db, OpenError};
 use std::fmt;
 use std::sync::OnceLock;
 
 /// Why the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FatalReason {
-    /// A write or sync of the log failed, so what it holds is unknown.
+    /// What is on the disk is not what was written.
+    DiskDamaged,
+    /// A write or sync of the log failed, or of the state, which goes to the
+    /// same file; so what it holds is unknown.
     LogDiskFailed,
     /// A write of the log did not end for so long that the disk is given up.
     LogDiskStuck,
-    /// The state could not be read or written.
+    /// The state could not be read.
     StateDiskFailed,
     /// A committed command cannot be decoded by this release.
     CommandUnreadable,
@@ -28,6 +32,7 @@ impl FatalReason {
     /// The name in the log line.
     pub fn name(self) -> &'static str {
         match self {
+            Self::DiskDamaged => "disk-damaged",
             Self::LogDiskFailed => "log-disk-failed",
             Self::LogDiskStuck => "log-disk-stuck",
             Self::StateDiskFailed => "state-disk-failed",
@@ -37,9 +42,11 @@ impl FatalReason {
         }
     }
 
-    /// The exit code of the process.
+    /// The exit code of the process: that of damage is the same when it is
+    /// found at start.
     pub fn exit_code(self) -> i32 {
         match self {
+            Self::DiskDamaged => 5,
             Self::LogDiskFailed => 74,
             Self::LogDiskStuck => 75,
             Self::StateDiskFailed => 76,
@@ -85,4 +92,24 @@ pub(crate) fn fatal(reason: FatalReason, detail: impl fmt::Display) -> ! {
         // SAFETY: `_exit` has no preconditions.
         None => unsafe { libc::_exit(reason.exit_code()) },
     }
+}
+
+/// Ends the process over what RocksDB said: as damaged if that is what it met,
+/// perhaps as it merged tables and nobody had asked for them; else for
+/// `reason`.
+///
+/// Its messages begin with their kind; its binding knows it from there, too.
+pub(crate) fn database_failed(reason: FatalReason, db: &Db, what: impl fmt::Display) -> ! {
+    let what = what.to_string();
+    match what.starts_with("Corruption:") {
+        true => damaged(db, what),
+        false => fatal(reason, what),
+    }
+}
+
+/// Ends the process over damage, with the way out that a start tells as well.
+pub(crate) fn damaged(db: &Db, what: String) -> ! {
+    let database = db.rocks().path();
+    let path = database.parent().unwrap_or(database).to_owned();
+    fatal(FatalReason::DiskDamaged, OpenError::Damaged { path, what })
 }

@@ -4,6 +4,7 @@
 use super::fatal::{FatalReason, fatal};
 use super::herald::Herald;
 use super::node::RaftNode;
+use super::options::RaftOptions;
 use super::time;
 use super::types::TypeConfig;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -26,11 +27,22 @@ pub struct Leadership {
     pub is_leader: bool,
 }
 
+/// A leader whose majority has been silent for so long is likely deposed.
+fn lonely(options: &RaftOptions) -> Duration {
+    options.election_max * 3
+}
+
+impl RaftNode {
+    /// For how long a leader that is cut off from its majority goes on as one.
+    pub(crate) fn outlives_its_majority(&self) -> Duration {
+        lonely(&self.core().options) + CHECK_EVERY
+    }
+}
+
 /// Keeps [`Leadership`] up to date until the node stops.
 pub(crate) async fn watch(node: RaftNode) {
     let core = node.core();
-    // A leader whose majority has been silent for so long is likely deposed.
-    let lonely = core.options.election_max * 3;
+    let lonely = lonely(&core.options);
     let mut metrics = core.raft.metrics();
     let mut herald = Herald::default();
     loop {

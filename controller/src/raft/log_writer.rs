@@ -9,7 +9,7 @@
 
 use super::db::Db;
 use super::entry;
-use super::fatal::{FatalReason, fatal};
+use super::fatal::{FatalReason, database_failed, fatal};
 use super::log_tail::LogTail;
 use super::meta;
 use super::synced::{Synced, SyncedFile};
@@ -230,7 +230,7 @@ impl Writer {
         }
         let begun = time::now();
         if let Err(error) = self.db.write_synced(pending.batch) {
-            fatal(FatalReason::LogDiskFailed, error);
+            database_failed(FatalReason::LogDiskFailed, &self.db, error);
         }
         self.sync_seconds.record(begun.elapsed().as_secs_f64());
         self.progress.syncs.fetch_add(1, Ordering::Relaxed);
@@ -269,29 +269,48 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::damage_tests;
+    use crate::raft::synced::Trace;
     use crate::raft::types::Payload;
+    use std::path::Path;
+
+    fn writer(dir: &Path, db: Arc<Db>, synced: Synced) -> (Writer, Trace) {
+        let (file, _) = SyncedFile::open(dir).unwrap();
+        let trace = file.1.clone();
+        let (tail, progress) = (Arc::default(), Arc::default());
+        let sync_seconds = Histogram::noop();
+        (Writer { db, tail, progress, buffer: Vec::new(), file, synced, sync_seconds }, trace)
+    }
+
+    fn append(index: u64) -> Request {
+        let entry = Entry { log_id: LogId::new_term_index(2, index), payload: Payload::Blank };
+        Request::Append(vec![entry], IOFlushed::noop())
+    }
 
     #[test]
     fn a_note_is_taken_back_and_synced_before_the_log_is_cut_off() {
         let dir = tempfile::tempdir().unwrap();
         let db = Arc::new(Db::open(dir.path(), 1).unwrap().0);
-        let (file, _) = SyncedFile::open(dir.path()).unwrap();
-        let trace = file.1.clone();
         let last = |index| Some(LogId::new_term_index(1, index));
-        let synced = Synced { last: last(9), vote_term: 1 };
-        let (tail, progress) = (Arc::default(), Arc::default());
-        let sync_seconds = Histogram::noop();
-        let mut writer =
-            Writer { db, tail, progress, buffer: Vec::new(), file, synced, sync_seconds };
+        let (mut writer, trace) = writer(dir.path(), db, Synced { last: last(9), vote_term: 1 });
         let (done, _) = oneshot::channel();
         let mut pending = Pending::default();
         writer.add(&mut pending, Request::Truncate(last(4), done));
-        let entry = Entry { log_id: LogId::new_term_index(2, 5), payload: Payload::Blank };
-        writer.add(&mut pending, Request::Append(vec![entry], IOFlushed::noop()));
+        writer.add(&mut pending, append(5));
         writer.commit(pending);
         let notes =
             trace.lock().iter().map(|(note, synced)| (note.last, *synced)).collect::<Vec<_>>();
         let new = Some(LogId::new_term_index(2, 5));
         assert_eq!(notes, [(last(4), true), (new, false)]);
+    }
+
+    #[test]
+    fn damage_that_rocksdb_met_by_itself_ends_the_process_as_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = damage_tests::met_damage(dir.path());
+        let (mut writer, _) = writer(dir.path(), db, Synced::default());
+        let mut pending = Pending::default();
+        writer.add(&mut pending, append(0));
+        damage_tests::ends_as_damaged(dir.path(), || writer.commit(pending));
     }
 }

@@ -62,10 +62,6 @@ mod snapshot_store;
 mod stall;
 mod start;
 mod state_machine;
-#[expect(
-    clippy::redundant_closure,
-    reason = "a function that never returns is no closure of a value"
-)]
 mod state_store;
 #[cfg(test)]
 mod suite_tests;

@@ -9,7 +9,7 @@ use super::snapshot_store::SnapshotStore;
 use super::state_store::StateStore;
 use super::types::{EncodedCommand, Entry, LogId, Payload};
 use crate::codec;
-use crate::state::command::{Command, CommandBody};
+use crate::state::command::{Command, CommandBody, PartitionKey};
 use crate::state::controllers::{DiskMark, Mark};
 use crate::state::features;
 use crate::state::reply::Effect;
@@ -32,7 +32,10 @@ fn create(index: u64) -> Entry {
     let mut topic = [7; 16];
     topic[..8].copy_from_slice(&index.to_be_bytes());
     let name = format!("topic-{index}");
-    let body = CommandBody::CreateTopic { topic, name, partitions: 1, config: Vec::new() };
+    entry(index, CommandBody::CreateTopic { topic, name, partitions: 1, config: Vec::new() })
+}
+
+fn entry(index: u64, body: CommandBody) -> Entry {
     let command = codec::encode(&Command { time_ms: 1 + index, request: None, body });
     let payload = Payload::Normal(EncodedCommand(command.into()));
     Entry { log_id: LogId::new_term_index(1, index), payload }
@@ -156,6 +159,43 @@ fn a_view_taken_before_an_installation_stays_what_it_was() {
     assert_eq!(installed, applied);
     assert_eq!(store.view().unwrap().state_hash(), applied.state_hash);
     assert_eq!((view.applied(), view.state_hash()), (6, later.state_hash));
+}
+
+/// An entry that writes 4 kB of state of its own, once there is a topic of
+/// number 0.
+fn large(index: u64) -> Entry {
+    let mut topic = [7; 16];
+    topic[..8].copy_from_slice(&0u64.to_be_bytes());
+    let offset = (PartitionKey { topic, partition: 0 }, index, "m".repeat(4_000));
+    let body = CommandBody::CommitOffsets { group: format!("g-{index}"), offsets: vec![offset] };
+    entry(index, body)
+}
+
+#[test]
+fn a_snapshot_is_installed_in_pieces_of_bounded_size() {
+    const ENTRIES: u64 = 3_000;
+    // What a batch may hold before it is written, and the block that fills it.
+    const PIECE: usize = (1 << 20) + (256 << 10);
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let sender = open(from.path());
+    let (store, mut applied) = state_of(&sender, from.path(), 1);
+    let entries: Vec<Entry> =
+        std::iter::once(entry(1, CommandBody::Continue)).chain((2..ENTRIES).map(large)).collect();
+    store.apply(&mut applied, &entries);
+    let built = store.snapshots().build(&store.view().unwrap()).unwrap().snapshot;
+    let size = built.file.metadata().unwrap().len() as usize;
+    assert!(size > ENTRIES as usize * 3_500, "{size} bytes");
+
+    let receiver = open(to.path());
+    let (store, _) = state_of(&receiver, to.path(), 5);
+    let before = receiver.rocks().latest_sequence_number();
+    assert_eq!(store.install(&built).unwrap(), applied);
+    let written = receiver.rocks().get_updates_since(before).unwrap();
+    let pieces: Vec<usize> = written.map(|batch| batch.unwrap().1.size_in_bytes()).collect();
+    let largest = *pieces.iter().max().unwrap();
+    println!("{size} bytes were written in {} pieces of up to {largest} bytes", pieces.len());
+    assert!(pieces.iter().sum::<usize>() > size * 9 / 10, "all of it is there: {pieces:?}");
+    assert!(largest <= PIECE, "a piece of {largest} bytes");
 }
 
 #[test]

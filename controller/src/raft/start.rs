@@ -200,5 +200,51 @@ fn open(data: &Path, node: u64, sync_seconds: Histogram, reads: u32) -> Result<D
         LogError::Damaged(what) => OpenError::Damaged { path: path(), what },
         LogError::Unreadable(what) => OpenError::Unreadable { path: path(), what },
     })?;
+    if applied.last_applied > log.durable() {
+        keep_ahead(&state).map_err(snapshot)?;
+    }
     Ok(Disk { db, identity, log, was_member, state, applied, level })
+}
+
+/// Makes a snapshot of a state that is ahead of the log.
+///
+/// Raft applies what a majority has on disk, which this disk need not be part
+/// of: a crash may take entries and leave what they did. Raft then has the log
+/// begin after the state, and must have a snapshot as far for whoever it
+/// brings up to date.
+fn keep_ahead(state: &StateStore) -> Result<(), SnapshotError> {
+    let view = state.view().map_err(|e| SnapshotError::State(e.0))?;
+    let current = state.snapshots().current()?;
+    if current.is_none_or(|one| one.meta.last_log_id < view.meta().last_applied) {
+        state.snapshots().build(&view)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::damage_tests;
+    use crate::state::features;
+    use rocksdb::WriteBatch;
+
+    #[test]
+    fn a_state_that_is_ahead_of_its_log_has_a_snapshot_as_far() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || open(dir.path(), 1, Histogram::noop(), features::NEWEST).unwrap();
+        let kept = |disk: &Disk| {
+            let current = disk.state.snapshots().current().unwrap();
+            current.map(|one| one.meta.last_log_id.map(|id| id.index))
+        };
+        for (entry, expected) in [(1, Some(Some(1))), (2, Some(Some(2)))] {
+            let mut disk = open();
+            disk.state.apply(&mut disk.applied, &[damage_tests::entry(entry)]);
+            // As when the disk took that, and not the log's entries before.
+            disk.db.write_synced(WriteBatch::default()).unwrap();
+            drop(disk);
+            let disk = open();
+            assert_eq!(disk.applied.index(), entry);
+            assert_eq!(kept(&disk), expected);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! tokio's blocking threads, one group of entries at a time.
 
 use super::ApplyObserver;
+use super::entry;
 use super::meta::AppliedMeta;
 use super::snapshot_file::SnapshotError;
 use super::snapshot_store::SnapshotFile;
@@ -16,13 +17,18 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use parking_lot::RwLock;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 use tokio::sync::watch;
 
-/// Entries per write.
-const GROUP: usize = 256;
+/// Entries that are taken from Raft at once.
+const READY: usize = 256;
+/// About so many bytes of them are applied in one write. Whoever waits for the
+/// first waits for the last, so this bounds how long nothing seems to happen.
+const GROUP_BYTES: usize = 4 << 10;
 
 /// What others may know of the applied state without reading the database.
 pub(crate) struct AppliedState {
@@ -60,14 +66,22 @@ impl AppliedState {
 
 /// See the module.
 pub(crate) struct StateMachine {
-    store: Arc<StateStore>,
     applied: AppliedMeta,
+    parts: Arc<Parts>,
+}
+
+/// What the work on RocksDB needs.
+struct Parts {
+    store: Arc<StateStore>,
     shared: Arc<AppliedState>,
     observer: Arc<dyn ApplyObserver>,
     probes: Probes,
     /// Snapshots that are being made.
     building: Arc<AtomicUsize>,
 }
+
+/// Committed entries, each with whom to tell what came of it.
+type Ready = VecDeque<EntryResponder<TypeConfig>>;
 
 impl StateMachine {
     pub(crate) fn new(
@@ -77,12 +91,56 @@ impl StateMachine {
         observer: Arc<dyn ApplyObserver>,
         probes: Probes,
     ) -> Self {
-        Self { store, applied, shared, observer, probes, building: Arc::default() }
+        let parts = Parts { store, shared, observer, probes, building: Arc::default() };
+        Self { applied, parts: Arc::new(parts) }
     }
+}
 
+impl Parts {
     fn builds(&self) -> bool {
         self.building.load(Ordering::Relaxed) > 0
     }
+
+    /// Applies group after group, and tells of each at once; what the state is
+    /// of after the last. The first was ready at `begun`.
+    fn apply(
+        &self,
+        mut applied: AppliedMeta,
+        mut ready: Ready,
+        mut begun: Instant,
+    ) -> io::Result<AppliedMeta> {
+        while !ready.is_empty() {
+            let builds = self.builds();
+            let (entries, responders): (Vec<_>, Vec<_>) =
+                next_group(&mut ready).into_iter().unzip();
+            let group = self.store.apply(&mut applied, &entries);
+            if group.effects.contains(&Effect::Cluster) {
+                let level = self.store.feature_level().map_err(io::Error::other)?;
+                self.shared.publish_level(level);
+            }
+            self.shared.publish(&applied);
+            self.probes.applied(begun.elapsed(), builds || self.builds());
+            for (responder, answer) in responders.into_iter().zip(group.applied) {
+                if let Some(responder) = responder {
+                    responder.send(answer);
+                }
+            }
+            self.observer.applied(applied.index(), group.effects);
+            begun = time::now();
+        }
+        Ok(applied)
+    }
+}
+
+/// Takes what is applied in one write: at least one entry.
+fn next_group(ready: &mut Ready) -> Vec<EntryResponder<TypeConfig>> {
+    let mut bytes = 0;
+    let end = ready.iter().position(|(entry, _)| {
+        let full = bytes >= GROUP_BYTES;
+        bytes += entry::size(entry);
+        full
+    });
+    ready.drain(..end.unwrap_or(ready.len())).collect()
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
@@ -101,30 +159,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut groups = entries.ready_chunks(GROUP);
-        while let Some(group) = groups.next().await {
-            let group: Vec<_> = group.into_iter().collect::<io::Result<_>>()?;
-            let (begun, builds) = (time::now(), self.builds());
-            let (entries, responders): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-            let (store, mut applied) = (self.store.clone(), self.applied.clone());
-            let work = move || {
-                let group = store.apply(&mut applied, &entries);
-                let level = group.effects.contains(&Effect::Cluster).then(|| store.feature_level());
-                (group, level, applied)
-            };
-            let (group, level, applied) = blocking(work).await?;
-            self.applied = applied;
-            if let Some(level) = level {
-                self.shared.publish_level(level.map_err(io::Error::other)?);
-            }
-            self.shared.publish(&self.applied);
-            self.probes.applied(begun.elapsed(), builds || self.builds());
-            for (responder, answer) in responders.into_iter().zip(group.applied) {
-                if let Some(responder) = responder {
-                    responder.send(answer);
-                }
-            }
-            self.observer.applied(self.applied.index(), group.effects);
+        let mut chunks = entries.ready_chunks(READY);
+        while let Some(ready) = chunks.next().await {
+            let begun = time::now();
+            let ready = ready.into_iter().collect::<io::Result<Ready>>()?;
+            let (parts, applied) = (Arc::clone(&self.parts), self.applied.clone());
+            self.applied = blocking(move || parts.apply(applied, ready, begun)).await??;
         }
         Ok(())
     }
@@ -132,27 +172,27 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         let begun = time::now();
         // A failure to read shows again, as an error, when building.
-        let view = self.store.view().ok();
+        let view = self.parts.store.view().ok();
         // Nothing is applied meanwhile.
-        self.probes.applied(begun.elapsed(), true);
-        let under_way = UnderWay::new(&self.building);
-        SnapshotBuilder { store: self.store.clone(), view, _under_way: under_way }
+        self.parts.probes.applied(begun.elapsed(), true);
+        let under_way = UnderWay::new(&self.parts.building);
+        SnapshotBuilder { store: self.parts.store.clone(), view, _under_way: under_way }
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, file: SnapshotFile) -> io::Result<()> {
-        let store = self.store.clone();
+        let store = self.parts.store.clone();
         let install = move || Ok((store.install(&file)?, store.feature_level()));
         let installed: Result<_, SnapshotError> = blocking(install).await?;
         let (applied, level) = installed.map_err(io::Error::other)?;
         self.applied = applied;
-        self.shared.publish_level(level.map_err(io::Error::other)?);
-        self.shared.publish(&self.applied);
-        self.observer.installed(self.applied.index());
+        self.parts.shared.publish_level(level.map_err(io::Error::other)?);
+        self.parts.shared.publish(&self.applied);
+        self.parts.observer.installed(self.applied.index());
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        self.store.snapshots().current().map_err(io::Error::other)
+        self.parts.store.snapshots().current().map_err(io::Error::other)
     }
 }
 
@@ -192,5 +232,28 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             store.snapshots().build(&view).map_err(io::Error::other)
         };
         blocking(work).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::{EncodedCommand, Entry, Payload};
+
+    #[test]
+    fn what_is_applied_in_one_write_is_bounded_in_bytes() {
+        let entry = |index, bytes: usize| {
+            let payload = Payload::Normal(EncodedCommand(vec![0; bytes].into()));
+            (Entry { log_id: LogId::new_term_index(1, index), payload }, None)
+        };
+        let sizes = [GROUP_BYTES / 2, GROUP_BYTES / 2, 1, GROUP_BYTES * 2, 1, 1];
+        let mut ready: Ready = (1..).zip(sizes).map(|(index, size)| entry(index, size)).collect();
+        let mut groups = Vec::new();
+        while !ready.is_empty() {
+            let group = next_group(&mut ready);
+            groups.push(group.iter().map(|(entry, _)| entry.log_id.index).collect::<Vec<_>>());
+        }
+        // The last one of a group may exceed the bound; none is without any.
+        assert_eq!(groups, [vec![1, 2], vec![3, 4], vec![5, 6]]);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::apply::{self, Group};
 use super::db::Db;
-use super::fatal::{FatalReason, fatal};
+use super::fatal::{FatalReason, database_failed, fatal};
 use super::levels::TooOld;
 use super::meta::{self, AppliedMeta};
 use super::read_cache::ReadCache;
@@ -16,6 +16,7 @@ use crate::state::features;
 use crate::state::kv::KvError;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,7 +75,7 @@ impl StateStore {
         let mut cache = self.cache.lock();
         let live = LiveState::new(&self.db, &mut cache);
         let (group, writes) =
-            apply::apply(&live, applied, entries).unwrap_or_else(|e| state_failed(e));
+            apply::apply(&live, applied, entries).unwrap_or_else(|e| self.failed(e.0));
         self.check_level(group.raises_to);
         let mut batch = WriteBatch::default();
         for (key, value) in &writes {
@@ -84,7 +85,7 @@ impl StateStore {
             }
         }
         batch.put_cf(self.db.raft(), meta::APPLIED, codec::encode_serde(applied));
-        self.db.write_unsynced(batch).unwrap_or_else(|e| state_failed(e));
+        self.db.write_unsynced(batch).unwrap_or_else(|e| self.unwritten(e));
         writes.into_iter().for_each(|(key, value)| cache.wrote(key, value));
         group
     }
@@ -95,7 +96,11 @@ impl StateStore {
         self.check_level(snapshot_file::feature_level(&path)?);
         let before = self.view().map_err(|e| SnapshotError::State(e.0))?;
         *self.frozen.write() = Some(before);
-        let applied = self.replace(&path).unwrap_or_else(|e| state_failed(e));
+        let applied = self.replace(&path).unwrap_or_else(|error| match error {
+            SnapshotError::State(what) => self.unwritten(what),
+            // The next start reads the file again, and knows damage from one wrong read.
+            SnapshotError::Damaged(_) | SnapshotError::Io(_) => self.failed(error),
+        });
         self.cache.lock().clear();
         *self.frozen.write() = None;
         Ok(applied)
@@ -160,8 +165,31 @@ impl StateStore {
         batch.delete_cf(self.db.state(), last);
         self.db.write_unsynced(batch)
     }
+
+    /// State and log go to the same file: what failed is the log's disk.
+    fn unwritten(&self, error: impl Display) -> ! {
+        database_failed(FatalReason::LogDiskFailed, &self.db, error)
+    }
+
+    fn failed(&self, error: impl Display) -> ! {
+        database_failed(FatalReason::StateDiskFailed, &self.db, error)
+    }
 }
 
-fn state_failed<T>(error: impl ToString) -> T {
-    fatal(FatalReason::StateDiskFailed, error.to_string())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::damage_tests;
+
+    #[test]
+    fn damage_that_rocksdb_met_by_itself_ends_the_process_as_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = damage_tests::met_damage(dir.path());
+        let snapshots = SnapshotStore::open(dir.path()).unwrap();
+        let store = StateStore::open(db, snapshots, features::NEWEST).unwrap();
+        let entry = damage_tests::entry(1);
+        damage_tests::ends_as_damaged(dir.path(), || {
+            store.apply(&mut AppliedMeta::default(), &[entry]);
+        });
+    }
 }

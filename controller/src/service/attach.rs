@@ -3,6 +3,7 @@
 //! An agent attaches to every controller. Each takes note of its heartbeats,
 //! so that whoever leads next knows it lives; only the leader sends leases.
 
+use super::pace::Pace;
 use super::{Shared, address_of};
 use crate::convert::{id16, lease_wire, partition_wire};
 use crate::errors::{invalid, refused, store_failed};
@@ -22,7 +23,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-pub(super) type AttachStream = ReceiverStream<Result<v1::AttachResponse, Status>>;
+type News = Result<v1::AttachResponse, Status>;
+pub(super) type AttachStream = ReceiverStream<News>;
 
 /// BOUND: answers waiting for a slow agent.
 const QUEUE: usize = 16;
@@ -40,7 +42,8 @@ pub(super) async fn attach(
         return Err(refused(&Refusal::SessionEnded(0)));
     }
     let instance = id16("instance", &first.instance)?;
-    let (out, stream) = mpsc::channel(QUEUE);
+    let (out, stream) = mpsc::channel(QUEUE + 1);
+    let farewell = out.clone().try_reserve_owned().map_err(|_| invalid("the stream has ended"))?;
     let attachment = Attachment { shared, session, out };
     let standing = attachment.standing(&instance).map_err(|e| store_failed(&e))?;
     // BOUND: a leader keeps signs of life of sessions that exist only.
@@ -53,7 +56,7 @@ pub(super) async fn attach(
         return Ok(ReceiverStream::new(stream));
     }
     let tasks = attachment.shared.tasks.clone();
-    tasks.spawn(attachment.run(incoming));
+    tasks.spawn(attachment.run(incoming, farewell));
     Ok(ReceiverStream::new(stream))
 }
 
@@ -72,7 +75,7 @@ enum Standing {
 struct Attachment {
     shared: Arc<Shared>,
     session: u64,
-    out: mpsc::Sender<Result<v1::AttachResponse, Status>>,
+    out: mpsc::Sender<News>,
 }
 
 /// The agent went away.
@@ -111,7 +114,8 @@ impl Attachment {
         Ok(v1::AttachResponse { ended: true, ..response })
     }
 
-    async fn run(self, incoming: Streaming<v1::AttachRequest>) {
+    /// `farewell`: room for why the stream ends, however much news waits.
+    async fn run(self, incoming: Streaming<v1::AttachRequest>, farewell: mpsc::OwnedPermit<News>) {
         let session = self.session;
         let patience = self.shared.options.patience();
         self.shared.liveness.attached(session, patience);
@@ -119,7 +123,7 @@ impl Attachment {
         let end = tokio::select! {
             () = cancel.cancelled() => Some((ErrorCode::ShuttingDown, "the controller stops".into())),
             () = self.out.closed() => None,
-            () = self.listen(incoming) => None,
+            end = self.listen(incoming) => end,
             failed = self.tell() => match failed {
                 Failed::Gone => None,
                 Failed::Store(error) => Some((ErrorCode::Internal, error.to_string())),
@@ -129,16 +133,23 @@ impl Attachment {
         self.shared.liveness.detached(&session, leads);
         tracing::debug!(session, "agent's stream ended");
         if let Some((code, message)) = end {
-            // The agent may have gone meanwhile.
-            let _ = self.out.try_send(Err(to_status(ErrorInfo::new(code, message))));
+            farewell.send(Err(to_status(ErrorInfo::new(code, message))));
         }
     }
 
-    /// Takes note of heartbeats until the stream ends.
-    async fn listen(&self, mut incoming: Streaming<v1::AttachRequest>) {
+    /// Takes note of heartbeats until the stream ends, or has to.
+    async fn listen(
+        &self,
+        mut incoming: Streaming<v1::AttachRequest>,
+    ) -> Option<(ErrorCode, String)> {
+        let mut pace = Pace::new();
         while let Ok(Some(_)) = incoming.message().await {
             self.shared.liveness.heard(&self.session);
+            if let Some(end) = pace.next().await {
+                return Some(end);
+            }
         }
+        None
     }
 
     async fn tell(&self) -> Failed {

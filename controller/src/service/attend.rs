@@ -5,6 +5,7 @@
 //! and tells what the member owns.
 
 use super::Shared;
+use super::pace::Pace;
 use crate::convert::{id16, partition_wire};
 use crate::errors::{invalid, refused};
 use crate::group_care::{MemberKey, patience};
@@ -39,11 +40,13 @@ pub(super) async fn attend(
         return Err(invalid(format!("a session timeout of {asked} ms cannot be")));
     }
     let place = shared.member_streams.take().ok_or_else(|| shared.member_streams.refusal())?;
-    let (out, stream) = mpsc::channel(QUEUE);
+    let (out, stream) = mpsc::channel(QUEUE + 1);
+    let farewell = out.clone().try_reserve_owned().map_err(|_| invalid("the stream has ended"))?;
     let key = (Arc::from(first.group.as_str()), member);
     let tasks = shared.tasks.clone();
     let instance = first.instance_id;
-    let attendance = Attendance { shared, key, instance, out, heard: first.number, _place: place };
+    let attendance =
+        Attendance { shared, key, instance, out, farewell, heard: first.number, _place: place };
     tasks.spawn(attendance.run(first.session_timeout_ms, incoming));
     Ok(ReceiverStream::new(stream))
 }
@@ -55,6 +58,8 @@ struct Attendance {
     /// Static membership; empty for none.
     instance: String,
     out: mpsc::Sender<Result<v1::AttendGroupResponse, Status>>,
+    /// Room for why the stream ends, however many answers wait.
+    farewell: mpsc::OwnedPermit<Result<v1::AttendGroupResponse, Status>>,
     /// The number of the last sign of life that counts, 0 for none.
     heard: u64,
     _place: Place,
@@ -64,6 +69,8 @@ struct Attendance {
 enum End {
     /// The member went away, or was told that it is one no more.
     Gone,
+    /// It asks for too much.
+    TooFast(ErrorCode, String),
     Store(KvError),
 }
 
@@ -85,14 +92,14 @@ impl Attendance {
             () = out.closed() => None,
             end = self.serve(incoming) => match end {
                 End::Gone => None,
+                End::TooFast(code, message) => Some((code, message)),
                 End::Store(error) => Some((ErrorCode::Internal, error.to_string())),
             },
         };
         let leads = self.shared.raft.leadership().borrow().is_leader;
         liveness.detached(&self.key, leads);
         if let Some((code, message)) = end {
-            // The member may have gone meanwhile.
-            let _ = self.out.try_send(Err(to_status(ErrorInfo::new(code, message))));
+            self.farewell.send(Err(to_status(ErrorInfo::new(code, message))));
         }
     }
 
@@ -101,8 +108,13 @@ impl Attendance {
         let bell = self.shared.hub.member(self.key.1);
         let mut leadership = self.shared.raft.leadership();
         let mut tell_all = true;
+        let mut told_as = None;
+        let mut pace = Pace::new();
         loop {
             let now = *leadership.borrow_and_update();
+            // SUBTLE: not by the change alone, which this look takes whatever woke it.
+            tell_all |=
+                told_as.replace((now.is_leader, now.term)) != Some((now.is_leader, now.term));
             match self.answer(&now, tell_all).await {
                 Ok(()) => {}
                 Err(end) => return end,
@@ -112,6 +124,9 @@ impl Attendance {
                     Ok(Some(sign)) => {
                         if self.shared.member_liveness.heard(&self.key) {
                             self.heard = sign.number;
+                        }
+                        if let Some((code, message)) = pace.next().await {
+                            return End::TooFast(code, message);
                         }
                         tell_all = false;
                     }
@@ -158,13 +173,13 @@ impl Attendance {
         let (group, id) = (&*self.key.0, &self.key.1);
         let shared = groups::membership(&view, group)?.unwrap_or_default();
         response.assigning = shared.assigned_epoch != shared.epoch;
-        if !tell_all {
-            return Ok(response);
-        }
         // It asked for the stream after its joining was applied, and this
         // leader has applied all that was committed before its term.
         response.fenced = groups::member(&view, group, id)?.is_none();
         response.replaced = response.fenced && groups::has_instance(&view, group, &self.instance)?;
+        if !tell_all {
+            return Ok(response);
+        }
         response.group_epoch = shared.epoch;
         response.assignment = true;
         for (key, record) in groups::owned_by(&view, group, id)? {

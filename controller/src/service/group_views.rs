@@ -3,17 +3,16 @@
 use super::Shared;
 use crate::convert::partition_wire;
 use crate::errors::{refused, store_failed};
-use crate::raft::StateView;
 use crate::state::assignors::Assignor;
 use crate::state::command::PartitionKey;
-use crate::state::groups::{self, GroupPartition, Membership};
-use crate::state::kv::KvError;
+use crate::state::groups::{self, GroupPartition, MemberId, Membership};
+use crate::state::kv::{KvError, KvRead};
 use crate::state::names::{check_group, shown};
 use crate::state::offsets::{self, CommittedOffset};
 use crate::state::reply::Refusal;
 use crate::state::{partitions, topics};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use streamhouse_proto::v1;
 use tonic::Status;
 
@@ -62,41 +61,42 @@ pub(super) async fn describe(
     if there.is_none() {
         return Err(refused(&Refusal::UnknownGroup(shown(&wire.group))));
     }
-    description(&view, &wire.group).map_err(|e| store_failed(&e))
+    description(&view, view.applied(), &wire.group).map_err(|e| store_failed(&e))
 }
 
-fn description(view: &StateView, group: &str) -> Result<v1::DescribeGroupResponse, KvError> {
+fn description(
+    view: &dyn KvRead,
+    applied: u64,
+    group: &str,
+) -> Result<v1::DescribeGroupResponse, KvError> {
     let mut members = groups::members(view, group)?;
     members.sort_by_key(|(_, member)| member.joined);
-    let mut topics_of = BTreeMap::new();
-    let mut wire = Vec::with_capacity(members.len());
-    for (id, member) in members {
-        if let Entry::Vacant(entry) = topics_of.entry(member.subscription) {
-            let subscription = groups::subscription(view, group, &member.subscription)?;
-            entry.insert(subscription.map(|one| one.topics).unwrap_or_default());
-        }
-        wire.push(v1::GroupMember {
-            member_id: id.to_vec(),
-            instance_id: member.instance.unwrap_or_default(),
-            client_id: member.client,
-            epoch: member.epoch,
-            joined_ms: member.joined_ms,
-            session_timeout_ms: member.session_timeout_ms,
-            topic_ids: topics_of[&member.subscription].iter().map(|id| id.to_vec()).collect(),
-        });
-    }
+    let known: BTreeSet<MemberId> = members.iter().map(|(id, _)| *id).collect();
+    // BOUND: without what they subscribe to, which would be the same thousand
+    // topics in each of thousands.
+    let wire = members.into_iter().map(|(id, member)| v1::GroupMember {
+        member_id: id.to_vec(),
+        instance_id: member.instance.unwrap_or_default(),
+        client_id: member.client,
+        epoch: member.epoch,
+        joined_ms: member.joined_ms,
+        session_timeout_ms: member.session_timeout_ms,
+        topic_ids: Vec::new(),
+    });
     Ok(v1::DescribeGroupResponse {
         summary: Some(summary(view, group)?.0),
-        members: wire,
-        partitions: partition_states(view, group)?,
-        applied: view.applied(),
+        members: wire.collect(),
+        partitions: partition_states(view, group, &known)?,
+        applied,
     })
 }
 
-/// Each partition that somebody owns or is to own, or that has an offset.
+/// Each partition that somebody owns or is to own, or that has an offset. Whoever is a member no more owns nothing,
+/// whatever is recorded until the next assignment.
 fn partition_states(
-    view: &StateView,
+    view: &dyn KvRead,
     group: &str,
+    members: &BTreeSet<MemberId>,
 ) -> Result<Vec<v1::GroupPartitionState>, KvError> {
     let mut all = BTreeMap::<PartitionKey, (GroupPartition, Option<CommittedOffset>)>::new();
     for (key, record) in groups::partitions(view, group)? {
@@ -115,13 +115,16 @@ fn partition_states(
         let mut state = v1::GroupPartitionState {
             partition: Some(partition_wire(&key)),
             topic: names[&key.topic].clone().unwrap_or_default(),
-            owner: record.owner.map(|id| id.to_vec()).unwrap_or_default(),
-            target: record.target.map(|id| id.to_vec()).unwrap_or_default(),
+            owner: one_of(members, record.owner),
+            target: one_of(members, record.target),
             granted_epoch: record.granted_epoch,
             log_start: partition.log_start,
             end: partition.next_offset,
             ..v1::GroupPartitionState::default()
         };
+        if committed.is_none() && state.owner.is_empty() && state.target.is_empty() {
+            continue;
+        }
         if let Some(committed) = committed {
             state.committed = Some(committed.offset);
             state.commit_time_ms = committed.committed_ms;
@@ -135,8 +138,12 @@ fn partition_states(
     Ok(states)
 }
 
+fn one_of(members: &BTreeSet<MemberId>, id: Option<MemberId>) -> Vec<u8> {
+    id.filter(|id| members.contains(id)).map_or(Vec::new(), |id| id.to_vec())
+}
+
 /// And how many partitions were looked at for it.
-fn summary(view: &StateView, group: &str) -> Result<(v1::GroupSummary, usize), KvError> {
+fn summary(view: &dyn KvRead, group: &str) -> Result<(v1::GroupSummary, usize), KvError> {
     let shared = groups::membership(view, group)?.unwrap_or_default();
     let assignor = match shared.assignor {
         Assignor::Sticky => v1::GroupAssignor::Sticky,
@@ -155,7 +162,7 @@ fn summary(view: &StateView, group: &str) -> Result<(v1::GroupSummary, usize), K
 }
 
 fn state(
-    view: &StateView,
+    view: &dyn KvRead,
     group: &str,
     shared: &Membership,
 ) -> Result<(v1::GroupState, usize), KvError> {
@@ -173,3 +180,6 @@ fn state(
     let state = if stable { v1::GroupState::Stable } else { v1::GroupState::Reconciling };
     Ok((state, partitions.len()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Read plans: which byte ranges of which objects hold the records wanted.
 
 use super::Shared;
+use crate::clock;
 use crate::convert::{partition_key, partition_wire, segment_wire};
 use crate::errors::{invalid, show, store_failed};
 use crate::raft::StateView;
@@ -20,6 +21,16 @@ const MAX_SCANNED: usize = 5_000;
 const SCAN_STEP: usize = 500;
 
 pub(super) async fn find(
+    shared: &Shared,
+    wire: v1::FindSegmentsRequest,
+) -> Result<v1::FindSegmentsResponse, Status> {
+    let (begun, linearizable) = (clock::now(), wire.linearizable);
+    let found = answer(shared, wire).await;
+    shared.probes.looked_up(clock::now().saturating_duration_since(begun), linearizable);
+    found
+}
+
+async fn answer(
     shared: &Shared,
     wire: v1::FindSegmentsRequest,
 ) -> Result<v1::FindSegmentsResponse, Status> {

@@ -10,6 +10,7 @@ mod lookup;
 mod members;
 mod metadata;
 mod offsets;
+mod pace;
 mod producers;
 mod rates;
 mod sessions;
@@ -27,6 +28,7 @@ use crate::errors::read_failed;
 use crate::group_care::MemberKey;
 use crate::hub::Hub;
 use crate::liveness::Liveness;
+use crate::metrics::Probes;
 use crate::options::ControllerOptions;
 use crate::places::Places;
 use crate::raft::{RaftNode, StateView};
@@ -44,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) liveness: Arc<Liveness<u64>>,
     pub(crate) member_liveness: Arc<Liveness<MemberKey>>,
     pub(crate) clock: Arc<ClusterClock>,
+    pub(crate) probes: Probes,
     pub(crate) watchers: Places,
     pub(crate) member_streams: Places,
     /// Backups that are being taken here.

@@ -263,6 +263,36 @@ pub struct OwnerChange {
     pub was: Option<MemberId>,
     /// Who owns it now.
     pub now: Option<MemberId>,
+    /// Why.
+    pub why: MovedBecause,
+}
+
+/// Why a partition of a group changed hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MovedBecause {
+    /// Nobody owned it.
+    Unowned,
+    /// Its owner gave it up as asked.
+    Released,
+    /// Its owner is a member no more: of an earlier entry, which says why.
+    OwnerGone,
+    /// Its owner's instance has joined again, in this entry.
+    Replaced,
+    /// Its topic is gone.
+    TopicGone,
+}
+
+impl MovedBecause {
+    /// The reason in a log line.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Unowned => "nobody owned it",
+            Self::Released => "its owner gave it up",
+            Self::OwnerGone => "its owner is a member no more",
+            Self::Replaced => "its owner's instance has joined again",
+            Self::TopicGone => "its topic is gone",
+        }
+    }
 }
 
 /// Why a member is one no more.

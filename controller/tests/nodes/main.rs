@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests own what they start")]
 
 mod lookup_service;
+mod member_liveness;
 mod raft_cluster;
 mod raft_levels;
 mod raft_members;
@@ -11,3 +12,4 @@ mod raft_retry;
 mod raft_storage;
 mod raft_support;
 mod sessions_service;
+mod watch_service;

@@ -3,11 +3,15 @@ use crate::raft_support::{
     Cluster, PATIENCE, create, cut, free_address, poll, propose, run, start,
 };
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 use streamhouse_controller::raft::{OpenError, RaftNode, RaftOptions, StartError};
 use streamhouse_controller::state::command::{CommandBody, PartitionKey};
 use streamhouse_controller::state::offsets::MAX_METADATA_BYTES;
 use streamhouse_controller::state::reply::Reply;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 fn defaults(_: &mut RaftOptions) {}
 
@@ -197,4 +201,117 @@ async fn a_snapshot_s_transfer_is_resumed() {
     assert!(before >= state / 2, "it was cut");
     assert!(after < state * 3 / 4, "{after} bytes were sent after the cut, of about {state}");
     follower.crash().await;
+}
+
+const PROPOSERS: u64 = 32;
+/// Entries that a node may be behind which has caught up: a few rounds of what is proposed at once.
+const LAG: u64 = 4 * PROPOSERS;
+const SNAPSHOT_EVERY: u64 = 1_000;
+
+fn snapshots_under_load(options: &mut RaftOptions) {
+    (options.snapshot_every, options.keep_logs) = (SNAPSHOT_EVERY, SNAPSHOT_EVERY / 2);
+}
+
+/// Proposers that never wait, until they are told to stop.
+struct Load {
+    answered: Arc<AtomicU64>,
+    stop: CancellationToken,
+    proposers: JoinSet<()>,
+}
+
+impl Load {
+    /// Each of `nodes` gets its share; all they write is `topic`'s offsets, of so many groups and no more.
+    fn start(nodes: &[RaftNode], topic: [u8; 16]) -> Self {
+        const GROUPS: u64 = 50;
+        const METADATA: usize = 4_000;
+        let (answered, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
+        let mut proposers = JoinSet::new();
+        for (proposer, node) in (0..PROPOSERS).zip(nodes.iter().cycle().cloned()) {
+            let (answered, stop) = (answered.clone(), stop.clone());
+            proposers.spawn(async move {
+                for number in 0.. {
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                    let partition = PartitionKey { topic, partition: 0 };
+                    let offsets = vec![(partition, number, "x".repeat(METADATA))];
+                    let group = format!("group-{proposer}-{}", number % GROUPS);
+                    let commit = CommandBody::CommitOffsets { group, offsets };
+                    let (_, reply) = propose(&node, commit).await;
+                    assert_eq!(reply, Reply::Offsets(vec![None]));
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        Self { answered, stop, proposers }
+    }
+
+    fn answered(&self) -> u64 {
+        self.answered.load(Ordering::SeqCst)
+    }
+
+    /// Waits for so many more answers.
+    async fn goes_on(&self, answers: u64) {
+        let enough = self.answered() + answers;
+        poll("proposals that go on", || (self.answered() >= enough).then_some(())).await;
+    }
+
+    async fn stop(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.proposers.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_catches_up_under_full_load() {
+    let mut cluster = Cluster::start(3, snapshots_under_load).await;
+    let leader = cluster.leader().await;
+    let (_, topic) = propose(cluster.node(leader), create(0)).await;
+    let Reply::Topic(topic) = topic else { panic!("{topic:?}") };
+    propose(cluster.node(leader), CommandBody::Continue).await;
+    let absent = 1 + leader % 3;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != absent).collect();
+    let nodes: Vec<RaftNode> = others.iter().map(|id| cluster.node(*id).clone()).collect();
+    let load = Load::start(&nodes, topic);
+    load.goes_on(PROPOSERS).await;
+
+    let had = cluster.node(absent).status().last_log;
+    cluster.crash(absent).await;
+    // Of two snapshots since the first at least has cut the log off.
+    poll("a log that begins after what it has", || {
+        let cut = |node: &RaftNode| node.status().snapshot > had + 2 * SNAPSHOT_EVERY;
+        nodes.iter().all(cut).then_some(())
+    })
+    .await;
+
+    cluster.launch(absent).await;
+    let (begun, before) = (Instant::now(), load.answered());
+    let follower = cluster.node(absent);
+    // Read first, so that it is never made to look nearer than it is.
+    let behind = || {
+        let applied = follower.status().applied;
+        let last = nodes.iter().map(|node| node.status().last_log).max().unwrap();
+        last.saturating_sub(applied)
+    };
+    let at_first = behind();
+    poll("it has caught up", || (behind() <= LAG).then_some(())).await;
+    let (took, meanwhile) = (begun.elapsed(), load.answered() - before);
+    assert!(at_first > SNAPSHOT_EVERY, "{at_first} entries behind");
+    assert!(meanwhile >= PROPOSERS, "{meanwhile} answers meanwhile");
+
+    // It keeps up with what comes then.
+    let installed = || cluster.running[&absent].observer.installed.lock().len();
+    let installs = poll("an installed snapshot", || Some(installed()).filter(|n| *n > 0)).await;
+    load.goes_on(2 * SNAPSHOT_EVERY).await;
+    poll("it has kept up", || (behind() <= LAG).then_some(())).await;
+    println!(
+        "{at_first} entries behind, it caught up within {took:?}, by {installs} snapshots, while \
+         {meanwhile} proposals were answered; {} more came later",
+        installed() - installs
+    );
+    load.stop().await;
+    let (last, _) = propose(cluster.node(absent), create(1)).await;
+    cluster.settle(last).await;
 }

@@ -8,7 +8,7 @@ use streamhouse_controller::state::groups::{
     self, MAX_SUBSCRIPTIONS, MemberId, idle_since_ms, membership, owned_by, partition, partitions,
 };
 use streamhouse_controller::state::offsets::{committed, group_count};
-use streamhouse_controller::state::reply::{Effect, LeftBecause, Refusal, Reply};
+use streamhouse_controller::state::reply::{Effect, LeftBecause, MovedBecause, Refusal, Reply};
 
 const G: &str = "g";
 
@@ -65,6 +65,17 @@ fn release(machine: &mut Machine, member: u8) {
     assert_eq!(reply, Reply::Done);
 }
 
+/// Why partitions changed hands in the last entry, each reason once for those that follow each other.
+fn reasons(machine: &Machine) -> Vec<MovedBecause> {
+    let owners = machine.effects.iter().filter_map(|effect| match effect {
+        Effect::Assigned { owners, .. } => Some(owners),
+        _ => None,
+    });
+    let mut reasons: Vec<_> = owners.flatten().map(|change| change.why).collect();
+    reasons.dedup();
+    reasons
+}
+
 fn epoch(machine: &Machine) -> u32 {
     membership(&machine.kv, G).unwrap().unwrap().epoch
 }
@@ -93,12 +104,14 @@ fn a_partition_moves_only_once_its_owner_gave_it_up() {
     let topic = machine.topic("orders", 4);
     joined(&mut machine, 1, &[topic]);
     assert_eq!(owned(&machine, 1), [0, 1, 2, 3]);
+    assert_eq!(reasons(&machine), [MovedBecause::Unowned]);
     joined(&mut machine, 2, &[topic]);
     // The newcomer waits: everything still is the first one's.
     assert_eq!((owned(&machine, 1), owned(&machine, 2)), (vec![0, 1, 2, 3], vec![]));
     assert_eq!(asked(&machine, &[1; 16]).len(), 2);
     release(&mut machine, 1);
     assert_eq!((owned(&machine, 1), owned(&machine, 2)), (vec![0, 1], vec![2, 3]));
+    assert_eq!(reasons(&machine), [MovedBecause::Released]);
 }
 
 #[test]
@@ -172,6 +185,7 @@ fn a_member_that_leaves_is_fenced_and_its_partitions_go_at_once() {
     assert_eq!(commit(&mut machine, 2, seen, key(topic, 1), 5), fenced());
     machine.finish_work();
     assert_eq!(owned(&machine, 1), [0, 1]);
+    assert_eq!(reasons(&machine), [MovedBecause::OwnerGone]);
 }
 
 #[test]
@@ -279,7 +293,9 @@ fn a_static_member_with_very_much_takes_it_over_in_entries_of_bounded_size() {
         _ => 0,
     };
     assert_eq!(machine.effects.iter().map(moved).sum::<usize>(), MAX_BATCH);
+    assert_eq!(reasons(&machine), [MovedBecause::Replaced]);
     machine.finish_work();
+    assert_eq!(reasons(&machine), [MovedBecause::OwnerGone]);
     assert_eq!((owned(&machine, 1).len(), owned(&machine, 2).len()), (0, MAX_BATCH + 100));
 }
 
@@ -290,6 +306,7 @@ fn a_deleted_topic_s_partitions_leave_the_group() {
     joined(&mut machine, 1, &[orders, clicks]);
     machine.run(CommandBody::DeleteTopic { name: "orders".into() });
     machine.finish_work();
+    assert_eq!(reasons(&machine), [MovedBecause::TopicGone]);
     assert_eq!(partitions(&machine.kv, G).unwrap().len(), 1);
     assert!(partition(&machine.kv, G, &key(clicks, 0)).unwrap().is_some());
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use streamhouse_controller::state::assignors::Assignor;
 use streamhouse_controller::state::command::{CommandBody, GroupJoin, PartitionKey, TopicKey};
 use streamhouse_controller::state::groups::{self, MemberId, membership, owned_by, partitions};
-use streamhouse_controller::state::reply::{Effect, LeftBecause, Reply};
+use streamhouse_controller::state::reply::{Effect, LeftBecause, MovedBecause, OwnerChange, Reply};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -55,6 +55,8 @@ struct History {
     /// Grants as a member last knew them.
     known: BTreeMap<MemberId, Vec<(PartitionKey, u32)>>,
     grants: BTreeSet<(PartitionKey, MemberId, u32)>,
+    /// Who gives something up, and what, by the entry that is being applied.
+    given_up: Vec<(PartitionKey, MemberId)>,
     epoch: u32,
 }
 
@@ -96,10 +98,13 @@ impl History {
             assert!(*epoch >= self.epoch, "epochs rise");
             for change in owners {
                 let reader = self.readers.remove(&change.partition);
-                // No grant while another may read: it has given it up in this very entry, or it
-                // is a member no more.
                 assert!(reader.is_none() || reader == change.was, "{change:?} over {reader:?}");
+                assert!(self.is_so(change, &effects), "{change:?}");
                 if let Some(owner) = change.now {
+                    // No grant while another may read: it gave the partition up before this very
+                    // entry, or it is a member no more.
+                    let free = reader.is_none_or(|reader| self.ended.contains(&reader));
+                    assert!(free, "{change:?} over {reader:?}");
                     let grant = (change.partition, owner, *epoch);
                     assert!(self.grants.insert(grant), "partition, owner and epoch name one grant");
                     self.readers.insert(change.partition, owner);
@@ -107,6 +112,25 @@ impl History {
             }
         }
         self.check();
+    }
+
+    /// Whether a partition moved for the reason that is told.
+    fn is_so(&self, change: &OwnerChange, effects: &[Effect]) -> bool {
+        let Some(was) = change.was else { return change.why == MovedBecause::Unowned };
+        match change.why {
+            MovedBecause::Unowned => false,
+            MovedBecause::Released => self.given_up.contains(&(change.partition, was)),
+            MovedBecause::OwnerGone => self.ended.contains(&was),
+            MovedBecause::Replaced => effects.contains(&Effect::MemberLeft {
+                group: "g".into(),
+                member: was,
+                why: LeftBecause::Replaced,
+            }),
+            MovedBecause::TopicGone => {
+                let there = self.topics.values().any(|topic| *topic == change.partition.topic);
+                change.now.is_none() && !there
+            }
+        }
     }
 
     fn check(&mut self) {
@@ -179,10 +203,12 @@ impl History {
             // the release is of an earlier grant it is not about this one.
             if now.contains(&(*key, *granted_epoch)) {
                 self.readers.remove(key);
+                self.given_up.push((*key, member));
             }
         }
         let body = CommandBody::ReleasePartitions { group: "g".into(), member, partitions };
         self.run(body);
+        self.given_up.clear();
     }
 
     fn commit(&mut self, member: MemberId, pick: u8) {

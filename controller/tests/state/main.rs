@@ -7,6 +7,7 @@ mod collector;
 mod commits;
 mod golden;
 mod groups;
+mod groups_large;
 mod groups_model;
 mod level1;
 mod machine;

@@ -131,18 +131,25 @@ impl BatchBuilder {
         self.count == 0
     }
 
-    /// The finished batch. The only error is that there is no record in it.
+    /// The finished batch. One of 64 KiB or more is uncompressed if compressing would not make it shorter by a sixteenth.
+    /// The only error is that there is no record in it.
     pub fn finish(self, producer: ProducerInfo) -> Result<Bytes, BatchError> {
         if self.is_empty() {
             return Err(BatchError::Empty);
         }
+        let records = &self.buffer[HEADER_BYTES..];
+        let compressed = match self.compression {
+            Compression::None => None,
+            Compression::Lz4 => lz4::compress(HEADER_BYTES, records),
+        };
+        let used = if compressed.is_some() { self.compression } else { Compression::None };
         let mut header = BatchHeader {
             base_offset: 0,
             batch_length: 0,
             partition_leader_epoch: -1,
             magic: 2,
             crc: 0,
-            attributes: header::attributes(self.compression),
+            attributes: header::attributes(used),
             last_offset_delta: self.count - 1,
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,
@@ -151,10 +158,14 @@ impl BatchBuilder {
             base_sequence: producer.base_sequence,
             records_count: self.count,
         };
-        let mut batch = match self.compression {
-            Compression::None => self.buffer,
-            Compression::Lz4 => lz4::compress(HEADER_BYTES, &self.buffer[HEADER_BYTES..]),
-        };
+        let mut batch = compressed.unwrap_or_else(|| {
+            let mut buffer = self.buffer;
+            // BOUND: it is kept for as long as the batch, and counted by its length.
+            if buffer.capacity() - buffer.len() > buffer.len() / 8 {
+                buffer.shrink_to_fit();
+            }
+            buffer
+        });
         header.batch_length = i32::try_from(batch.len() - LENGTH_BYTES)
             .expect("every push kept the batch below 2 GiB");
         batch[..HEADER_BYTES].copy_from_slice(&header.to_bytes());

@@ -143,6 +143,15 @@ impl Iterator for Records {
         Some(step.map(|(layout, offset, timestamp)| layout.share(&self.buffer, offset, timestamp)))
     }
 
+    /// What is skipped is read, and not shared.
+    fn nth(&mut self, skipped: usize) -> Option<Self::Item> {
+        for _ in 0..skipped {
+            // After an error there is nothing.
+            drop(self.walk.step(&self.buffer)?);
+        }
+        self.next()
+    }
+
     fn size_hint(&self) -> (usize, Option<usize>) {
         self.walk.size_hint()
     }

@@ -45,68 +45,85 @@ pub(super) const fn worst_case_bytes(len: usize) -> usize {
 /// pages would cost as much as what is written to them.
 struct Scratch {
     table: CompressTable,
-    /// The frame while it is made; its worst case is more than what is kept of it.
-    frame: Vec<u8>,
+    /// The compressed blocks, one after the other, and room for the worst case of one more.
+    blocks: Vec<u8>,
+    /// How long each block of the input is in there; `None` for one that is stored.
+    sizes: Vec<Option<usize>>,
 }
 
 /// BOUND: a thread keeps no more than this, whatever it has compressed.
 const MAX_SCRATCH_BYTES: usize = 2 << 20;
+/// A block, or a whole frame, that LZ4 makes shorter by less than one part in so many is not worth what it costs to read it
+/// back.
+const LEAST_GAIN: usize = 16;
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { table: CompressTable::large(), frame: Vec::new() });
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        table: CompressTable::large(),
+        blocks: Vec::new(),
+        sizes: Vec::new(),
+    });
 }
 
-/// One frame with all of `input`, behind `room` zero bytes.
-pub(super) fn compress(room: usize, input: &[u8]) -> Vec<u8> {
+/// One frame with all of `input`, behind `room` zero bytes. `None` if that would be to copy a block or more for next to
+/// nothing.
+pub(super) fn compress(room: usize, input: &[u8]) -> Option<Vec<u8>> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let size = scratch.fill(input);
-        let mut output = Vec::with_capacity(room + size);
-        output.resize(room, 0);
-        output.extend_from_slice(&scratch.frame[..size]);
+        scratch.fill(input);
+        let frame = scratch.frame(room, input);
         scratch.trim();
-        output
+        frame
     })
 }
 
 impl Scratch {
-    /// Makes the frame and returns its length.
-    fn fill(&mut self, input: &[u8]) -> usize {
-        // A block needs room for its worst case, which is more than what is kept of it at the end.
-        let spare = get_maximum_output_size(input.len().min(BLOCK_BYTES));
-        let worst = worst_case_bytes(input.len()) + spare;
-        if self.frame.len() < worst {
-            self.frame.resize(worst, 0);
-        }
-        let mut at = self.put(0, &MAGIC);
-        at = self.put(at, &DESCRIPTOR);
+    /// Compresses the blocks that are worth it.
+    fn fill(&mut self, input: &[u8]) {
+        self.sizes.clear();
+        let mut at = 0;
         for block in input.chunks(BLOCK_BYTES) {
-            at = self.block(at, block);
+            let end = at + get_maximum_output_size(block.len());
+            if self.blocks.len() < end {
+                self.blocks.resize(end, 0);
+            }
+            let room = &mut self.blocks[at..end];
+            let most = block.len() - block.len().div_ceil(LEAST_GAIN);
+            let size = compress_into_with_table(block, room, &mut self.table).ok();
+            let size = size.filter(|size| *size <= most);
+            self.sizes.push(size);
+            at += size.unwrap_or(0);
         }
-        self.put(at, &END_MARK)
     }
 
-    fn put(&mut self, at: usize, bytes: &[u8]) -> usize {
-        let end = at + bytes.len();
-        self.frame[at..end].copy_from_slice(bytes);
-        end
-    }
-
-    fn block(&mut self, at: usize, block: &[u8]) -> usize {
-        let body = at + 4;
-        let room = &mut self.frame[body..body + get_maximum_output_size(block.len())];
-        let (size, end) = match compress_into_with_table(block, room, &mut self.table) {
-            Ok(compressed) if compressed < block.len() => (compressed as u32, body + compressed),
-            // It does not shrink.
-            _ => (block.len() as u32 | STORED, self.put(body, block)),
-        };
-        self.put(at, &size.to_le_bytes());
-        end
+    /// The frame of these blocks; those that are stored are copied this once.
+    fn frame(&self, room: usize, input: &[u8]) -> Option<Vec<u8>> {
+        let blocks = || self.sizes.iter().zip(input.chunks(BLOCK_BYTES));
+        let bodies: usize = blocks().map(|(size, block)| 4 + size.unwrap_or(block.len())).sum();
+        if input.len() >= BLOCK_BYTES && bodies > input.len() - input.len() / LEAST_GAIN {
+            return None;
+        }
+        let around = MAGIC.len() + DESCRIPTOR.len() + END_MARK.len();
+        let mut output = Vec::with_capacity(room + around + bodies);
+        output.resize(room, 0);
+        output.extend_from_slice(&MAGIC);
+        output.extend_from_slice(&DESCRIPTOR);
+        let mut at = 0;
+        for (size, block) in blocks() {
+            let (mark, body) = match *size {
+                Some(size) => (size as u32, &self.blocks[at..at + size]),
+                None => (block.len() as u32 | STORED, block),
+            };
+            output.extend_from_slice(&mark.to_le_bytes());
+            output.extend_from_slice(body);
+            at += size.unwrap_or(0);
+        }
+        output.extend_from_slice(&END_MARK);
+        Some(output)
     }
 
     fn trim(&mut self) {
-        if self.frame.len() > MAX_SCRATCH_BYTES {
-            self.frame = Vec::new();
+        if self.blocks.len() > MAX_SCRATCH_BYTES {
+            self.blocks = Vec::new();
         }
     }
 }
@@ -346,13 +363,49 @@ mod tests {
     fn another_decoder_reads_our_frames_and_checks_their_header() {
         for len in [1, 12, 13, 1000, 65_534, 65_535, 65_536, 65_537, 300_000] {
             let input = text(len);
-            let frame = compress(3, &input);
+            let frame = compress(3, &input).unwrap();
             assert!(frame.len() <= 3 + worst_case_bytes(len));
             let mut output = Vec::new();
             FrameDecoder::new(&frame[3..]).read_to_end(&mut output).unwrap();
             assert_eq!(output, input, "{len}");
             assert_eq!(decompress(&frame[3..], &Limits::default()).unwrap(), input);
         }
+    }
+
+    /// Bytes that no compression makes fewer (xorshift: G. Marsaglia, *Xorshift RNGs*, 2003).
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_stored_and_makes_no_frame_of_its_own() {
+        // One part in sixteen is the least that counts.
+        let mixed = |repeated: usize| [noise(BLOCK_BYTES - repeated), vec![7; repeated]].concat();
+        assert_eq!(compress(0, &noise(300_000)), None);
+        assert_eq!(compress(0, &mixed(BLOCK_BYTES / 17)), None);
+        assert_eq!(compress(0, &[mixed(BLOCK_BYTES / 2), noise(15 * BLOCK_BYTES)].concat()), None);
+        let gained = compress(0, &mixed(BLOCK_BYTES / 12)).unwrap();
+        assert!(gained.len() < BLOCK_BYTES - BLOCK_BYTES / 16);
+        // Below a block there is nothing to save, and a frame is what was asked for.
+        assert!(
+            compress(0, &noise(BLOCK_BYTES - 1)).is_some_and(|frame| frame.len() > BLOCK_BYTES)
+        );
+        let input = [noise(2 * BLOCK_BYTES), text(BLOCK_BYTES), noise(1_000)].concat();
+        let frame = compress(0, &input).unwrap();
+        assert!((2 * BLOCK_BYTES + 1_000..3 * BLOCK_BYTES).contains(&frame.len()));
+        let at = MAGIC.len() + DESCRIPTOR.len() + 4;
+        assert_eq!(frame[at..at + BLOCK_BYTES], input[..BLOCK_BYTES]);
+        let mut output = Vec::new();
+        FrameDecoder::new(&frame[..]).read_to_end(&mut output).unwrap();
+        assert_eq!(output, input);
+        assert_eq!(decompress(&frame, &Limits::default()).unwrap(), input);
     }
 
     #[test]
@@ -381,7 +434,7 @@ mod tests {
     #[test]
     fn content_over_the_limit_is_refused_and_at_the_limit_is_not() {
         let input = text(200_000);
-        let frame = compress(0, &input);
+        let frame = compress(0, &input).unwrap();
         let limits =
             |max_decompressed_bytes| Limits { max_decompressed_bytes, ..Limits::default() };
         assert_eq!(decompress(&frame, &limits(200_000)).unwrap(), input);
@@ -394,7 +447,7 @@ mod tests {
     #[test]
     fn a_buffer_that_was_used_before_takes_what_fits_and_nothing_more() {
         let input = text(200_000);
-        let frame = compress(0, &input);
+        let frame = compress(0, &input).unwrap();
         let limits = Limits::default();
         let bound = decompressed_bound(&frame, &limits).unwrap();
         let mut buffer = vec![7; bound + 1_000];
@@ -422,7 +475,7 @@ mod tests {
 
     #[test]
     fn a_frame_cut_anywhere_or_followed_by_anything_is_refused() {
-        let mut frame = compress(0, &text(500));
+        let mut frame = compress(0, &text(500)).unwrap();
         for len in 0..frame.len() {
             assert!(decompress(&frame[..len], &Limits::default()).is_err(), "{len}");
         }

@@ -1,6 +1,7 @@
-//! Building an object: every batch is copied once, into the one buffer that is uploaded.
+//! Building an object: a list of chunks that are uploaded one after the other. A large batch is not copied, but for its
+//! header, which changes; small ones are gathered in one buffer.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::footer::{FIXED_BYTES, Footer};
 use super::outcome::{OUTCOME_BYTES, SliceOutcome};
@@ -10,7 +11,7 @@ use super::{
     MAX_BATCHES, MAX_FOOTER_BYTES, MAX_OUTCOMES, MAX_SLICES, OBJECT_HEADER_BYTES, ObjectError,
     ObjectHeader, SPARSE_INTERVAL_BYTES, TRAILER_BYTES, Trailer,
 };
-use crate::batch::{BatchError, BatchHeader, assign};
+use crate::batch::{BatchError, BatchHeader, HEADER_BYTES, assign};
 use crate::ids::{ObjectId, TopicId};
 
 /// Half the footer is for the slices, the other half for what came before.
@@ -23,6 +24,9 @@ const BATCH_BYTES: usize = PRODUCER_BYTES + SPARSE_POINT_BYTES;
 const _: () =
     assert!(FIXED_BYTES + MAX_SLICES * SLICE_BYTES + MAX_BATCHES * BATCH_BYTES <= MAX_SLICES_BYTES);
 const _: () = assert!(MAX_OUTCOMES * OUTCOME_BYTES <= MAX_FOOTER_BYTES - MAX_SLICES_BYTES);
+
+/// A batch of so many bytes is a chunk of its own. Of a smaller one, the copy costs less than a chunk more to be written.
+const LARGE_BATCH_BYTES: usize = 32 << 10;
 
 /// What is known of a slice before its first batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,8 +50,8 @@ pub struct SliceStart {
 pub struct EncodedObject {
     /// Which object it is.
     pub id: ObjectId,
-    /// The object, whole.
-    pub bytes: Bytes,
+    /// The object: these bytes, one after the other.
+    pub chunks: Vec<Bytes>,
     /// What its footer says of its slices.
     pub slices: Vec<SliceMeta>,
     /// Its footer's CRC-32C: with the size, what tells it from another upload under the same key.
@@ -56,13 +60,27 @@ pub struct EncodedObject {
     pub size: u64,
 }
 
+impl EncodedObject {
+    /// The object in one piece: a copy, unless it is that already.
+    pub fn to_bytes(&self) -> Bytes {
+        match &self.chunks[..] {
+            [whole] => whole.clone(),
+            chunks => Bytes::from(chunks.concat()),
+        }
+    }
+}
+
 /// Gathers slices and makes them an object.
 ///
 /// An error leaves the builder as it was.
 #[derive(Debug)]
 pub struct ObjectBuilder {
     id: ObjectId,
-    buffer: Vec<u8>,
+    /// What comes before `buffer`.
+    chunks: Vec<Bytes>,
+    /// How many bytes those are.
+    behind: usize,
+    buffer: BytesMut,
     finished: Vec<SliceMeta>,
     /// The footer's length so far, without the open slice and without outcomes.
     finished_footer_bytes: usize,
@@ -73,6 +91,8 @@ pub struct ObjectBuilder {
 struct OpenSlice {
     start: SliceStart,
     position: usize,
+    /// Of its bytes so far.
+    crc32c: u32,
     tally: Tally,
     sparse_index: Vec<SparsePoint>,
     /// Where the last point of the sparse index lies; the slice's start counts as one.
@@ -80,17 +100,38 @@ struct OpenSlice {
 }
 
 impl ObjectBuilder {
-    /// An empty object with room for about `capacity_bytes`, so that its batches need not be moved as it grows.
+    /// An empty object with room for about `capacity_bytes` of what is copied, so that it need not be moved as it grows:
+    /// small batches, footer, and headers.
     pub fn new(id: ObjectId, capacity_bytes: usize) -> Self {
-        let mut buffer = Vec::with_capacity(capacity_bytes.max(OBJECT_HEADER_BYTES));
-        ObjectHeader::new(id).encode(&mut buffer);
-        Self { id, buffer, finished: Vec::new(), finished_footer_bytes: FIXED_BYTES, open: None }
+        let mut header = Vec::with_capacity(OBJECT_HEADER_BYTES);
+        ObjectHeader::new(id).encode(&mut header);
+        let mut buffer = BytesMut::with_capacity(capacity_bytes.max(OBJECT_HEADER_BYTES));
+        buffer.extend_from_slice(&header);
+        Self {
+            id,
+            chunks: Vec::new(),
+            behind: 0,
+            buffer,
+            finished: Vec::new(),
+            finished_footer_bytes: FIXED_BYTES,
+            open: None,
+        }
+    }
+
+    /// How many bytes of a batch of `len` bytes are copied.
+    pub const fn copied_bytes(len: usize) -> usize {
+        if len < LARGE_BATCH_BYTES { len } else { HEADER_BYTES }
+    }
+
+    /// Where the next byte goes.
+    fn position(&self) -> usize {
+        self.behind + self.buffer.len()
     }
 
     /// How long the object is so far and would be if it were finished now, outcomes aside.
     pub fn size(&self) -> u64 {
         let open = self.open.as_ref().map_or(0, OpenSlice::footer_bytes);
-        (self.buffer.len() + self.finished_footer_bytes + open + TRAILER_BYTES) as u64
+        (self.position() + self.finished_footer_bytes + open + TRAILER_BYTES) as u64
     }
 
     /// How many slices were begun.
@@ -115,7 +156,8 @@ impl ObjectBuilder {
         self.close_slice();
         self.open = Some(OpenSlice {
             start,
-            position: self.buffer.len(),
+            position: self.position(),
+            crc32c: 0,
             tally: Tally::new(start.base_offset),
             sparse_index: Vec::new(),
             last_point: 0,
@@ -124,11 +166,11 @@ impl ObjectBuilder {
     }
 
     /// Appends a batch to the slice, gives it the next offsets and the lease epoch, and returns its first and last
-    /// offset. The batch must have been [validated](crate::batch::validate_for_produce).
-    pub fn append_batch(&mut self, batch: &[u8]) -> Result<(u64, u64), ObjectError> {
-        let footer_bytes = self.finished_footer_bytes;
+    /// offset. The batch must have been [validated](crate::batch::validate_for_produce). A large one is shared.
+    pub fn append_batch(&mut self, batch: &Bytes) -> Result<(u64, u64), ObjectError> {
+        let (at, footer_bytes) = (self.position(), self.finished_footer_bytes);
         let open = self.open.as_mut().ok_or(ObjectError::NoSlice)?;
-        let in_slice = self.buffer.len() - open.position;
+        let in_slice = at - open.position;
         let header = open.place(batch, in_slice)?;
         check_limit("length of a slice", (in_slice + batch.len()) as u64, u32::MAX.into())?;
         check_limit(
@@ -138,9 +180,17 @@ impl ObjectBuilder {
         )?;
         open.tally.add(&header)?;
 
-        let at = self.buffer.len();
-        self.buffer.extend_from_slice(batch);
-        assign(&mut self.buffer[at..], header.base_offset, header.partition_leader_epoch);
+        let (copied, shared) = batch.split_at(Self::copied_bytes(batch.len()));
+        let copy = self.buffer.len();
+        self.buffer.extend_from_slice(copied);
+        assign(&mut self.buffer[copy..], header.base_offset, header.partition_leader_epoch);
+        let crc32c = crc32c::crc32c_append(open.crc32c, &self.buffer[copy..]);
+        open.crc32c = crc32c::crc32c_append(crc32c, shared);
+        if !shared.is_empty() {
+            let before = self.buffer.split().freeze();
+            self.behind += before.len() + shared.len();
+            self.chunks.extend([before, batch.slice_ref(shared)]);
+        }
         let (base, last) = (header.base_offset.unsigned_abs(), header.last_offset().unsigned_abs());
         open.mark(base, in_slice as u32);
         Ok((base, last))
@@ -164,28 +214,22 @@ impl ObjectBuilder {
         let footer_bytes = footer.encoded_bytes();
         check_limit("footer length", footer_bytes as u64, MAX_FOOTER_BYTES as u64)?;
 
-        let mut buffer = self.buffer;
-        let footer_start = buffer.len();
-        buffer.reserve_exact(footer_bytes + TRAILER_BYTES);
-        footer.encode(&mut buffer);
-        let trailer = Trailer {
-            footer_length: footer_bytes as u32,
-            footer_crc: crc32c::crc32c(&buffer[footer_start..]),
-        };
-        trailer.encode(&mut buffer);
-        Ok(EncodedObject {
-            id: self.id,
-            size: buffer.len() as u64,
-            bytes: Bytes::from(buffer),
-            slices: footer.slices,
-            footer_crc: trailer.footer_crc,
-        })
+        let mut end = Vec::with_capacity(footer_bytes + TRAILER_BYTES);
+        footer.encode(&mut end);
+        let footer_crc = crc32c::crc32c(&end);
+        Trailer { footer_length: footer_bytes as u32, footer_crc }.encode(&mut end);
+        let (mut chunks, mut buffer) = (self.chunks, self.buffer);
+        buffer.extend_from_slice(&end);
+        let size = (self.behind + buffer.len()) as u64;
+        chunks.push(buffer.freeze());
+        Ok(EncodedObject { id: self.id, size, chunks, slices: footer.slices, footer_crc })
     }
 
     fn close_slice(&mut self) {
         if let Some(open) = self.open.take() {
             self.finished_footer_bytes += open.footer_bytes();
-            self.finished.push(open.close(&self.buffer));
+            let length = self.position() - open.position;
+            self.finished.push(open.close(length));
         }
     }
 }
@@ -230,8 +274,7 @@ impl OpenSlice {
         ObjectError::EmptySlice { slice: index as u32 }
     }
 
-    fn close(self, buffer: &[u8]) -> SliceMeta {
-        let bytes = &buffer[self.position..];
+    fn close(self, length: usize) -> SliceMeta {
         SliceMeta {
             topic: self.start.topic,
             partition: self.start.partition,
@@ -241,8 +284,8 @@ impl OpenSlice {
             last_offset: self.tally.next_offset - 1,
             record_count: self.tally.record_count,
             position: self.position as u64,
-            length: bytes.len() as u32,
-            crc32c: crc32c::crc32c(bytes),
+            length: length as u32,
+            crc32c: self.crc32c,
             append_time_ms: self.start.append_time_ms,
             min_timestamp_ms: self.tally.min_timestamp_ms,
             max_timestamp_ms: self.tally.max_timestamp_ms,

@@ -5,7 +5,7 @@
 //! time; all else is moto's.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -109,7 +109,10 @@ impl Drop for Moto {
 }
 
 fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/s3")
+    // Asked when it runs: clones may share one target folder.
+    let home = std::env::var("CARGO_MANIFEST_DIR");
+    let home = home.unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
+    PathBuf::from(home).join("../tests/s3")
 }
 
 fn python() -> PathBuf {

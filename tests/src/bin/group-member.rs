@@ -1,8 +1,10 @@
-//! A member of a consumer group as a process of its own: `group-member CONTROLLERS GROUP TOPIC SESSION_TIMEOUT_MS`.
+//! A member of a consumer group as a process of its own: `group-member CONTROLLERS GROUP TOPIC SESSION_TIMEOUT_MS`. After
+//! that may come `--manual-commit` (it commits when it is told to, and then only), `--max-poll N` (records a poll) and
+//! `--every MS` (it polls so often).
 //!
-//! It says on stdout, each line with the machine's time in microseconds, what it is given, what it reads and
-//! what becomes of a commit. It does what it is told on stdin: `hold` (poll no more), `commit` (what it was handed out,
-//! then go on), `close`.
+//! It says on stdout, each line with the machine's monotonic time in microseconds, what it is given, what it reads and
+//! what becomes of a commit. It does what it is told on stdin: `hold` (poll no more until it is told to commit), `commit`
+//! (what it was handed out, then go on), `close`.
 #![allow(clippy::unwrap_used, reason = "it is part of a test, which fails when it does")]
 
 use std::fmt::Display;
@@ -78,24 +80,40 @@ async fn commit(consumer: &mut Consumer) {
     }
 }
 
+/// The number that follows an option.
+fn number<'a>(
+    options: &mut impl Iterator<Item = &'a String>,
+) -> Result<u64, Box<dyn std::error::Error>> {
+    Ok(options.next().ok_or("a number is missing")?.parse()?)
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [controllers, group, topic, timeout] = &args[..] else {
-        return Err("four arguments".into());
+    let [controllers, group, topic, timeout, options @ ..] = &args[..] else {
+        return Err("four arguments at least".into());
     };
+    let mut building = Consumer::builder().auto_commit_interval(Duration::from_millis(500));
+    let (mut options, mut every) = (options.iter(), Duration::ZERO);
+    while let Some(option) = options.next() {
+        match option.as_str() {
+            "--manual-commit" => building = building.auto_commit(false),
+            "--max-poll" => building = building.max_poll_records(number(&mut options)? as usize),
+            "--every" => every = Duration::from_millis(number(&mut options)?),
+            _ => return Err(format!("unknown option {option}").into()),
+        }
+    }
     let (words, mut told) = mpsc::channel(16);
     let listen =
         move || io::stdin().lines().map_while(Result::ok).all(|w| words.blocking_send(w).is_ok());
     // It ends with the process: a read of stdin cannot be called off.
     std::thread::Builder::new().name("stdin".to_owned()).spawn(listen)?;
-    let mut consumer = Consumer::builder()
+    let mut consumer = building
         .controllers(controllers.split(','))
         .group_id(group.as_str())
         .topics([topic.as_str()])
         .offset_reset(OffsetReset::Earliest)
         .session_timeout(Duration::from_millis(timeout.parse()?))
-        .auto_commit_interval(Duration::from_millis(500))
         .rebalance_listener(Teller)
         .build()
         .await?;
@@ -108,6 +126,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 while told.recv().await.is_some_and(|word| word != "commit") {}
                 commit(&mut consumer).await;
             }
+            "commit" => commit(&mut consumer).await,
             "close" => break,
             _ => {}
         }
@@ -115,6 +134,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             Ok(records) => report(records),
             Err(error) if error.retryable() => say(format!("error {error}")),
             Err(error) => return Err(error.into()),
+        }
+        if !every.is_zero() {
+            // The pace of its reading.
+            tokio::time::sleep(every).await;
         }
     }
     say("closing");

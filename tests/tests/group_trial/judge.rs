@@ -19,6 +19,8 @@ pub(crate) struct Grant {
     pub(crate) member: usize,
     pub(crate) partition: u32,
     pub(crate) reads: Vec<Read>,
+    /// When it came.
+    pub(crate) from: u64,
     /// When it went.
     pub(crate) until: Option<u64>,
 }
@@ -31,7 +33,8 @@ pub(crate) fn grants(member: usize, lines: &[Line]) -> Vec<Grant> {
         match &line.what {
             What::Assigned(partitions) => {
                 for &partition in partitions {
-                    let new = Grant { member, partition, reads: Vec::new(), until: None };
+                    let (reads, from) = (Vec::new(), line.at);
+                    let new = Grant { member, partition, reads, from, until: None };
                     let twice = open.insert(partition, new);
                     assert!(twice.is_none(), "member {member} was given {partition} twice");
                 }
@@ -104,22 +107,27 @@ fn in_order(grants: &[Grant], partition: u32) -> Vec<(usize, Read)> {
     reads
 }
 
-/// The longest time that a member which kept a partition handed out nothing of it, and the longest for which a record was
-/// there that it could have. `stopped`: members that were stopped, whose last words count for nothing.
+/// The longest time that a member which kept a partition handed out nothing of it while records came, and the longest for
+/// which a record was there that it could have. One that loses a partition and gets it again, with nobody in between, kept it. `stopped`:
+/// members that were stopped, whose last words count for nothing.
 pub(crate) fn longest_gaps(
     grants: &[Grant],
     acknowledged: &Acknowledged,
     stopped: &[usize],
 ) -> (u64, u64) {
     let (mut longest, mut unread) = (0, 0);
-    for grant in grants {
+    for grant in kept(grants) {
         let records = &acknowledged[grant.partition as usize];
+        let (Some(&begin), Some(&end)) = (records.first(), records.last()) else { continue };
         let mut see = |from: u64, next: u64, until: u64| {
-            longest = longest.max(until - from);
+            longest = longest.max(until.min(end).saturating_sub(from.max(begin)));
             if let Some(&there) = records.get(next as usize) {
                 unread = unread.max(until.saturating_sub(from.max(there)));
             }
         };
+        if let Some(first) = grant.reads.first() {
+            see(grant.from, first.first, first.at);
+        }
         for pair in grant.reads.windows(2) {
             see(pair[0].at, pair[1].first, pair[1].at);
         }
@@ -130,6 +138,23 @@ pub(crate) fn longest_gaps(
         }
     }
     (longest, unread)
+}
+
+/// The grants, those of one member that follow one another as one.
+fn kept(grants: &[Grant]) -> Vec<Grant> {
+    let mut sorted = grants.to_vec();
+    sorted.sort_by_key(|grant| (grant.partition, grant.from));
+    let mut kept: Vec<Grant> = Vec::new();
+    for grant in sorted {
+        match kept.last_mut() {
+            Some(last) if (last.partition, last.member) == (grant.partition, grant.member) => {
+                last.reads.extend(grant.reads);
+                last.until = grant.until;
+            }
+            _ => kept.push(grant),
+        }
+    }
+    kept
 }
 
 /// How long it took after `at` until other members had handed out records of all these partitions.
@@ -152,4 +177,74 @@ pub(crate) fn silent_past_its_lease(lines: &[Line], at: u64, timeout: u64, resum
     });
     assert!(late.is_none(), "handed out past its session timeout: {late:?}");
     lost - resumed
+}
+
+/// Is the judge awake?
+mod tests {
+    use super::*;
+
+    fn lines(words: &[(u64, What)]) -> Vec<Line> {
+        words.iter().map(|(at, what)| Line { at: *at, what: what.clone() }).collect()
+    }
+
+    fn fails(work: impl FnOnce() + std::panic::UnwindSafe) {
+        assert!(std::panic::catch_unwind(work).is_err(), "the judge sleeps");
+    }
+
+    fn one(member: usize, reads: &[(u64, u64, u64)]) -> Grant {
+        let reads = reads.iter().map(|&(at, first, last)| Read { at, first, last }).collect();
+        Grant { member, partition: 0, reads, from: 0, until: None }
+    }
+
+    #[test]
+    fn what_is_not_its_own_or_leaves_a_gap_is_no_reading() {
+        let given = (1, What::Assigned(vec![0]));
+        grants(0, &lines(&[given.clone(), (2, What::Read(0, 0, 4)), (3, What::Read(0, 5, 6))]));
+        fails(|| drop(grants(0, &lines(&[(1, What::Read(0, 0, 4))]))));
+        let skips = [given.clone(), (2, What::Read(0, 0, 4)), (3, What::Read(0, 6, 6))];
+        fails(move || drop(grants(0, &lines(&skips))));
+        let late = [given.clone(), (2, What::Lost(vec![0])), (3, What::Read(0, 0, 1))];
+        fails(move || drop(grants(0, &lines(&late))));
+        fails(move || drop(grants(0, &lines(&[given.clone(), given]))));
+    }
+
+    #[test]
+    fn a_record_that_nobody_read_is_seen() {
+        let written = vec![vec![0; 10]];
+        nothing_is_skipped(&[one(0, &[(1, 0, 5)]), one(1, &[(2, 4, 9)])], &written);
+        for reads in [[(1, 0, 5), (2, 7, 9)], [(1, 0, 5), (2, 6, 8)]] {
+            let written = written.clone();
+            fails(move || {
+                nothing_is_skipped(&[one(0, &reads[..1]), one(1, &reads[1..])], &written)
+            });
+        }
+    }
+
+    #[test]
+    fn two_readers_by_turns_are_seen() {
+        one_reader_at_a_time(&[one(0, &[(1, 0, 5)]), one(1, &[(2, 4, 9), (3, 10, 11)])], 1);
+        let turns = [one(0, &[(1, 0, 5), (3, 6, 7)]), one(1, &[(2, 4, 9)])];
+        fails(move || one_reader_at_a_time(&turns, 1));
+    }
+
+    #[test]
+    fn a_gap_is_measured_over_a_grant_that_went_and_came_again() {
+        let written = vec![vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 700]];
+        let again = Grant { from: 500, ..one(0, &[(900, 3, 4)]) };
+        let before = Grant { until: Some(200), ..one(0, &[(50, 0, 1), (100, 2, 2)]) };
+        assert_eq!(longest_gaps(&[before.clone(), again.clone()], &written, &[]), (600, 800));
+        // With somebody else in between it is a move.
+        let other = Grant { from: 250, ..one(1, &[(260, 3, 3)]) };
+        assert_eq!(longest_gaps(&[before, other, again], &written, &[]), (200, 400));
+        assert_eq!(longest_gaps(&[one(0, &[(70, 10, 10)])], &written, &[]), (70, 0));
+    }
+
+    #[test]
+    fn a_word_past_the_session_timeout_is_seen() {
+        let said = |at| lines(&[(at, What::Read(0, 0, 1)), (9_000, What::Lost(vec![0]))]);
+        assert_eq!(silent_past_its_lease(&said(1_500), 1_000, 3_000, 8_000), 1_000);
+        fails(move || {
+            silent_past_its_lease(&said(8_500), 1_000, 3_000, 8_000);
+        });
+    }
 }

@@ -13,7 +13,7 @@ use streamhouse_tests::{LocalCluster, micros, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One line of a member, and when it was said, in microseconds of the machine's clock.
+/// One line of a member, and when it was said, in microseconds of the machine's monotonic clock.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(crate) at: u64,

@@ -188,7 +188,7 @@ fn what_cannot_be_used_is_refused_and_changes_nothing() {
     );
 
     lose_and_found_anew(&mut cluster, 1);
-    let status = cluster.run(&["status", "--output", "json"]).ok().json();
+    let status = cluster.try_status().unwrap();
     let mut flipped = file.clone();
     flipped[file.len() / 2] ^= 4;
     let mut newer = file.clone();
@@ -224,7 +224,7 @@ fn what_cannot_be_used_is_refused_and_changes_nothing() {
         "127.0.0.1:1",
     ]);
     assert_eq!(unreachable.code, Some(4), "{}", unreachable.stderr);
-    let now = cluster.run(&["status", "--output", "json"]).ok().json();
+    let now = cluster.try_status().unwrap();
     assert_eq!(now["cluster"], status["cluster"], "it is still the empty one that it was");
 
     // An object that the index needs is gone, another cannot be read: both are named, and the rest comes back.

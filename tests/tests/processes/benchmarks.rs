@@ -1,4 +1,6 @@
-//! The benchmarks run, count right and say what they promise to say. How fast anything is, no test asserts.
+//! The benchmarks run, count right and say what they promise to say. How fast anything is, no test asserts, but for how
+//! long nothing may be written when leaders die: `STREAMHOUSE_FAILOVER_KILLS` says how many, and holds the gaps to what
+//! so many must show.
 
 use serde_json::Value;
 use streamhouse_tests::{UpCluster, run, sample_file};
@@ -76,4 +78,70 @@ fn bench_failover_kills_agents_and_finds_every_record_again() {
     // All that was killed runs again.
     let status = cluster.status();
     assert_eq!(status["agents"].as_array().map(Vec::len), Some(2), "{status}");
+}
+
+/// Operations were measured, by so many clients, and their times are in order.
+fn assert_measured(figures: &Value, clients: u64) {
+    let figure = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("{name}: {figures}"));
+    assert_eq!(figures["clients"], clients, "{figures}");
+    assert!(figures["operations"].as_u64() > Some(0), "{figures}");
+    assert!(figure("ops_per_second") > 0.0 && figure("p50_ms") > 0.0, "{figures}");
+    assert!(
+        figure("p50_ms") <= figure("p99_ms") && figure("p99_ms") <= figure("max_ms"),
+        "{figures}"
+    );
+}
+
+#[test]
+fn bench_metadata_measures_every_call_for_every_number_of_clients() {
+    let cluster = UpCluster::new();
+    cluster.up(&["--agents", "1"]).ok();
+    let args = ["bench", "metadata", "--clients", "1,4", "--measure", "500ms"];
+    let more = ["--warm-up", "100ms", "--output", "json"];
+    let report = cluster.run(&[&args[..], &more[..]].concat()).ok().json();
+    assert_eq!(report["controllers"], 3, "{report}");
+    assert_eq!(report["slices_per_commit"], 8, "{report}");
+    for what in ["commits", "offset_commits"] {
+        let figures = report[what].as_array().unwrap();
+        assert_eq!(figures.len(), 2, "{what}: {report}");
+        for (figures, clients) in figures.iter().zip([1, 4]) {
+            assert_measured(figures, clients);
+        }
+    }
+    for what in ["local", "linearizable"] {
+        assert_measured(&report["lookups"][what], 64);
+    }
+    assert!(report["heartbeats_per_second"].as_f64() > Some(0.0), "{report}");
+    // What it made is gone, its sessions too.
+    let topics = cluster.run(&["topic", "list", "--output", "json"]).ok().json();
+    assert_eq!(topics.as_array().map(Vec::len), Some(0), "{topics}");
+    let groups = cluster.run(&["group", "list", "--output", "json"]).ok().json();
+    assert_eq!(groups.as_array().map(Vec::len), Some(0), "{groups}");
+    let status = cluster.status();
+    assert_eq!(status["agents"].as_array().map(Vec::len), Some(1), "{status}");
+}
+
+#[test]
+fn bench_failover_kills_leaders_and_measures_how_long_nothing_was_written() {
+    let kills = std::env::var("STREAMHOUSE_FAILOVER_KILLS").ok();
+    let cluster = UpCluster::new();
+    cluster.up(&[]).ok();
+    let data = cluster.data().to_str().unwrap();
+    let args = ["bench", "failover", "--data", data, "--kills", kills.as_deref().unwrap_or("3")];
+    let report = run(&[&args[..], &["--output", "json"]].concat()).ok().json();
+    println!("{report}");
+    assert_eq!(report["kills"].to_string(), args[5], "{report}");
+    assert_eq!(report["controllers"], 3, "{report}");
+    assert!(report["writes"].as_u64() > report["kills"].as_u64(), "{report}");
+    let gap = |name: &str| report["gap_ms"][name].as_f64().unwrap();
+    assert!(gap("min") > 0.0 && gap("min") <= gap("p50"), "{report}");
+    assert!(gap("p50") <= gap("p99") && gap("p99") <= gap("max"), "{report}");
+    assert!(gap("max") <= 3_000.0, "{report}");
+    if kills.is_some() {
+        assert!(gap("p50") <= 700.0 && gap("p99") <= 1_500.0, "{report}");
+    }
+    // All that was killed runs again.
+    let status = cluster.status();
+    let controllers = status["controllers"].as_array().unwrap();
+    assert!(controllers.iter().all(|c| c["role"] != "unreachable"), "{status}");
 }

@@ -1,4 +1,4 @@
-//! The consumer library against real processes: its cache on disk, and controllers that are all gone.
+//! The consumer library against real processes: its cache on disk.
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -28,14 +28,15 @@ fn produce(cluster: &LocalCluster, from: u64) {
     }
 }
 
-fn cluster(controllers: usize) -> LocalCluster {
-    let cluster = LocalCluster::start(controllers, 1);
+fn cluster() -> LocalCluster {
+    let cluster = LocalCluster::start(1, 1);
     cluster.run(&["topic", "create", "t", "--partitions", &PARTITIONS.to_string()]).ok();
     produce(&cluster, 0);
     cluster
 }
 
-fn builder(cluster: &LocalCluster) -> ConsumerBuilder {
+/// A consumer of topic `t`.
+pub(crate) fn from_the_beginning(cluster: &LocalCluster) -> ConsumerBuilder {
     let controllers = cluster.controllers();
     Consumer::builder()
         .controllers(controllers.split(','))
@@ -44,7 +45,7 @@ fn builder(cluster: &LocalCluster) -> ConsumerBuilder {
 }
 
 fn cached(cluster: &LocalCluster, folder: &Path) -> ConsumerBuilder {
-    builder(cluster).cache_dir(folder).cache_size_bytes(8 << 20)
+    from_the_beginning(cluster).cache_dir(folder).cache_size_bytes(8 << 20)
 }
 
 /// What was read: each record once, and right.
@@ -63,10 +64,6 @@ impl Seen {
                 Err(error) => assert!(error.retryable(), "{error}"),
             }
         }
-    }
-
-    fn partitions(&self) -> usize {
-        self.0.iter().map(|(partition, _)| partition).collect::<BTreeSet<_>>().len()
     }
 
     fn take(&mut self, records: streamhouse_client::consumer::Records) {
@@ -88,7 +85,7 @@ async fn read_all(builder: ConsumerBuilder) -> (Consumer, ConsumerMetrics) {
 
 #[test]
 fn what_is_in_the_cache_folder_is_not_fetched_by_a_second_consumer_nor_by_a_later_one() {
-    let cluster = cluster(1);
+    let cluster = cluster();
     let folder = cluster.folder().join("cache");
     Runtime::new().unwrap().block_on(async {
         let (first, metrics) = read_all(cached(&cluster, &folder)).await;
@@ -127,7 +124,7 @@ fn flip(folder: &Path, first: usize, stride: usize) -> usize {
 
 #[test]
 fn a_flipped_byte_in_the_cache_folder_is_never_delivered() {
-    let cluster = cluster(1);
+    let cluster = cluster();
     let folder = cluster.folder().join("cache");
     Runtime::new().unwrap().block_on(async {
         read_all(cached(&cluster, &folder)).await.0.close().await.unwrap();
@@ -148,7 +145,7 @@ fn a_flipped_byte_in_the_cache_folder_is_never_delivered() {
 
 #[test]
 fn a_cache_folder_that_is_deleted_while_it_is_used_harms_nothing() {
-    let cluster = cluster(1);
+    let cluster = cluster();
     let folder = cluster.folder().join("cache");
     Runtime::new().unwrap().block_on(async {
         let mut consumer = cached(&cluster, &folder).max_poll_records(100).build().await.unwrap();
@@ -168,43 +165,4 @@ fn a_cache_folder_that_is_deleted_while_it_is_used_harms_nothing() {
         assert_eq!(last.metrics().get_requests, 0);
         last.close().await.unwrap();
     });
-}
-
-#[test]
-fn a_consumer_reads_what_it_knows_of_while_all_controllers_are_dead_and_goes_on_when_they_return() {
-    let mut cluster = cluster(3);
-    let runtime = Runtime::new().unwrap();
-    let building = builder(&cluster).max_poll_records(50).operation_timeout(Duration::from_secs(2));
-    let mut consumer = runtime.block_on(building.build()).unwrap();
-    let mut seen = Seen::default();
-    // A partition of which a record came is planned as a whole: one look-up is for far more than there is.
-    runtime.block_on(async {
-        while seen.partitions() < PARTITIONS as usize {
-            seen.take(consumer.poll(SOON).await.unwrap());
-        }
-    });
-    cluster.kill_all_controllers();
-    runtime.block_on(seen.read(&mut consumer, EACH));
-    // It waits: nothing comes, and that nobody answers is told at most once.
-    let waited = runtime.block_on(async {
-        let mut errors = 0;
-        for _ in 0..6 {
-            match consumer.poll(Duration::from_millis(500)).await {
-                Ok(records) => assert!(records.is_empty()),
-                Err(error) => {
-                    assert!(error.retryable(), "{error}");
-                    errors += 1;
-                }
-            }
-        }
-        errors
-    });
-    assert!(waited <= 1, "told {waited} times");
-    for n in 1..=3 {
-        cluster.start_controller(n);
-    }
-    cluster.wait_until_whole();
-    produce(&cluster, EACH);
-    runtime.block_on(seen.read(&mut consumer, 2 * EACH));
-    runtime.block_on(consumer.close()).unwrap();
 }

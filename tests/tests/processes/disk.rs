@@ -11,11 +11,11 @@ use tonic::transport::{Channel, Endpoint};
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOG_DISK_FAILED: i32 = 74;
 
-fn cuts(default: u64) -> u64 {
+pub(crate) fn cuts(default: u64) -> u64 {
     std::env::var("STREAMHOUSE_POWER_CUTS").ok().map_or(default, |text| text.parse().unwrap())
 }
 
-fn client(runtime: &Runtime, address: &str) -> MetadataClient<Channel> {
+pub(crate) fn client(runtime: &Runtime, address: &str) -> MetadataClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     let endpoint = endpoint.connect_timeout(Duration::from_secs(1));
     let _inside = runtime.enter();

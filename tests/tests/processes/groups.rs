@@ -246,3 +246,46 @@ fn offsets_are_reset_only_while_nobody_reads() {
     cluster.run(&["group", "delete", "g"]).ok();
     assert!(cluster.run(&["group", "describe", "g"]).error().contains("unknown group g"));
 }
+
+#[test]
+fn a_group_goes_on_where_an_operator_sets_it() {
+    let cluster = LocalCluster::start(1, 1);
+    topic(&cluster, 2);
+    produce(&cluster, 2);
+    produce(&cluster, 2);
+    // When the second ten were written.
+    let args = ["consume", "t", "--partition", "0", "--max-records", "20", "--format", "json"];
+    let read = cluster.run(&args).ok().lines();
+    let time = |n: usize| {
+        let record: serde_json::Value = serde_json::from_slice(&read[n]).unwrap();
+        record["timestamp"].as_i64().unwrap()
+    };
+    let (second, last) = (time(10), time(19));
+    assert!(time(9) < second);
+    let reset = |to: &str| {
+        let args = ["group", "reset", "g", "--topic", "t", "--to", to, "--output", "json"];
+        let told = cluster.run(&args).ok().json()["partitions"].clone();
+        let told = told.as_array().unwrap();
+        // What it says is what is there.
+        let group = cluster.run(&["group", "describe", "g", "--output", "json"]).ok().json();
+        for (set, row) in told.iter().zip(group["partitions"].as_array().unwrap()) {
+            assert_eq!((&set["offset"], &set["lag"]), (&row["committed"], &row["lag"]), "{row}");
+        }
+        told.iter().map(|set| set["offset"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(reset("latest"), [20, 20]);
+    assert_eq!(reset("earliest"), [0, 0]);
+    // The first record that is not older: of each partition its own.
+    assert_eq!(reset(&format!("@{second}"))[0], 10);
+    assert_eq!(reset(&format!("@{}", last + 1))[0], 20);
+    assert_eq!(reset("1970-01-01T00:00:00Z"), [0, 0]);
+    assert_eq!(reset("2999-01-01T00:00:00Z"), [20, 20]);
+    // And that is where a member begins.
+    reset(&format!("@{second}"));
+    let a = Member::start(&cluster, "a", &SHORT);
+    let first = until("it reads", PATIENCE, || {
+        a.records().into_iter().find(|(partition, _)| *partition == 0)
+    });
+    assert_eq!(first, (0, 10));
+    a.stop();
+}

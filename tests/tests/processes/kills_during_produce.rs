@@ -1,9 +1,9 @@
 //! The leader, then an agent, are killed with `kill -9` while records flow.
 use std::collections::{BTreeMap, HashSet};
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::time::Duration;
 
-use streamhouse_tests::{LocalCluster, sample_rows, until};
+use streamhouse_tests::{LocalCluster, Signal, sample_rows, signal, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 12;
@@ -89,4 +89,24 @@ fn every_row_is_there_once_and_in_order() {
         per_carrier(consumed.iter().map(Vec::as_slice)) == sent,
         "some key's rows are out of order"
     );
+}
+
+#[test]
+fn without_an_agent_it_says_what_it_waits_for_and_in_the_end_what_it_had_waited_for() {
+    let mut cluster = LocalCluster::start(1, 1);
+    cluster.run(&["topic", "create", "t", "--partitions", "1"]).ok();
+    cluster.kill_agent(1);
+    let mut producer = cluster.spawn_command(&["produce", "t", "--output", "json"]);
+    producer.child.stdin.take().unwrap().write_all(b"one\n").unwrap();
+    let mut said = BufReader::new(producer.child.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let cause = "no agents of group default are alive";
+    assert_eq!(line, format!("no agent holds t/0: {cause}: waiting\n"));
+    signal(&producer.child.id().into(), Signal::SIGTERM);
+    let mut error = String::new();
+    said.read_to_string(&mut error).unwrap();
+    let before = "error: interrupted by SIGTERM before all records were acknowledged";
+    assert_eq!(error, format!("{before}; no agent holds t/0: {cause}\n"));
+    assert_eq!(producer.finish().code, Some(1));
 }

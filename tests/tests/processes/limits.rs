@@ -2,15 +2,13 @@
 //! within memory, and without an election.
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use streamhouse_proto::v1::metadata_client::MetadataClient;
 use streamhouse_proto::v1::{self, ErrorCode};
 use streamhouse_proto::{advice, from_status};
-use streamhouse_tests::{LocalCluster, http_get, until};
-use tokio::net::TcpStream;
+use streamhouse_tests::{LocalCluster, until};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -160,63 +158,6 @@ fn streams_connections_and_calls_beyond_their_limits_are_told_to_come_again() {
         (&status["leader"], &status["controllers"][leader - 1]["term"]),
         (&leader.into(), &term)
     );
-}
-
-/// Connects again and again and says nothing, so that `count` connections are there or wanted at any time.
-fn flood(address: SocketAddr, count: usize, tasks: &mut JoinSet<()>) {
-    for _ in 0..count {
-        tasks.spawn(async move {
-            loop {
-                if let Ok(mut stream) = TcpStream::connect(address).await {
-                    // Until the other side has had enough of it.
-                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
-                }
-                // Not faster than the system has ports for.
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-        });
-    }
-}
-
-#[test]
-fn a_flood_of_connections_keeps_no_controller_out() {
-    let mut cluster = LocalCluster::start_with_flags(3, 0, &["--max-connections=20"]);
-    let leader = cluster.leader();
-    let follower = 1 + leader % 3;
-    cluster.run(&["topic", "create", "before", "--partitions", "1"]).ok();
-    let runtime = Runtime::new().unwrap();
-    let mut tasks = JoinSet::new();
-    let metric = |n: usize, name: &str| {
-        let (_, text) = http_get(cluster.http_address(n), "/metrics").unwrap();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-        line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()
-    };
-    let term = metric(leader, "streamhouse_controller_term ");
-    {
-        let _entered = runtime.enter();
-        for n in 1..=3 {
-            flood(cluster.controller_address(n), 600, &mut tasks);
-        }
-    }
-    // All places are taken, also those of the one that comes back.
-    until("the places are taken", Duration::from_secs(30), || {
-        (1..=3).all(|n| metric(n, "streamhouse_controller_connections ") >= 20.0).then_some(())
-    });
-    cluster.kill_controller(follower);
-    cluster.start_controller(follower);
-    until("it takes part again", Duration::from_secs(60), || {
-        let (status, _) = http_get(cluster.http_address(follower), "/readyz")?;
-        (status == 200).then_some(())
-    });
-    let now = http_get(cluster.http_address(leader), "/metrics").unwrap().1;
-    let line = format!("streamhouse_controller_term {term}");
-    assert!(now.lines().any(|found| found == line), "there was an election");
-    runtime.block_on(tasks.shutdown());
-    // Clients are served again, too.
-    until("a topic is created", Duration::from_secs(30), || {
-        let created = cluster.run(&["topic", "create", "after", "--partitions", "1"]);
-        (created.code == Some(0)).then_some(())
-    });
 }
 
 /// Tries until it is not refused as overload.

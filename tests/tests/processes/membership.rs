@@ -1,15 +1,23 @@
 //! Controllers that join, leave, are replaced, and come back after their disk was damaged.
-use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use streamhouse_tests::{LocalCluster, sample_rows, sorted, until};
+use streamhouse_proto::v1;
+use streamhouse_tests::{LocalCluster, Stopwatch, sample_rows, sorted, until};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+use crate::load::{client, commit, records};
+use crate::promised::assert_exactly_once;
+use crate::raw;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const DAMAGED: i32 = 5;
+/// A learner so many entries behind is as good as a voter.
+const CAUGHT_UP: u64 = 1_000;
 
 fn add(cluster: &LocalCluster, n: usize) -> Value {
     let address = cluster.controller_address(n).to_string();
@@ -25,80 +33,69 @@ fn voters(cluster: &LocalCluster) -> Vec<u64> {
 #[test]
 fn three_five_three_under_load_without_a_failed_write() {
     let mut cluster = LocalCluster::start(3, 2);
-    cluster.run(&["topic", "create", "flights", "--partitions", "4"]).ok();
-    let rows = sample_rows();
-    let produce = ["produce", "flights", "--key-field", "10", "--output", "json"];
-    let mut producer = cluster.spawn_command(&produce);
-    let mut stdin = producer.child.stdin.take().unwrap();
-    let mut fed = 0;
-    let mut feed = |upto: usize| {
-        for chunk in rows[fed..upto].chunks(500) {
-            let mut lines = chunk.join(&b'\n');
-            lines.push(b'\n');
-            stdin.write_all(&lines).unwrap();
-        }
-        fed = upto;
-    };
-    let step = rows.len() / 6;
-    feed(step);
+    cluster.run(&["topic", "create", "t", "--partitions", "4"]).ok();
+    let load = records(&cluster, "three-five-three");
+    load.flows();
     for expected in [4, 5] {
         let n = cluster.join_controller();
-        let added = add(&cluster, n);
+        let added = load.during(&format!("add-controller {expected}"), || add(&cluster, n));
         assert_eq!(added["id"], expected);
-        feed(step * (n - 2));
     }
     assert_eq!(voters(&cluster), [1, 2, 3, 4, 5]);
-    // All founders but one leave, whoever leads.
-    for (gone, upto) in [(1, 4), (2, 5)] {
-        let id = gone.to_string();
-        let removed = cluster.run(&["cluster", "remove-controller", &id, "--output", "json"]);
-        let removed = removed.ok().json();
+    // All founders leave, whoever leads; all that clients and agents were told of at their start.
+    for gone in 1..=3 {
+        let removed = load.during(&format!("remove-controller {gone}"), || {
+            let id = gone.to_string();
+            let removed = cluster.run(&["cluster", "remove-controller", &id, "--output", "json"]);
+            let removed = removed.ok().json();
+            // It learns that it was removed, says so, and ends.
+            assert_eq!(cluster.controller_exit(gone), Some(DAMAGED));
+            removed
+        });
         assert!(!removed["voters"].as_array().unwrap().contains(&json!(gone)), "{removed}");
-        // It learns that it was removed, says so, and ends.
-        assert_eq!(cluster.controller_exit(gone), Some(DAMAGED));
         let log = cluster.controller_log(gone);
         assert!(log.contains(&format!("controller {gone} was removed from the cluster")), "{log}");
-        feed(step * upto);
+        if gone == 2 {
+            assert_eq!(voters(&cluster), [3, 4, 5]);
+        }
     }
-    assert_eq!(voters(&cluster), [3, 4, 5]);
-    feed(rows.len());
-    drop(stdin);
-    let produced = producer.finish().ok().json();
-    assert_eq!(produced["acknowledged"], rows.len());
-    let consumed = cluster.run(&["consume", "flights", "--to-end"]).ok().lines();
-    let extra = (consumed.len() - rows.len()) as u64;
-    assert!(extra <= produced["ambiguous_records"].as_u64().unwrap(), "{extra} rows too many");
-    let all: HashSet<Vec<u8>> = consumed.into_iter().collect();
-    assert_eq!(all, rows.into_iter().collect());
-    // The agents know the new controllers: with the last founder gone, all goes on.
-    cluster.run(&["cluster", "remove-controller", "3"]).ok();
-    cluster.run_with_input(&["produce", "flights"], b"one more\n").ok();
+    assert_eq!(voters(&cluster), [4, 5]);
+    load.flows();
+    let (sent, longest) = load.acknowledged();
+    println!("3, 5, 3 and 2 controllers: a record waited for {longest:?} at most");
+    assert_exactly_once(&cluster, &[&sent]);
 }
 
 #[test]
-fn one_lost_for_good_is_replaced() {
-    let mut cluster = LocalCluster::start(3, 1);
-    cluster.run(&["topic", "create", "flights", "--partitions", "2"]).ok();
-    let rows = sample_rows();
-    cluster.run_with_input(&["produce", "flights"], &rows.join(&b'\n')).ok();
+fn one_lost_for_good_is_replaced_under_load_without_a_failed_write() {
+    let mut cluster = LocalCluster::start(3, 2);
+    cluster.run(&["topic", "create", "t", "--partitions", "4"]).ok();
+    let load = records(&cluster, "replaced");
+    load.flows();
     cluster.kill_controller(2);
+    load.flows();
     fs::remove_dir_all(cluster.controller_data(2)).unwrap();
 
     // With its disk gone it must not come back as if nothing had been.
-    cluster.start_controller(2);
-    assert_eq!(cluster.controller_exit(2), Some(DAMAGED));
+    load.during("start with an empty disk", || {
+        cluster.start_controller(2);
+        assert_eq!(cluster.controller_exit(2), Some(DAMAGED));
+    });
     assert!(cluster.controller_log(2).contains("with another disk"));
 
     let n = cluster.join_controller();
     let address = cluster.controller_address(n).to_string();
-    let replace = ["cluster", "replace-controller", "2", &address, "--output", "json"];
-    let replaced = cluster.run(&replace).ok().json();
+    let replaced = load.during("replace-controller 2", || {
+        let replace = ["cluster", "replace-controller", "2", &address, "--output", "json"];
+        cluster.run(&replace).ok().json()
+    });
     assert_eq!(replaced["voters"], json!([1, 3, 4]), "{replaced}");
     // The new one holds everything: it and one more suffice.
     cluster.kill_controller(1);
-    let read = cluster.run(&["consume", "flights", "--to-end"]).ok().lines();
-    assert_eq!(sorted(read), sorted(rows));
-    cluster.run_with_input(&["produce", "flights"], b"one more\n").ok();
+    load.flows();
+    let (sent, longest) = load.acknowledged();
+    println!("one lost and replaced, one killed: a record waited for {longest:?} at most");
+    assert_exactly_once(&cluster, &[&sent]);
 }
 
 /// Turns over a bit in the middle of the largest file with that extension.
@@ -113,6 +110,63 @@ fn damage(data: &Path, extension: &str) {
     file.read_exact(&mut byte).unwrap();
     file.seek(SeekFrom::Start(middle)).unwrap();
     file.write_all(&[byte[0] ^ 1]).unwrap();
+}
+
+/// So many entries for the log, and a bit.
+async fn write_entries(address: &str, partition: &v1::TopicPartition, count: u64) {
+    const REQUESTERS: u8 = 50;
+    let mut writing = JoinSet::new();
+    for requester in 0..REQUESTERS {
+        let (mut client, partition) = (client(address), partition.clone());
+        writing.spawn(async move {
+            for number in 1..=count / u64::from(REQUESTERS) + 1 {
+                client.commit_offsets(commit(requester, &partition, number)).await.unwrap();
+            }
+        });
+    }
+    writing.join_all().await;
+}
+
+/// Whether `id` votes, as the controller at `address` tells; `None` if it is no member.
+async fn votes(address: &str, id: u64) -> Option<bool> {
+    let members = client(address).get_cluster(v1::GetClusterRequest {}).await.unwrap();
+    let members = members.into_inner().controllers;
+    members.into_iter().find(|member| member.id == id).map(|member| member.voter)
+}
+
+/// How the controller at `address` stands, if it answers.
+async fn standing(address: &str) -> Option<v1::GetControllerResponse> {
+    let answer = client(address).get_controller(v1::GetControllerRequest {}).await;
+    answer.ok().map(tonic::Response::into_inner)
+}
+
+/// Follows controller `id` at `own` from its start until it votes, as the others tell at `other`: it is a learner until
+/// its log is near `goal`.
+async fn learns_before_it_votes(id: u64, own: &str, other: &str, goal: u64) {
+    let watch = Stopwatch::start();
+    let (mut looks, mut furthest) = (0, 0);
+    loop {
+        let voter = votes(other, id).await.expect("it is a member since its repair");
+        // Asked later: it has not had less than this before.
+        let now = standing(own).await.filter(|now| now.id == id);
+        let last = now.as_ref().map_or(0, |now| now.last_log);
+        if voter {
+            assert!(looks > 0, "it votes from the beginning");
+            println!(
+                "a learner in {looks} looks, with {furthest} of {goal} entries; a voter with {last}"
+            );
+            assert!(last + CAUGHT_UP >= goal, "it votes with {last} of {goal} entries");
+            return;
+        }
+        // The membership may have changed since.
+        if votes(other, id).await == Some(false) {
+            let role = now.map(|now| now.role);
+            assert!(role.as_deref().is_none_or(|role| role == "learner"), "{role:?}");
+            (looks, furthest) = (looks + 1, last);
+        }
+        assert!(watch.elapsed() < PATIENCE, "it never votes");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 #[test]
@@ -146,8 +200,21 @@ fn a_damaged_controller_is_refused_and_comes_back_as_a_learner() {
     assert_eq!((&repaired["old"], &repaired["new"]), (&json!(2), &json!(4)), "{repaired}");
     assert!(Path::new(repaired["kept"].as_str().unwrap()).join("db").is_dir());
 
+    // It is a learner before it is there, and stays one while it has nothing of what is written meanwhile.
+    let runtime = Runtime::new().unwrap();
+    let partition = raw::partition(&cluster, "flights");
+    let address = |n: usize| cluster.controller_address(n).to_string();
+    let (own, other) = (address(2), address(1));
+    let goal = runtime.block_on(async {
+        write_entries(&other, &partition, CAUGHT_UP * 3).await;
+        assert_eq!(votes(&other, 4).await, Some(false));
+        standing(&other).await.unwrap().committed
+    });
+    assert!(goal > CAUGHT_UP * 3);
+
     // Started as before, it has its own number and takes the old one's place.
     cluster.start_controller(2);
+    runtime.block_on(learns_before_it_votes(4, &own, &other, goal));
     until("it votes", PATIENCE, || (voters(&cluster) == [1, 3, 4]).then_some(()));
     cluster.kill_controller(1);
     let read = cluster.run(&["consume", "flights", "--to-end"]).ok().lines();

@@ -1,4 +1,6 @@
 //! A cluster seen from outside: metrics, health, logs, and `cluster status`.
+mod starting;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ const UNAVAILABLE: i32 = 4;
 const PREFIX: &str = "streamhouse_controller_";
 
 /// The samples of controller `n`, by name and labels, its prefix left out.
-fn metrics(cluster: &LocalCluster, n: usize) -> BTreeMap<String, f64> {
+pub(crate) fn metrics(cluster: &LocalCluster, n: usize) -> BTreeMap<String, f64> {
     let (status, text) = http_get(cluster.http_address(n), "/metrics").unwrap();
     assert_eq!(status, 200, "{text}");
     let mut samples = BTreeMap::new();
@@ -86,7 +88,12 @@ fn one_without_a_leader_is_alive_and_not_ready() {
     assert_eq!(body["reasons"], serde_json::json!(["it knows no leader"]));
     assert_eq!(ask(&cluster, 3, "/healthz").0, 200, "a restart would not help");
 
-    // `cluster status` still tells what it can, and how it ends says what is missing.
+    // Both still tell what they can, and how they end says what is missing.
+    let told = cluster.run(&["status", "--output", "json"]);
+    assert_eq!(told.code, Some(UNAVAILABLE), "{}", told.stderr);
+    assert!(told.error().contains("no controller leads"), "{}", told.stderr);
+    let told = told.json();
+    assert_eq!((&told["leader"], &told["controllers"][2]["id"]), (&Value::Null, &3.into()));
     let told = cluster.run(&["cluster", "status", "--output", "json"]);
     assert_eq!(told.code, Some(UNAVAILABLE), "{}", told.stderr);
     assert!(told.error().contains("no controller leads"), "{}", told.stderr);
@@ -95,6 +102,9 @@ fn one_without_a_leader_is_alive_and_not_ready() {
     let roles = |n: usize| told["controllers"][n]["role"].clone();
     assert_eq!((roles(0), roles(1)), ("unreachable".into(), "unreachable".into()));
     assert_eq!(told["controllers"][0]["lag"], Value::Null);
+    let bench = cluster.run(&["bench", "metadata"]);
+    assert_eq!(bench.code, Some(UNAVAILABLE), "{}", bench.stderr);
+    assert_eq!(bench.error(), "error: no controller leads just now: try again");
 
     cluster.start_controller(1);
     until("it is ready again", PATIENCE, || (ask(&cluster, 3, "/readyz").0 == 200).then_some(()));

@@ -100,7 +100,7 @@ fn a_record_is_explained_down_to_its_batch() {
     let human = cluster.run(&["explain", "flights", "0", "1234"]).ok();
     let human = String::from_utf8(human.stdout).unwrap();
     assert!(human.contains("written by") && human.contains("lease epoch"), "{human}");
-    let beyond = fails(&cluster, &["explain", "flights", "0", "999999999"], 1);
+    let beyond = fails(&cluster, &["explain", "flights", "0", "999999999"], 3);
     assert!(beyond.contains("offset 999999999 of flights/0 is out of range"), "{beyond}");
     fails(&cluster, &["explain", "flights", "7", "0"], 3);
 }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use streamhouse_client::Admin;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
 use streamhouse_proto::v1::sessions_client::SessionsClient;
+use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
+use streamhouse_proto::{advice, from_status};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::commands::status;
 use crate::exit::{Failure, Kind};
 
 const CONNECT: Duration = Duration::from_secs(2);
@@ -22,11 +25,12 @@ pub(super) struct Controllers {
 
 impl Controllers {
     pub(super) async fn find(seeds: Vec<String>) -> anyhow::Result<Self> {
-        let cluster = Admin::builder().controllers(seeds).build()?.cluster().await?;
-        let leader = cluster.controllers.iter().find(|member| Some(member.id) == cluster.leader);
-        let leader = leader.map(|member| member.address.clone()).ok_or_else(|| {
-            Failure::new(Kind::Unavailable, "no controller leads just now: try again")
-        })?;
+        let admin = Admin::builder().controllers(seeds).build()?;
+        let (cluster, all) = (admin.cluster().await?, admin.controllers().await?);
+        let leader =
+            status::leader(&all).map(|leader| leader.address.clone()).ok_or_else(|| {
+                Failure::new(Kind::Unavailable, "no controller leads just now: try again")
+            })?;
         let voters = cluster.controllers.into_iter().filter(|member| member.voter);
         let addresses = voters.map(|member| member.address).collect();
         Ok(Self { addresses, leader, store_url: cluster.store_url })
@@ -41,7 +45,9 @@ impl Controllers {
 async fn connect(address: &str) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
     let endpoint = endpoint.tcp_nodelay(true).connect_timeout(CONNECT);
-    endpoint.connect().await.with_context(|| format!("controller {address}"))
+    endpoint.connect().await.map_err(|error| {
+        Failure::new(Kind::Unavailable, format!("controller {address}: {error}")).into()
+    })
 }
 
 pub(super) async fn metadata(address: &str) -> anyhow::Result<MetadataClient<Channel>> {
@@ -50,6 +56,27 @@ pub(super) async fn metadata(address: &str) -> anyhow::Result<MetadataClient<Cha
 
 pub(super) async fn sessions(address: &str) -> anyhow::Result<SessionsClient<Channel>> {
     Ok(SessionsClient::new(connect(address).await?))
+}
+
+/// That a call failed, in one line.
+pub(super) fn failed(call: &str) -> impl Fn(Status) -> Failure {
+    move |status| refused(call, &from_status(&status))
+}
+
+/// That a call was refused, in one line.
+pub(super) fn refused(call: &str, info: &ErrorInfo) -> Failure {
+    let code = info.code();
+    let kind = if advice(code).retryable { Kind::Unavailable } else { Kind::Failed };
+    let why = if info.message.is_empty() { format!("{code:?}") } else { info.message.clone() };
+    Failure::new(kind, format!("{call} failed: {why}"))
+}
+
+/// Nothing, if this is no refusal.
+pub(super) fn accepted(call: &str, info: Option<&ErrorInfo>) -> Result<(), Failure> {
+    match info.filter(|info| info.code() != ErrorCode::Unspecified) {
+        Some(info) => Err(refused(call, info)),
+        None => Ok(()),
+    }
 }
 
 /// A name that nothing else has.
@@ -70,4 +97,22 @@ pub(super) fn random_id() -> Vec<u8> {
 #[expect(clippy::disallowed_methods, reason = "the only source of random values of this command")]
 fn random() -> uuid::Uuid {
     uuid::Uuid::new_v4()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_controller_says_is_one_line_and_says_whether_a_retry_may_help() {
+        let info = ErrorInfo::new(ErrorCode::NoLeader, "controller 2 does not lead");
+        let said = failed("register")(streamhouse_proto::to_status(info));
+        let expected =
+            Failure::new(Kind::Unavailable, "register failed: controller 2 does not lead");
+        assert_eq!(format!("{said:?}"), format!("{expected:?}"));
+        let info = ErrorInfo::new(ErrorCode::StaleCommit, "");
+        let refused = accepted("slice", Some(&info)).unwrap_err();
+        assert_eq!(refused.to_string(), "slice failed: StaleCommit");
+        assert!(accepted("slice", Some(&ErrorInfo::default())).is_ok());
+    }
 }

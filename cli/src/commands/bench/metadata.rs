@@ -6,28 +6,37 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures::future::try_join_all;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use streamhouse_client::Admin;
 use streamhouse_proto::v1;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
+use streamhouse_proto::v1::sessions_client::SessionsClient;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::figures::{Figures, Window, drive, rounded};
 use super::link::{self, Controllers};
+use super::made::Made;
 use super::sessions::{SLICES, Session};
 use crate::output::{self, Format};
 use crate::{clock, controllers};
 
-/// Clients of the look-ups, and streams of the heartbeats.
+/// Clients of the look-ups, and connections of the heartbeats.
 const READERS: usize = 64;
-/// Heartbeats between two looks at the clock.
-const BEATS: u64 = 64;
+/// Sessions that send heartbeats by one connection: 256 in all.
+const SHARED: usize = 4;
+/// Heartbeats of a stream at once, and how often: 500 a second. A controller ends a stream beyond 1,000, counted as it reads
+/// them, so it may fall two seconds behind.
+const BEATS: u64 = 5;
+const BEATS_EVERY: Duration = Duration::from_millis(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -70,8 +79,6 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let seeds = args.controllers.resolve()?;
     let admin = Admin::builder().controllers(seeds.clone()).build()?;
     let controllers = Controllers::find(seeds).await?;
-    let window = Window { warm_up: args.warm_up, measure: args.measure };
-    let name = link::unique_name();
     let mut report = Report {
         controllers: controllers.addresses.len(),
         slices_per_commit: SLICES,
@@ -82,27 +89,43 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         heartbeats_per_second: 0.0,
         lookups: Lookups::default(),
     };
+    let mut made = Made::default();
+    let measured = measure(&args, &admin, &controllers, &mut report, &mut made).await;
+    // Whatever became of it, nothing of it stays.
+    let removed = made.remove(&admin).await;
+    measured?;
+    removed?;
+    format.print(&report, human)
+}
+
+/// One measurement after the other. `made`: what may be there after it.
+async fn measure(
+    args: &Args,
+    admin: &Admin,
+    controllers: &Controllers,
+    report: &mut Report,
+    made: &mut Made,
+) -> anyhow::Result<()> {
+    let window = Window { warm_up: args.warm_up, measure: args.measure };
+    let name = link::unique_name();
     let mut written = Vec::new();
-    let mut topics = Vec::new();
-    for count in args.clients.into_iter().map(usize::from) {
+    for count in args.clients.iter().copied().map(usize::from) {
         let topic = format!("{name}-{count}");
-        let (figures, some) = commits(&admin, &controllers, &topic, count, window).await?;
+        made.topics.push(topic.clone());
+        let (figures, some) = commits(admin, controllers, &topic, count, window).await?;
         report.commits.push(figures);
         written = some;
-        topics.push(topic);
         let partition = written.first().context("nothing was written")?.0.clone();
-        let figures = offsets(&controllers, &name, &partition, count, window).await?;
+        let groups: Vec<_> = (0..count).map(|n| format!("{name}-{count}-{n}")).collect();
+        made.groups.extend_from_slice(&groups);
+        let figures = offsets(controllers, groups, &partition, window).await?;
         report.offset_commits.push(figures);
     }
-    report.heartbeats_per_second =
-        heartbeats(&controllers, &format!("{name}-beat"), window).await?;
     let written = Arc::new(written);
-    report.lookups.local = lookups(&controllers, &written, false, window).await?;
-    report.lookups.linearizable = lookups(&controllers, &written, true, window).await?;
-    for topic in topics {
-        admin.delete_topic(&topic).await?;
-    }
-    format.print(&report, human)
+    report.lookups.local = lookups(controllers, &written, false, window).await?;
+    report.lookups.linearizable = lookups(controllers, &written, true, window).await?;
+    report.heartbeats_per_second = heartbeats(controllers, &format!("{name}-beat"), window).await?;
+    Ok(())
 }
 
 type Written = Vec<(v1::TopicPartition, u64)>;
@@ -151,9 +174,10 @@ impl Committer {
             offsets: vec![offset],
             ..v1::CommitOffsetsRequest::default()
         };
-        let answer = self.client.commit_offsets(request).await.context("commit offset")?;
-        for result in answer.into_inner().results {
-            ensure!(result.code() == v1::ErrorCode::Unspecified, "offset refused: {result:?}");
+        let answer = self.client.commit_offsets(request).await;
+        let answer = answer.map_err(link::failed("commit of an offset"))?;
+        for result in &answer.into_inner().results {
+            link::accepted("commit of an offset", Some(result))?;
         }
         Ok(self)
     }
@@ -161,17 +185,16 @@ impl Committer {
 
 async fn offsets(
     controllers: &Controllers,
-    name: &str,
+    groups: Vec<String>,
     partition: &v1::TopicPartition,
-    count: usize,
     window: Window,
 ) -> anyhow::Result<Figures> {
-    let committers = (0..count).map(|n| async move {
+    let committers = groups.into_iter().enumerate().map(|(n, group)| async move {
         anyhow::Ok(Committer {
             client: link::metadata(controllers.spread(n)).await?,
             requester: link::random_id(),
             number: 0,
-            group: format!("{name}-{count}-{n}"),
+            group,
             partition: partition.clone(),
         })
     });
@@ -179,36 +202,72 @@ async fn offsets(
     Ok(drive(committers, window, Committer::commit).await?.0)
 }
 
-/// As many heartbeats as the leader takes: what flow control lets through.
+/// Heartbeats that the leader has read, of 128,000 a second: 256 sessions, each with a second stream that sends half as
+/// often as a stream may. Agents send 3 a second.
 async fn heartbeats(controllers: &Controllers, group: &str, window: Window) -> anyhow::Result<f64> {
-    let sessions = (0..READERS).map(|n| Session::open(controllers, group, n));
-    let sessions = try_join_all(sessions).await?;
-    let end = clock::now() + window.measure;
-    let streams = sessions.iter().map(|session| async move {
-        let mut client = link::sessions(&controllers.leader).await?;
-        let (beat, beats) = mpsc::channel(BEATS as usize);
-        beat.send(session.heartbeat()).await?;
-        let mut answers = client.attach(ReceiverStream::new(beats)).await?.into_inner();
-        let send = async {
-            let mut sent = 0;
-            while clock::now() < end {
-                for _ in 0..BEATS {
-                    let beat = beat.send(session.heartbeat()).await;
-                    beat.context("the heartbeats' stream ended")?;
-                }
-                sent += BEATS;
-            }
-            anyhow::Ok(sent)
-        };
-        let drain = async { while let Ok(Some(_)) = answers.message().await {} };
-        tokio::select! {
-            sent = send => sent,
-            () = drain => anyhow::bail!("the heartbeats' stream ended"),
-        }
+    let connect = (0..READERS).map(|_| link::sessions(&controllers.leader));
+    let clients = try_join_all(connect).await?;
+    let open = (0..READERS * SHARED).map(|n| {
+        let client = clients[n % READERS].clone();
+        Session::open_by(client, controllers, group, n)
     });
-    let sent: u64 = try_join_all(streams).await?.into_iter().sum();
+    // Not all at once, which would be a measurement of its own.
+    let sessions: Vec<_> = stream::iter(open).buffered(READERS).try_collect().await?;
+    let begin = clock::now();
+    let end = begin + window.measure;
+    let mut streams = JoinSet::new();
+    for (n, session) in sessions.iter().enumerate() {
+        streams.spawn(beat(clients[n % READERS].clone(), session.heartbeat(), end));
+    }
+    let mut sent = 0;
+    while let Some(ended) = streams.join_next().await {
+        sent += ended??;
+    }
+    let took = clock::now() - begin;
     try_join_all(sessions.into_iter().map(Session::close)).await?;
-    Ok(rounded(sent as f64 / window.measure.as_secs_f64()))
+    Ok(rounded(sent as f64 / took.as_secs_f64()))
+}
+
+/// How many heartbeats were sent until `end`, once all of them were read: that is when the controller ends the stream.
+async fn beat(
+    mut client: SessionsClient<Channel>,
+    heartbeat: v1::AttachRequest,
+    end: Instant,
+) -> anyhow::Result<u64> {
+    let (beat, beats) = mpsc::channel(BEATS as usize);
+    beat.send(heartbeat.clone()).await?;
+    let answers = client.attach(ReceiverStream::new(beats)).await;
+    let mut answers = answers.map_err(link::failed("attach"))?.into_inner();
+    let send = async {
+        let mut sent = 1;
+        let mut tick = tokio::time::interval(BEATS_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while clock::now() < end {
+            tick.tick().await;
+            for _ in 0..BEATS {
+                // Refused: the answers say why.
+                if beat.send(heartbeat.clone()).await.is_err() {
+                    return sent;
+                }
+            }
+            sent += BEATS;
+        }
+        drop(beat);
+        sent
+    };
+    let listen = async {
+        while let Some(answer) = answers.message().await.map_err(link::failed("heartbeats"))? {
+            let served = answer.leader && !answer.ended;
+            ensure!(
+                served,
+                "the controller leads no more, or ended a session: nothing was measured"
+            );
+        }
+        ensure!(clock::now() >= end, "the heartbeats' stream ended");
+        Ok(())
+    };
+    let (sent, heard) = tokio::join!(send, listen);
+    heard.map(|()| sent)
 }
 
 struct Reader {
@@ -237,9 +296,10 @@ impl Reader {
             min_applied: 0,
             linearizable: self.linearizable,
         };
-        let answer = self.client.find_segments(request).await.context("look-up")?.into_inner();
+        let answer = self.client.find_segments(request).await;
+        let answer = answer.map_err(link::failed("look-up"))?.into_inner();
         let found = answer.plans.first().is_some_and(|plan| plan.segments.len() == 1);
-        ensure!(found, "a look-up found nothing: {:?}", answer.plans);
+        ensure!(found, "a look-up found nothing");
         Ok(self)
     }
 }

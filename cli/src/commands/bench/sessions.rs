@@ -37,13 +37,23 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Registers and attaches at the controller that leads.
+    /// Registers and attaches at the controller that leads, by a connection of its own.
     pub(super) async fn open(
         controllers: &Controllers,
         group: &str,
         number: usize,
     ) -> anyhow::Result<Self> {
-        let mut client = link::sessions(&controllers.leader).await?;
+        let client = link::sessions(&controllers.leader).await?;
+        Self::open_by(client, controllers, group, number).await
+    }
+
+    /// Registers and attaches by `client`.
+    pub(super) async fn open_by(
+        mut client: SessionsClient<Channel>,
+        controllers: &Controllers,
+        group: &str,
+        number: usize,
+    ) -> anyhow::Result<Self> {
         let instance = link::random_id();
         let request = v1::RegisterRequest {
             instance: instance.clone(),
@@ -53,11 +63,13 @@ impl Session {
             pid: std::process::id(),
             store_url: controllers.store_url.clone().unwrap_or_else(|| "memory://bench".into()),
         };
-        let id = client.register(request).await.context("register")?.into_inner().session;
+        let id =
+            client.register(request).await.map_err(link::failed("register"))?.into_inner().session;
         let (beat, beats) = mpsc::channel(4);
         let message = heartbeat(id, &instance);
         beat.send(message.clone()).await?;
-        let stream = client.attach(ReceiverStream::new(beats)).await.context("attach")?;
+        let stream = client.attach(ReceiverStream::new(beats)).await;
+        let stream = stream.map_err(link::failed("attach"))?;
         let (told, leases) = watch::channel(BTreeMap::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(listen(stream.into_inner(), told));
@@ -116,11 +128,13 @@ impl Session {
             instance: self.instance.clone(),
             objects: vec![object],
         };
-        let answer = self.client.commit_objects(request).await.context("commit")?.into_inner();
+        let answer =
+            self.client.commit_objects(request).await.map_err(link::failed("commit"))?.into_inner();
         let Some(result) = answer.results.first() else { bail!("a commit without a result") };
-        ensure!(result.error.is_none(), "commit refused: {:?}", result.error);
+        link::accepted("commit", result.error.as_ref())?;
         for ((_, epoch, next), slice) in self.held.iter_mut().zip(&result.slices) {
-            ensure!(slice.accepted, "slice refused: {:?}", slice.error);
+            link::accepted("commit of a slice", slice.error.as_ref())?;
+            ensure!(slice.accepted, "a slice was refused");
             (*epoch, *next) = (slice.lease_epoch, slice.next_offset);
         }
         Ok(self)
@@ -137,7 +151,7 @@ impl Session {
             session: self.id,
             instance: self.instance,
         };
-        self.client.close_session(request).await.context("close")?;
+        self.client.close_session(request).await.map_err(link::failed("close"))?;
         Ok(())
     }
 }

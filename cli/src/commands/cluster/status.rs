@@ -3,7 +3,8 @@
 use serde::Serialize;
 use streamhouse_client::{Admin, Cluster, ControllerStatus, Role};
 
-use crate::exit::{Failure, Kind};
+use crate::commands::status::{leader, term};
+use crate::exit;
 use crate::output::{self, Format};
 
 /// What `cluster status --output json` prints.
@@ -52,19 +53,13 @@ pub(super) async fn run(admin: &Admin, format: Format) -> anyhow::Result<()> {
     let (cluster, controllers) = futures::join!(admin.cluster(), admin.controllers());
     let status = Status::of(&cluster?, controllers?);
     format.print(&status, human)?;
-    if status.leader.is_none() {
-        let message = "no controller leads with a majority behind it just now";
-        return Err(Failure::new(Kind::Unavailable, message).into());
-    }
-    Ok(())
+    exit::led(status.leader)
 }
 
 impl Status {
     fn of(cluster: &Cluster, mut controllers: Vec<ControllerStatus>) -> Self {
         controllers.sort_by_key(|controller| controller.id);
-        // One that was deposed may not know it yet; a term has one leader only.
-        let leads = |c: &&ControllerStatus| c.role == Role::Leader && c.leader == Some(c.id);
-        let leader = controllers.iter().filter(leads).max_by_key(|c| c.term);
+        let leader = leader(&controllers);
         let (leader, committed) = (leader.map(|c| c.id), leader.map(|c| c.committed));
         Self {
             cluster: cluster.id.to_string(),
@@ -87,9 +82,9 @@ impl Controller {
         let told = |number: u64| answered.then_some(number);
         Self {
             id: status.id,
+            term: term(&status),
             address: status.address,
             role: status.role.as_str(),
-            term: told(status.term),
             last_log: told(status.last_log),
             applied: told(status.applied),
             lag: committed.and_then(|committed| told(committed.saturating_sub(status.applied))),
@@ -218,6 +213,14 @@ mod tests {
             text.contains("controller 1 leads") && text.contains("controller 3: gone"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_term_that_a_starting_controller_does_not_know_yet_is_none() {
+        let starting = ControllerStatus { term: 0, ..controller(2, Role::Follower, 90) };
+        let status = Status::of(&cluster(), vec![controller(1, Role::Leader, 100), starting]);
+        let terms: Vec<_> = status.controllers.iter().map(|c| c.term).collect();
+        assert_eq!(terms, [Some(3), None]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use streamhouse_client::{Admin, AdminError, Consumer, PartitionDescription, Topi
 
 use crate::clock;
 use crate::controllers::{CONNECT_TIMEOUT, Controllers};
-use crate::exit::Failure;
+use crate::exit::{Failure, Kind};
 use crate::input::when;
 use crate::output::{self, Format};
 
@@ -46,10 +46,14 @@ impl Goal {
         match text {
             "earliest" => Ok(Self::Earliest),
             "latest" => Ok(Self::Latest),
-            _ => match (text.parse(), text.strip_prefix('@')) {
-                (Ok(offset), _) => Ok(Self::Offset(offset)),
-                (_, Some(time)) => when::parse(time, now_ms).map(Self::Time),
-                (Err(_), None) => when::parse(text, now_ms).map(Self::Time),
+            _ => match text.parse() {
+                Ok(offset) => Ok(Self::Offset(offset)),
+                Err(_) => when::parse(text, now_ms).map(Self::Time).map_err(|_| {
+                    Failure::usage(format!(
+                        "'{text}' is no place to go on: write earliest, latest, an offset, 2026-11-21T12:00:00Z, -1h \
+                         for an hour ago, or milliseconds since 1970 as @1795262400000"
+                    ))
+                }),
             },
         }
     }
@@ -91,17 +95,17 @@ pub(super) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let partitions: Vec<Partition> = chosen
         .iter()
         .map(|state| {
-            // A goal outside the log is its nearest end.
             let offset = match goal {
                 Goal::Earliest => state.log_start,
                 Goal::Latest => state.high_watermark,
-                Goal::Offset(offset) => offset.clamp(state.log_start, state.high_watermark),
+                Goal::Offset(offset) => within(&args.topic, state, offset),
                 Goal::Time(_) => {
                     times.get(&state.partition).copied().unwrap_or(state.high_watermark)
                 }
             };
             let before = before.get(&state.partition).copied();
-            let lag = state.high_watermark - offset;
+            // What was found by its time may have come after the description.
+            let lag = state.high_watermark.saturating_sub(offset);
             Partition { partition: state.partition, before, offset, lag }
         })
         .collect();
@@ -114,6 +118,19 @@ pub(super) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     format.print(&Reset { group, topic, dry_run, partitions }, human)
 }
 
+/// An offset outside the log is its nearest end, which is said.
+fn within(topic: &str, state: &PartitionDescription, offset: u64) -> u64 {
+    let (first, end) = (state.log_start, state.high_watermark);
+    let nearest = offset.clamp(first, end);
+    if nearest != offset {
+        let partition = state.partition;
+        output::say(format_args!(
+            "{topic}/{partition} reaches from {first} to {end}: {nearest} in place of offset {offset}"
+        ));
+    }
+    nearest
+}
+
 fn chosen(
     topic: &TopicDescription,
     partition: Option<u32>,
@@ -124,7 +141,7 @@ fn chosen(
         (true, Some(partition)) => {
             let (name, last) = (&topic.topic.name, topic.topic.partitions - 1);
             let message = format!("topic {name} has no partition {partition}, only 0 to {last}");
-            Err(Failure::usage(message))
+            Err(Failure::new(Kind::Name, message))
         }
         _ => Ok(chosen),
     }
@@ -190,6 +207,7 @@ mod tests {
         ] {
             assert_eq!(Goal::parse(text, now).unwrap(), expected, "{text}");
         }
-        assert!(Goal::parse("soon", now).is_err());
+        let error = Goal::parse("soon", now).unwrap_err().to_string();
+        assert!(error.starts_with("'soon' is no place to go on: write earliest"), "{error}");
     }
 }

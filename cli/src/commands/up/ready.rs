@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use streamhouse_client::{Admin, AdminError, Role};
+use streamhouse_client::{Admin, AdminError, Role, Topic};
 
 use crate::clock;
 use crate::exit::{Failure, Kind};
@@ -14,6 +14,9 @@ use crate::local::record::{Member, Record};
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 const TRY: Duration = Duration::from_secs(1);
+/// A topic's setting, and what holds without it.
+const AGENT_GROUP: &str = "agent.group";
+const DEFAULT_AGENT_GROUP: &str = "default";
 
 /// Waits until the cluster can take writes; fails as soon as one of its processes ends.
 pub(super) async fn wait(
@@ -84,6 +87,12 @@ async fn missing(admin: &Admin, record: &Record) -> Result<Option<String>, Admin
         }
     }
     let held: u64 = agents.iter().map(|agent| agent.leases).sum();
-    let all: u64 = admin.list_topics().await?.iter().map(|t| u64::from(t.partitions)).sum();
+    // What only other agents may serve does not wait for these.
+    let served = |topic: &&Topic| {
+        let group = topic.config.get(AGENT_GROUP).map_or(DEFAULT_AGENT_GROUP, String::as_str);
+        agents.iter().any(|agent| agent.group == group)
+    };
+    let topics = admin.list_topics().await?;
+    let all: u64 = topics.iter().filter(served).map(|topic| u64::from(topic.partitions)).sum();
     Ok((held < all).then(|| format!("{held} of {all} partitions have an agent")))
 }

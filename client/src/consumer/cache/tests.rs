@@ -54,6 +54,50 @@ async fn what_went_in_comes_out_also_after_a_restart() {
     assert_eq!(second.get(&slice).await, None);
 }
 
+/// Content that is told apart from every other slice's.
+fn content(number: u64) -> Vec<u8> {
+    number.to_le_bytes().repeat(PIECE as usize / 8)
+}
+
+const PIECE: u64 = 64 << 10;
+
+/// How many bytes the folder's files have.
+fn size_of(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).unwrap();
+    files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[tokio::test]
+async fn a_full_cache_keeps_within_its_sizes_and_what_it_still_has_is_right() {
+    let folder = Folder::new("cache-bound");
+    let builder = SegmentCache::builder().dir(&folder.0).size_bytes(LEAST_DISK);
+    let cache = builder.memory_bytes(LEAST_MEMORY).open().await.unwrap();
+    let count = 4 * LEAST_DISK / PIECE;
+    for number in 0..count {
+        let bytes = content(number);
+        cache.insert(&slice(number, &bytes), &bytes.into());
+        // BOUND: at any time, not only in the end.
+        if number % 16 == 15 {
+            cache.flush().await;
+            let (disk, memory) = (size_of(&folder.0), cache.inner.cache.memory().usage());
+            assert!(disk <= LEAST_DISK, "{disk}");
+            assert!(memory <= LEAST_MEMORY, "{memory}");
+        }
+    }
+    let mut hits = 0;
+    for number in 0..count {
+        let bytes = content(number);
+        if let Some(found) = cache.get(&slice(number, &bytes)).await {
+            assert!(found == bytes, "slice {number} is another's");
+            hits += 1;
+        }
+    }
+    // Far more than memory holds, and no more than both hold together.
+    let kept = hits * PIECE;
+    let both = LEAST_DISK + LEAST_MEMORY as u64;
+    assert!((LEAST_DISK / 2..=both).contains(&kept), "{kept}");
+}
+
 #[tokio::test]
 async fn the_same_folder_is_the_same_cache() {
     let folder = Folder::new("cache-shared");

@@ -7,8 +7,11 @@
 //!                      └──────────────── leader: not asked for any more ────────┘
 //! ```
 //!
-//! GROUP: a partition is given back only after poll said that it neither reads it any more nor commits it.
+//! GROUP: a partition is given back only after poll said that it neither reads it any more nor commits it. And what is
+//! given back is not read again before that was answered: until then it may take effect, also at a later asking for the
+//! same grant.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use streamhouse_segment::ids::TopicId;
@@ -44,19 +47,34 @@ pub(super) struct Steps {
     pub(super) assigned: Vec<Key>,
     /// For the controllers: partition, and the epoch of its grant.
     pub(super) release: Vec<(Key, u32)>,
+    /// The leader is to say again what the member owns.
+    pub(super) ask: bool,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Core {
     owned: BTreeMap<Key, (u32, Stage)>,
-    /// The leader's last word.
+    /// The leader's last word, and the log index as of which it was said.
     granted: BTreeMap<Key, Grant>,
+    applied: u64,
+    /// Releases of which the last word does not tell yet what came of them: the log index of the answer, once there is
+    /// one.
+    releases: BTreeMap<(Key, u32), Option<u64>>,
+    /// Words of poll still to come about what was lost after it was asked for.
+    late: BTreeMap<Key, usize>,
 }
 
 impl Core {
-    /// The leader says what the member owns, all of it.
-    pub(super) fn told(&mut self, granted: BTreeMap<Key, Grant>) -> Steps {
+    /// A membership begins.
+    pub(super) fn begin(&mut self) {
+        (self.applied, self.releases) = (0, BTreeMap::new());
+    }
+
+    /// The leader says what the member owns, all of it, as of that log index.
+    pub(super) fn told(&mut self, applied: u64, granted: BTreeMap<Key, Grant>) -> Steps {
+        self.applied = applied;
+        self.releases.retain(|_, answered| answered.is_none_or(|at| at > applied));
         let mut steps = Steps::default();
         let keys: BTreeSet<Key> = self.owned.keys().chain(granted.keys()).copied().collect();
         for key in keys {
@@ -75,17 +93,17 @@ impl Core {
             // It went, and may have come again, without a word in between.
             (Some((_, stage)), grant) => {
                 self.owned.remove(&key);
-                if stage != Stage::GivenUp {
-                    steps.lost.push(key);
-                }
+                self.gone(key, stage, steps);
                 if grant.is_some() {
                     self.step(key, grant, steps);
                 }
             }
-            (None, Some(grant)) if grant.revoking => {
-                // Nothing of it was read: it can go as it came.
+            (None, Some(grant))
+                if grant.revoking || self.releases.contains_key(&(key, grant.epoch)) =>
+            {
+                // Nothing of it is read: it can go as it came.
                 self.owned.insert(key, (grant.epoch, Stage::GivenUp));
-                steps.release.push((key, grant.epoch));
+                self.follow(key, Stage::GivenUp, grant, steps);
             }
             (None, Some(grant)) => {
                 self.owned.insert(key, (grant.epoch, Stage::Held));
@@ -102,14 +120,54 @@ impl Core {
                 self.owned.insert(key, (grant.epoch, Stage::Leaving));
                 steps.revoked.push(key);
             }
-            // It may stay after all: what was given up already is read anew.
-            (Stage::GivenUp, false) => {
-                self.owned.insert(key, (grant.epoch, Stage::Held));
-                steps.assigned.push(key);
-            }
-            // Said again, as the controllers have not heard it yet.
-            (Stage::GivenUp, true) => steps.release.push((key, grant.epoch)),
+            (Stage::GivenUp, revoking) => match self.releases.entry((key, grant.epoch)) {
+                Entry::Vacant(vacant) if revoking => {
+                    vacant.insert(None);
+                    steps.release.push((key, grant.epoch));
+                }
+                // It may stay after all: what was given up already is read anew.
+                Entry::Vacant(_) => {
+                    self.owned.insert(key, (grant.epoch, Stage::Held));
+                    steps.assigned.push(key);
+                }
+                // This word is older than the answer. If the release took effect, a newer one is on its way; but if
+                // the partition was not asked for at that moment, nothing has changed that would be told.
+                Entry::Occupied(release) => steps.ask |= release.get().is_some() && !revoking,
+            },
             (Stage::Held, false) | (Stage::Leaving, _) => {}
+        }
+    }
+
+    /// The grant is over.
+    fn gone(&mut self, key: Key, stage: Stage, steps: &mut Steps) {
+        if stage != Stage::GivenUp {
+            steps.lost.push(key);
+        }
+        if stage == Stage::Leaving {
+            *self.late.entry(key).or_default() += 1;
+        }
+    }
+
+    /// The controllers have answered a release, as of that log index.
+    pub(super) fn released(&mut self, partitions: &[(Key, u32)], applied: u64) -> Steps {
+        let mut steps = Steps::default();
+        for &(key, epoch) in partitions {
+            if applied > self.applied {
+                self.releases.insert((key, epoch), Some(applied));
+            } else {
+                self.releases.remove(&(key, epoch));
+            }
+            if self.owned.get(&key) == Some(&(epoch, Stage::GivenUp)) {
+                self.follow_again(key, epoch, &mut steps);
+            }
+        }
+        steps
+    }
+
+    /// It was given up: what the leader's last word means now.
+    fn follow_again(&mut self, key: Key, epoch: u32, steps: &mut Steps) {
+        if let Some(grant) = self.granted.get(&key).copied().filter(|now| now.epoch == epoch) {
+            self.follow(key, Stage::GivenUp, grant, steps);
         }
     }
 
@@ -117,14 +175,31 @@ impl Core {
     pub(super) fn given_up(&mut self, keys: &[Key]) -> Steps {
         let mut steps = Steps::default();
         for key in keys {
+            if self.unasked(key) {
+                continue;
+            }
             let Some((epoch, stage @ Stage::Leaving)) = self.owned.get_mut(key) else { continue };
             let epoch = *epoch;
             *stage = Stage::GivenUp;
-            if let Some(grant) = self.granted.get(key).copied().filter(|now| now.epoch == epoch) {
-                self.follow(*key, Stage::GivenUp, grant, &mut steps);
-            }
+            self.follow_again(*key, epoch, &mut steps);
         }
         steps
+    }
+
+    /// One word of poll less is to come about the partition. Tells whether it was about what has been lost since.
+    pub(super) fn unasked(&mut self, key: &Key) -> bool {
+        let Entry::Occupied(mut late) = self.late.entry(*key) else { return false };
+        *late.get_mut() -= 1;
+        if *late.get() == 0 {
+            late.remove();
+        }
+        true
+    }
+
+    /// Whether what came of a release is still to be told. A word of that comes by itself if the release changed
+    /// something; one that was sent again may have changed nothing.
+    pub(super) fn doubts(&self) -> bool {
+        self.releases.values().any(Option::is_some)
     }
 
     /// Whether it owns nothing.
@@ -134,87 +209,14 @@ impl Core {
 
     /// The member owns nothing any more, or cannot know.
     pub(super) fn forget(&mut self) -> Steps {
-        let owned = std::mem::take(&mut self.owned).into_iter();
-        let lost = owned.filter(|(_, (_, stage))| *stage != Stage::GivenUp).map(|(key, _)| key);
+        let mut steps = Steps::default();
+        for (key, (_, stage)) in std::mem::take(&mut self.owned) {
+            self.gone(key, stage, &mut steps);
+        }
         self.granted.clear();
-        Steps { lost: lost.collect(), ..Steps::default() }
+        steps
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(partition: u32) -> Key {
-        (TopicId::from_bytes([1; 16]), partition)
-    }
-
-    fn told(core: &mut Core, grants: &[(u32, u32, bool)]) -> Steps {
-        let grant = |&(partition, epoch, revoking): &(u32, u32, bool)| {
-            (key(partition), Grant { epoch, revoking })
-        };
-        core.told(grants.iter().map(grant).collect())
-    }
-
-    #[test]
-    fn a_partition_is_given_back_only_after_poll_gave_it_up() {
-        let mut core = Core::default();
-        let steps = told(&mut core, &[(0, 1, false), (1, 1, false)]);
-        assert_eq!(steps.assigned, [key(0), key(1)]);
-        let steps = told(&mut core, &[(0, 1, false), (1, 1, true)]);
-        assert_eq!((steps.revoked, steps.release), (vec![key(1)], vec![]));
-        // Said again while poll is still at it: nothing new.
-        assert_eq!(told(&mut core, &[(0, 1, false), (1, 1, true)]), Steps::default());
-        assert_eq!(core.given_up(&[key(1)]).release, [(key(1), 1)]);
-        assert_eq!(told(&mut core, &[(0, 1, false)]), Steps::default());
-    }
-
-    #[test]
-    fn what_is_asked_for_before_it_was_read_goes_as_it_came() {
-        let mut core = Core::default();
-        let steps = told(&mut core, &[(0, 4, true)]);
-        assert_eq!(steps, Steps { release: vec![(key(0), 4)], ..Steps::default() });
-    }
-
-    #[test]
-    fn what_may_stay_after_all_is_read_on_or_read_anew() {
-        let mut core = Core::default();
-        told(&mut core, &[(0, 1, false), (1, 1, false)]);
-        told(&mut core, &[(0, 1, true), (1, 1, true)]);
-        assert_eq!(core.given_up(&[key(0)]).release, [(key(0), 1)]);
-        // Poll has not come to the second one yet; when it does, it reads it again.
-        let steps = told(&mut core, &[(0, 1, false), (1, 1, false)]);
-        assert_eq!((steps.assigned, steps.lost), (vec![key(0)], vec![]));
-        assert_eq!(core.given_up(&[key(1)]).assigned, [key(1)]);
-    }
-
-    #[test]
-    fn another_grant_of_the_same_partition_is_a_loss_first() {
-        let mut core = Core::default();
-        told(&mut core, &[(0, 1, false)]);
-        let steps = told(&mut core, &[(0, 9, false)]);
-        assert_eq!((steps.lost, steps.assigned), (vec![key(0)], vec![key(0)]));
-        assert_eq!(told(&mut core, &[]).lost, [key(0)]);
-    }
-
-    #[test]
-    fn a_release_that_was_not_heard_is_said_again() {
-        let mut core = Core::default();
-        told(&mut core, &[(0, 1, false)]);
-        told(&mut core, &[(0, 1, true)]);
-        core.given_up(&[key(0)]);
-        assert_eq!(told(&mut core, &[(0, 1, true)]).release, [(key(0), 1)]);
-    }
-
-    #[test]
-    fn after_all_was_lost_the_leader_s_word_begins_anew() {
-        let mut core = Core::default();
-        told(&mut core, &[(0, 1, false), (1, 1, false)]);
-        told(&mut core, &[(0, 1, true), (1, 1, false)]);
-        core.given_up(&[key(0)]);
-        assert_eq!(core.forget().lost, [key(1)]);
-        // A late word of poll about what it had then means nothing.
-        assert_eq!(core.given_up(&[key(1)]), Steps::default());
-        assert_eq!(told(&mut core, &[(1, 1, false)]).assigned, [key(1)]);
-    }
-}
+mod tests;

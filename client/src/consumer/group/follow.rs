@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use streamhouse_segment::ids::TopicId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::Key;
@@ -11,9 +12,11 @@ use super::{EVENTS, Event, Group, VecDeque, WORDS, Word};
 use crate::clock;
 use crate::consumer::Consumer;
 use crate::consumer::assignment::{Assigned, AssignmentEvent};
+use crate::consumer::builder::OffsetReset;
+use crate::consumer::discovery::topics;
 use crate::consumer::error::ConsumeError;
 use crate::consumer::offsets::describe;
-use crate::consumer::subscription::Subscription;
+use crate::consumer::subscription::{Known, Subscription};
 use crate::errors::Code;
 use crate::types::TopicPartition;
 
@@ -36,12 +39,12 @@ impl Consumer {
         &mut self,
         subscription: Subscription,
     ) -> Result<(), ConsumeError> {
-        if let Subscription::Topics { names, .. } = &subscription {
-            for name in names {
-                describe(&self.metadata, name).await?;
+        let found = self.wanted_now(&subscription).await?;
+        if let Some(group) = &mut self.group {
+            group.known.keep(&self.subscription);
+            for (name, id, partitions) in found {
+                group.known.note_first(&name, id, partitions);
             }
-        }
-        if let Some(group) = &self.group {
             let _ = group.words.send(Word::Subscribed(subscription.clone())).await;
             self.subscription = subscription;
             return Ok(());
@@ -50,16 +53,43 @@ impl Consumer {
         self.events = None;
         self.pending.clear();
         self.apply(&AssignmentEvent::Revoked(self.assignment())).await?;
-        self.begin_membership(subscription.clone());
+        let mut known = Known::default();
+        found.iter().for_each(|(name, id, partitions)| known.note(name, *id, *partitions));
+        self.begin_membership(subscription.clone(), known);
         let settled = self.settle().await;
-        match settled {
-            Ok(()) => self.subscription = subscription,
-            Err(_) => self.group = None,
+        if settled.is_ok() {
+            self.subscription = subscription;
+        } else {
+            // Neither one nor the other: what was assigned before is given up, and this it did not get.
+            if !self.assignment().is_empty() {
+                self.tell_of_leaving();
+            }
+            self.leave().await;
         }
         settled
     }
 
-    fn begin_membership(&mut self, subscription: Subscription) {
+    /// The topics that it wants and that are there, each with its partitions.
+    async fn wanted_now(
+        &self,
+        subscription: &Subscription,
+    ) -> Result<Vec<(String, TopicId, u32)>, ConsumeError> {
+        let mut found = Vec::new();
+        match subscription {
+            Subscription::Topics { names, .. } => {
+                for name in names {
+                    found.push(describe(&self.metadata, name).await?.topic);
+                }
+            }
+            _ => {
+                found = topics(&self.metadata, true).await?;
+                found.retain(|topic| subscription.wants(&topic.name));
+            }
+        }
+        Ok(found.into_iter().map(|topic| (topic.name, topic.id, topic.partitions)).collect())
+    }
+
+    fn begin_membership(&mut self, subscription: Subscription, known: Known) {
         let Some(name) = self.options.group_id.clone() else { return };
         let (events, receiver) = mpsc::channel(EVENTS);
         let (words, spoken) = mpsc::channel(WORDS);
@@ -75,6 +105,7 @@ impl Consumer {
         self.tasks.spawn(membership.run(cancel.clone()));
         self.group = Some(Group {
             lease,
+            known,
             member: [0; 16],
             events: receiver,
             pending: VecDeque::new(),
@@ -167,7 +198,7 @@ impl Consumer {
         for (topic, partition) in keys {
             wanted.entry(*topic).or_default().insert(*partition);
         }
-        let mut partitions = Vec::new();
+        let (mut partitions, mut noticed) = (Vec::new(), Vec::new());
         for (topic, numbers) in wanted {
             let found = match self.metadata.describe_id(topic, false).await {
                 Ok(found) => found,
@@ -176,11 +207,23 @@ impl Consumer {
                 Err(error) => return Err(error.into()),
             };
             let name: Arc<str> = found.topic.name.into();
-            let states = found.partitions.iter().filter(|state| numbers.contains(&state.partition));
-            partitions.extend(states.map(|state| Assigned::new(&name, topic, state)));
+            let was_there = |partition| {
+                let group = self.group.as_ref();
+                group.is_none_or(|group| group.known.has(&name, topic, partition))
+            };
+            for state in found.partitions.iter().filter(|s| numbers.contains(&s.partition)) {
+                let which = if was_there(state.partition) { &mut partitions } else { &mut noticed };
+                which.push(Assigned::new(&name, topic, state));
+            }
         }
-        let names: Vec<_> = partitions.iter().map(|a| TopicPartition::clone(&a.at)).collect();
+        let all = partitions.iter().chain(&noticed);
+        let names: Vec<_> = all.map(|assigned| TopicPartition::clone(&assigned.at)).collect();
         self.apply(&AssignmentEvent::Assigned { partitions, noticed: false }).await?;
+        self.apply(&AssignmentEvent::Assigned { partitions: noticed, noticed: true }).await?;
+        if self.options.offset_reset == OffsetReset::Latest {
+            // Whoever gets them next goes on from here, not from the end as it is then.
+            self.next_commit = clock::now();
+        }
         if let Some(listener) = self.listener().filter(|_| !names.is_empty()) {
             listener.assigned(&names);
         }
@@ -238,6 +281,7 @@ impl Consumer {
     /// then, for it may come again.
     pub(in crate::consumer) async fn leave(&mut self) {
         let Some(group) = self.group.take() else { return };
+        self.subscription = Subscription::None;
         // What was to be committed is; a commit of less would take it back.
         self.apply_quietly(AssignmentEvent::Lost(self.assignment())).await;
         if let Some(queue) = &self.commits {

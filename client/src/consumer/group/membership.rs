@@ -11,7 +11,7 @@ use std::time::Duration;
 use streamhouse_segment::ids::TopicId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::attend::Said;
@@ -57,15 +57,19 @@ pub(super) struct Membership {
     outgoing: VecDeque<Event>,
     core: Core,
     member: MemberId,
+    /// Outlives the streams: what is over stays so when they are opened anew.
+    progress: grants::Progress,
     epoch: u32,
     settled: bool,
     /// What the leader said was not taken in, or was taken back: it must say it again.
     stale: bool,
+    /// Since when what came of a release was not told.
+    in_doubt: Option<Instant>,
     topics: BTreeSet<TopicId>,
     /// They may have heard a later wish, whose answer was lost: the next is said whatever it is.
     unsure: bool,
-    /// Releases under way; true: the member is fenced.
-    releases: JoinSet<bool>,
+    /// Releases under way. They go on until they are answered, whatever the member loses meanwhile.
+    releases: JoinSet<grants::Released>,
     /// A look for topics under way.
     looking: JoinSet<wishes::Found>,
     /// What was found and not said yet; and what is being said.
@@ -79,8 +83,6 @@ struct Streams {
     addresses: BTreeSet<Arc<str>>,
     said: mpsc::Receiver<Said>,
     say: mpsc::Sender<Said>,
-    /// The highest term of which a leader was heard.
-    term: u64,
 }
 
 impl Membership {
@@ -104,9 +106,11 @@ impl Membership {
             outgoing: VecDeque::new(),
             core: Core::default(),
             member: [0; 16],
+            progress: grants::Progress::default(),
             epoch: 0,
             settled: false,
             stale: false,
+            in_doubt: None,
             topics: BTreeSet::new(),
             unsure: false,
             releases: JoinSet::new(),
@@ -161,7 +165,10 @@ impl Membership {
                         return;
                     }
                     Some(Word::Subscribed(subscription)) => self.subscription = subscription,
-                    Some(Word::GivenUp(_) | Word::Lost) => {}
+                    Some(Word::GivenUp(keys)) => {
+                        self.core.given_up(&keys);
+                    }
+                    Some(Word::Lost) => {}
                 },
                 () = tell(&self.events, &mut self.outgoing) => {}
             }
@@ -173,6 +180,7 @@ impl Membership {
         // What the membership before wanted to say, and what its calls were told, is of no interest.
         (self.wanted, self.saying, self.releases) = (None, JoinSet::new(), JoinSet::new());
         self.unsure = false;
+        self.core.begin();
         let asked = clock::now();
         match self.join().await {
             Ok(()) => backoff.reset(),
@@ -186,9 +194,14 @@ impl Membership {
             }
         }
         self.lease.begin(self.member, asked + self.options.session_timeout);
-        (self.settled, self.stale) = (false, false);
+        (self.settled, self.stale, self.in_doubt) = (false, false, None);
         // With that poll loses all that it had: what was still to be told is of the past.
-        self.outgoing.clear();
+        for event in self.outgoing.drain(..) {
+            let Event::Revoked(keys) = event else { continue };
+            for key in &keys {
+                self.core.unasked(key);
+            }
+        }
         self.outgoing.push_back(Event::Began(self.member, self.epoch));
         let mut streams = self.attend();
         let mut look = tokio::time::interval(LOOK);
@@ -210,9 +223,7 @@ impl Membership {
                         None
                     }
                 },
-                Some(fenced) = self.releases.join_next() => {
-                    matches!(fenced, Ok(true)).then_some(Over::Fenced)
-                }
+                Some(released) = self.releases.join_next() => self.released(released).await,
                 Some(found) = self.looking.join_next() => {
                     self.found(found);
                     None

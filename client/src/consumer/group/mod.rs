@@ -31,7 +31,7 @@ pub(super) use self::lease::{Lease, MemberId};
 pub use self::options::Assignor;
 pub(super) use self::options::GroupOptions;
 use super::error::ConsumeError;
-use super::subscription::Subscription;
+use super::subscription::{Known, Subscription};
 use crate::types::TopicPartition;
 
 /// Hears of changes of a consumer's assignment. All methods are called from within `poll`, `subscribe`, `close` and the
@@ -106,6 +106,8 @@ enum Word {
 #[derive(Debug)]
 pub(super) struct Group {
     lease: Arc<Lease>,
+    /// The topics as they were when they were subscribed to: what came later is read from its beginning.
+    known: Known,
     member: MemberId,
     events: mpsc::Receiver<Event>,
     pending: VecDeque<Event>,

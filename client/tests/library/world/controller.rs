@@ -8,7 +8,7 @@ use streamhouse_proto::{to_status, v1};
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
-use super::{CLUSTER, GENERATION, State, World, groups};
+use super::{CLUSTER, GENERATION, State, World, groups, plans};
 
 pub(super) struct Fake(pub(super) World, pub(super) String);
 
@@ -16,16 +16,6 @@ type Answer<T> = Result<Response<T>, Status>;
 
 fn refuse<T>(code: v1::ErrorCode, message: &str) -> Answer<T> {
     Err(to_status(v1::ErrorInfo::new(code, message)))
-}
-
-/// The segment as it was before it moved.
-fn before(mut segment: v1::Segment, outdated: Option<(u64, u64)>) -> v1::Segment {
-    if let (Some((new, old)), Some(v1::segment::Source::L0(l0))) = (outdated, &mut segment.source)
-        && l0.sequence == new
-    {
-        l0.sequence = old;
-    }
-    segment
 }
 
 fn summary(name: &str, state: &State) -> v1::TopicSummary {
@@ -157,40 +147,7 @@ impl v1::metadata_server::Metadata for Fake {
         &self,
         r: Request<v1::FindSegmentsRequest>,
     ) -> Answer<v1::FindSegmentsResponse> {
-        let mut state = self.0.state.lock();
-        state.look_ups += 1;
-        if state.unavailable {
-            return refuse(v1::ErrorCode::NoLeader, "no leader");
-        }
-        let (applied, lagging) = (state.applied, state.lagging);
-        let request = r.into_inner();
-        let outdated = if request.linearizable { None } else { state.outdated.take() };
-        let plans = request.ranges.into_iter().map(|range| {
-            let at = range.partition.clone().unwrap();
-            let log = match state.log(&at.topic_id, at.partition) {
-                Ok(log) => log,
-                Err(error) => return v1::ReadPlan { error: Some(error), ..Default::default() },
-            };
-            if lagging {
-                return v1::ReadPlan { partition: range.partition, ..Default::default() };
-            }
-            let since = range.from_timestamp_ms.unwrap_or(i64::MIN);
-            let after = log.segments.iter().filter(|segment| segment.last_offset >= range.offset);
-            let after = after.filter(|segment| segment.max_timestamp_ms >= since);
-            v1::ReadPlan {
-                partition: range.partition,
-                error: None,
-                log_start: log.log_start,
-                high_watermark: log.segments.last().map_or(0, |last| last.last_offset + 1),
-                segments: after
-                    .take(range.max_segments as usize)
-                    .cloned()
-                    .map(|segment| before(segment, outdated))
-                    .collect(),
-                scanned_to: log.segments.last().map_or(0, |last| last.last_offset + 1),
-            }
-        });
-        Ok(Response::new(v1::FindSegmentsResponse { plans: plans.collect(), applied }))
+        plans::find(&mut self.0.state.lock(), r.into_inner()).map(Response::new)
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
@@ -327,7 +284,7 @@ impl v1::metadata_server::Metadata for Fake {
         &self,
         r: Request<v1::ReleasePartitionsRequest>,
     ) -> Result<Response<v1::ReleasePartitionsResponse>, Status> {
-        Ok(Response::new(groups::release(&self.0, &r.into_inner())))
+        Ok(Response::new(groups::release(&self.0, r.into_inner()).await))
     }
 
     async fn list_groups(

@@ -1,6 +1,6 @@
-//! A store whose reads can be made to fail.
+//! A store whose reads can be made to wait and to fail, and that tells which are under way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,6 +15,9 @@ use object_store::{
 use parking_lot::Mutex;
 use streamhouse_client::Store;
 use streamhouse_store::StoreKind;
+use tokio::sync::watch;
+
+use super::reading::SOON;
 
 /// What happens to one GET.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +34,31 @@ pub enum ReadFault {
     Silent,
 }
 
+/// The GETs of a store.
+#[derive(Clone, Debug, Default)]
+pub struct Reads {
+    /// The objects of those that are under way; one that is asked for twice stands here twice.
+    under_way: Vec<String>,
+    /// The most objects that were read at once.
+    pub most: usize,
+}
+
+impl Reads {
+    /// How many objects are being read.
+    pub fn objects(&self) -> usize {
+        self.under_way.iter().collect::<BTreeSet<_>>().len()
+    }
+}
+
 #[derive(Debug)]
 pub struct FaultyReads {
     inner: Arc<dyn ObjectStore>,
     faults: Mutex<VecDeque<ReadFault>>,
+    /// What happens to all GETs after those.
+    then: ReadFault,
+    /// GETs wait while it is set.
+    held: watch::Sender<bool>,
+    reads: watch::Sender<Reads>,
 }
 
 impl FaultyReads {
@@ -43,7 +67,21 @@ impl FaultyReads {
         inner: Arc<dyn ObjectStore>,
         faults: impl IntoIterator<Item = ReadFault>,
     ) -> Arc<Self> {
-        Arc::new(Self { inner, faults: Mutex::new(faults.into_iter().collect()) })
+        Self::with(inner, faults.into_iter().collect(), ReadFault::None)
+    }
+
+    /// The store with this fault in every GET.
+    pub fn lasting(inner: Arc<dyn ObjectStore>, fault: ReadFault) -> Arc<Self> {
+        Self::with(inner, VecDeque::new(), fault)
+    }
+
+    fn with(
+        inner: Arc<dyn ObjectStore>,
+        faults: VecDeque<ReadFault>,
+        then: ReadFault,
+    ) -> Arc<Self> {
+        let (held, reads) = (watch::channel(false).0, watch::channel(Reads::default()).0);
+        Arc::new(Self { inner, faults: Mutex::new(faults), then, held, reads })
     }
 
     pub fn store(self: &Arc<Self>) -> Store {
@@ -53,6 +91,45 @@ impl FaultyReads {
     /// How many faults are left.
     pub fn left(&self) -> usize {
         self.faults.lock().len()
+    }
+
+    /// Whether GETs wait from here on.
+    pub fn hold(&self, hold: bool) {
+        self.held.send_replace(hold);
+    }
+
+    pub fn reads(&self) -> Reads {
+        self.reads.borrow().clone()
+    }
+
+    /// Waits until the GETs are so.
+    pub async fn until(&self, so: impl FnMut(&Reads) -> bool) {
+        let mut reads = self.reads.subscribe();
+        let reached = tokio::time::timeout(SOON, reads.wait_for(so)).await.map(drop);
+        assert!(reached.is_ok(), "{:?}", self.reads());
+    }
+
+    /// A GET begins; it is over when the guard is dropped.
+    fn begin(&self, object: &str) -> Reading<'_> {
+        self.reads.send_modify(|reads| {
+            reads.under_way.push(object.to_owned());
+            reads.most = reads.most.max(reads.objects());
+        });
+        Reading { reads: &self.reads, object: object.to_owned() }
+    }
+}
+
+struct Reading<'a> {
+    reads: &'a watch::Sender<Reads>,
+    object: String,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.reads.send_modify(|reads| {
+            let place = reads.under_way.iter().position(|object| *object == self.object);
+            reads.under_way.swap_remove(place.unwrap());
+        });
     }
 }
 
@@ -94,7 +171,9 @@ impl ObjectStore for FaultyReads {
     }
 
     async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
-        let fault = self.faults.lock().pop_front().unwrap_or(ReadFault::None);
+        let _reading = self.begin(at.as_ref());
+        let fault = self.faults.lock().pop_front().unwrap_or(self.then);
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
         match fault {
             ReadFault::TimedOut => {
                 return Err(failure(std::io::Error::from(std::io::ErrorKind::TimedOut)));

@@ -18,12 +18,18 @@ pub struct Coordinator {
     pub grants: Option<Vec<(u32, u32, bool)>>,
     /// It confirms no sign of life.
     pub deaf: bool,
+    /// Its answers are as of so many entries before.
+    pub behind: u64,
+    /// Answers to members so far.
+    pub answers: u64,
     /// So many of the next wishes are refused.
     pub refuse_joins: usize,
     /// The controllers that members are told of.
     pub controllers: Vec<String>,
     /// Those that members attended at.
     pub attended: BTreeSet<String>,
+    /// The wishes that it took.
+    pub joins: Vec<v1::JoinGroupRequest>,
     /// What was asked of it, in order: `join`, `leave`, `release PARTITION@EPOCH`, `commit PARTITION`.
     pub asked: Vec<String>,
 }
@@ -40,7 +46,8 @@ pub(super) fn join(
     }
     state.groups.asked.push("join".to_owned());
     state.groups.members.retain(|(id, _)| *id != request.member_id);
-    state.groups.members.push((request.member_id, request.topic_ids));
+    state.groups.members.push((request.member_id.clone(), request.topic_ids.clone()));
+    state.groups.joins.push(request);
     Ok(v1::JoinGroupResponse { member_epoch: 1, applied: state.applied })
 }
 
@@ -51,15 +58,24 @@ pub(super) fn leave(world: &World, request: &v1::LeaveGroupRequest) -> v1::Leave
     v1::LeaveGroupResponse { applied: state.applied }
 }
 
-pub(super) fn release(
+/// What is asked for when it is answered goes.
+pub(super) async fn release(
     world: &World,
-    request: &v1::ReleasePartitionsRequest,
+    request: v1::ReleasePartitionsRequest,
 ) -> v1::ReleasePartitionsResponse {
+    let released = request.partitions.into_iter();
+    let released: Vec<_> =
+        released.map(|one| (one.partition.unwrap().partition, one.granted_epoch)).collect();
+    let asked = released.iter().map(|(partition, epoch)| format!("release {partition}@{epoch}"));
+    world.state.lock().groups.asked.extend(asked);
+    let _ = world.releases_held.subscribe().wait_for(|held| !held).await;
     let mut state = world.state.lock();
-    for owned in &request.partitions {
-        let (partition, epoch) = (owned.partition.as_ref().unwrap().partition, owned.granted_epoch);
-        state.groups.asked.push(format!("release {partition}@{epoch}"));
+    if let Some(grants) = &mut state.groups.grants {
+        grants.retain(|(partition, epoch, revoking)| {
+            !revoking || !released.contains(&(*partition, *epoch))
+        });
     }
+    state.applied += 1;
     v1::ReleasePartitionsResponse { applied: state.applied }
 }
 
@@ -94,7 +110,8 @@ pub(super) fn attend(
 }
 
 fn answer(world: &World, sign: &v1::AttendGroupRequest) -> v1::AttendGroupResponse {
-    let state = world.state.lock();
+    let mut state = world.state.lock();
+    state.groups.answers += 1;
     let member = state.groups.members.iter().find(|(id, _)| *id == sign.member_id);
     let of =
         |id: &[u8; 16]| member.is_some_and(|(_, topics)| topics.iter().any(|t| t[..] == id[..]));
@@ -111,7 +128,7 @@ fn answer(world: &World, sign: &v1::AttendGroupRequest) -> v1::AttendGroupRespon
     v1::AttendGroupResponse {
         leader: true,
         term: 1,
-        applied: state.applied,
+        applied: state.applied - state.groups.behind,
         heard: if state.groups.deaf { 0 } else { sign.number },
         fenced: member.is_none(),
         group_epoch: 1,

@@ -5,22 +5,21 @@ mod agent;
 mod controller;
 pub mod faulty;
 mod groups;
+pub mod member;
+pub mod objects;
+mod plans;
 mod producers;
 pub mod reading;
+pub mod sending;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
 use parking_lot::Mutex;
 use streamhouse_client::Store;
 use streamhouse_proto::v1;
-use streamhouse_segment::batch::{
-    self, BatchBuilder, BatchHeader, Limits, NO_HEADERS, ProducerInfo,
-};
-use streamhouse_segment::ids::{ClusterId, Generation, ObjectId, SessionId};
 use streamhouse_store::StoreKind;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -70,6 +69,8 @@ pub struct World {
     changed: watch::Sender<u64>,
     /// Commits of offsets wait while it is set.
     pub commits_held: watch::Sender<bool>,
+    /// So do releases of partitions.
+    pub releases_held: watch::Sender<bool>,
     /// So many of the next descriptions are never answered.
     pub silence: watch::Sender<u32>,
     /// Agents take one permit per batch with [`Action::Hold`].
@@ -84,6 +85,7 @@ impl World {
             objects: Arc::new(InMemory::new()),
             changed: watch::channel(0).0,
             commits_held: watch::channel(false).0,
+            releases_held: watch::channel(false).0,
             silence: watch::channel(0).0,
             gate: Arc::new(Semaphore::new(0)),
         };
@@ -148,149 +150,16 @@ impl World {
         state.applied += 1;
     }
 
+    /// The first segment of the partition expires.
+    pub fn trim(&self, topic: &str, partition: usize) {
+        let mut state = self.state.lock();
+        let log = &mut state.topics.get_mut(topic).unwrap().1[partition];
+        let first = log.segments.remove(0);
+        log.log_start = first.last_offset + 1;
+    }
+
     pub fn store(&self) -> Store {
         Store::from_object_store(self.objects.clone(), "", StoreKind::Memory)
-    }
-
-    /// Writes the batch as an object of its own and commits it.
-    pub async fn append(
-        &self,
-        topic: &[u8],
-        partition: u32,
-        bytes: &[u8],
-    ) -> Result<(u64, u64), v1::ErrorInfo> {
-        let header = batch::validate_for_produce(bytes, &Limits::default()).unwrap();
-        let mut bytes = bytes.to_vec();
-        let (key, base, sequence) = {
-            let mut state = self.state.lock();
-            if let Some(before) = state.producers.judge((topic, partition), &header)? {
-                return Ok((before, state.applied));
-            }
-            state.sequence += 1;
-            let sequence = state.sequence;
-            let log = state.log(topic, partition)?;
-            let base = log.next_offset;
-            log.next_offset += u64::try_from(header.records_count).unwrap();
-            state.producers.append((topic, partition), &header, base);
-            batch::assign(&mut bytes, base as i64, 1);
-            (object(sequence).key(), base, sequence)
-        };
-        let parsed = BatchHeader::parse(&bytes).unwrap();
-        let segment = v1::Segment {
-            base_offset: base,
-            last_offset: parsed.last_offset() as u64,
-            record_count: parsed.records_count as u32,
-            min_timestamp_ms: parsed.base_timestamp,
-            max_timestamp_ms: parsed.max_timestamp,
-            position: 0,
-            length: bytes.len() as u32,
-            crc32c: crc32c::crc32c(&bytes),
-            source: Some(v1::segment::Source::L0(v1::L0Object {
-                generation: Some(GENERATION),
-                session: 5,
-                sequence,
-            })),
-            ..v1::Segment::default()
-        };
-        self.put(&key, bytes).await;
-        let applied = {
-            let mut state = self.state.lock();
-            state.applied += 1;
-            state.log(topic, partition)?.segments.push(segment);
-            state.applied
-        };
-        self.changed.send_replace(applied);
-        Ok((base, applied))
-    }
-
-    /// One object with a slice for each of these partitions of the topic, as an agent writes it: ten records each.
-    pub async fn append_object(&self, topic: &str, partitions: std::ops::Range<u32>) {
-        let mut object = Vec::new();
-        let mut slices = Vec::new();
-        for partition in partitions {
-            let id = self.state.lock().topics[topic].0;
-            let base = self.state.lock().log(&id, partition).unwrap().next_offset;
-            let mut builder = BatchBuilder::new(batch::Compression::Lz4, Limits::default());
-            for number in base..base + 10 {
-                let value = format!("v{number}");
-                builder.push(1, None, Some(value.as_bytes()), NO_HEADERS).unwrap();
-            }
-            let mut bytes = builder.finish(ProducerInfo::NONE).unwrap().to_vec();
-            batch::assign(&mut bytes, base as i64, 1);
-            slices.push((id, partition, base, object.len() as u64, bytes.len() as u32));
-            object.extend(bytes);
-        }
-        let sequence = {
-            let mut state = self.state.lock();
-            state.sequence += 1;
-            state.sequence
-        };
-        let crc = |start: u64, length: u32| {
-            crc32c::crc32c(&object[start as usize..start as usize + length as usize])
-        };
-        let segments: Vec<_> = slices
-            .into_iter()
-            .map(|(id, partition, base_offset, position, length)| {
-                let segment = v1::Segment {
-                    base_offset,
-                    last_offset: base_offset + 9,
-                    record_count: 10,
-                    position,
-                    length,
-                    crc32c: crc(position, length),
-                    source: Some(v1::segment::Source::L0(v1::L0Object {
-                        generation: Some(GENERATION),
-                        session: 5,
-                        sequence,
-                    })),
-                    ..v1::Segment::default()
-                };
-                (id, partition, segment)
-            })
-            .collect();
-        self.put(&self.key(sequence), object).await;
-        let applied = {
-            let mut state = self.state.lock();
-            state.applied += 1;
-            for (id, partition, segment) in segments {
-                let log = state.log(&id, partition).unwrap();
-                log.next_offset = segment.last_offset + 1;
-                log.segments.push(segment);
-            }
-            state.applied
-        };
-        self.changed.send_replace(applied);
-    }
-
-    pub async fn put(&self, key: &str, bytes: Vec<u8>) {
-        self.objects.put(&Path::from(key), PutPayload::from(bytes)).await.unwrap();
-    }
-
-    pub async fn get(&self, key: &str) -> Vec<u8> {
-        self.objects.get(&Path::from(key)).await.unwrap().bytes().await.unwrap().to_vec()
-    }
-
-    pub async fn delete(&self, key: &str) {
-        self.objects.delete(&Path::from(key)).await.unwrap();
-    }
-
-    /// The key of the n-th object written, from 1.
-    pub fn key(&self, sequence: u64) -> String {
-        object(sequence).key()
-    }
-
-    /// All values of a partition, in log order, read around the consumer.
-    pub async fn values(&self, topic: &str, partition: usize) -> Vec<String> {
-        let segments = self.state.lock().topics[topic].1[partition].segments.clone();
-        let mut values = Vec::new();
-        for segment in segments {
-            let Some(v1::segment::Source::L0(l0)) = segment.source else { panic!() };
-            let bytes = self.get(&object(l0.sequence).key()).await;
-            for record in batch::decode(bytes.into(), &Limits::default()).unwrap() {
-                values.push(String::from_utf8(record.unwrap().value.unwrap().to_vec()).unwrap());
-            }
-        }
-        values
     }
 }
 
@@ -304,12 +173,12 @@ impl State {
     }
 }
 
-fn object(sequence: u64) -> ObjectId {
-    ObjectId {
-        cluster: ClusterId::from_bytes(CLUSTER),
-        generation: Generation { counter: GENERATION.counter, random: GENERATION.random },
-        session: SessionId(5),
-        sequence,
+/// Waits for what nobody tells of.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + reading::SOON;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "it never came: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

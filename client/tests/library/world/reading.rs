@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use streamhouse_client::consumer::{ConsumerBuilder, Record as Read};
-use streamhouse_client::{Consumer, OffsetReset, Producer, Record};
+use streamhouse_client::{Consumer, OffsetReset, Producer, Record, TopicPartition};
 
 use super::World;
+use super::sending::one_agent;
 
 /// Long enough for anything that will happen.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// A cluster with the topic `orders`, and a producer whose batches hold ten records.
 pub async fn cluster(partitions: usize) -> (World, String, Producer) {
-    let (world, controller) = World::new().await;
-    let agent = world.add_agent().await;
-    world.add_topic("orders", partitions, &agent);
+    let (world, controller, _) = one_agent(partitions).await;
     let producer = Producer::builder()
         .controllers([&*controller])
         .batch_size(10)
@@ -23,6 +22,15 @@ pub async fn cluster(partitions: usize) -> (World, String, Producer) {
         .await
         .unwrap();
     (world, controller, producer)
+}
+
+/// A cluster with the topic `orders` of two partitions, and so many objects with ten records of each.
+pub async fn with_objects(objects: usize) -> (World, String) {
+    let (world, controller, _producer) = cluster(2).await;
+    for _ in 0..objects {
+        world.append_object("orders", 0..2).await;
+    }
+    (world, controller)
 }
 
 /// Records whose value is `v<number>`.
@@ -56,6 +64,36 @@ pub async fn read(consumer: &mut Consumer, count: usize) -> Vec<Read> {
         records.extend(polled);
     }
     records
+}
+
+/// Reads on until so many records came, each with the value `v<offset>`; what failed meanwhile.
+pub async fn read_through(consumer: &mut Consumer, count: usize) -> (Vec<(u32, u64)>, Vec<String>) {
+    let (mut seen, mut errors) = (Vec::new(), Vec::new());
+    while seen.len() < count {
+        match consumer.poll(SOON).await {
+            Ok(records) => {
+                assert!(!records.is_empty(), "only {} of {count} records came", seen.len());
+                for record in records {
+                    let value = format!("v{}", record.offset);
+                    assert_eq!(record.value.as_deref(), Some(value.as_bytes()));
+                    seen.push((record.partition, record.offset));
+                }
+            }
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    (seen, errors)
+}
+
+/// Reads nothing yet.
+pub async fn idle(world: &World, controller: &str) -> Consumer {
+    let builder = Consumer::builder().controllers([controller]).object_store(world.store());
+    let builder = builder.metadata_refresh(Duration::from_millis(50));
+    builder.offset_reset(OffsetReset::Earliest).build().await.unwrap()
+}
+
+pub fn at(topic: &str, partition: u32) -> TopicPartition {
+    TopicPartition::new(topic, partition)
 }
 
 pub fn offsets(records: &[Read]) -> Vec<u64> {

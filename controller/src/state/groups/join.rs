@@ -10,7 +10,7 @@ use super::{
 use crate::state::command::{GroupJoin, TopicKey};
 use crate::state::kv::{KvError, Transaction};
 use crate::state::names::{check_group, shown};
-use crate::state::reply::{Effect, LeftBecause, Refusal, Reply};
+use crate::state::reply::{Effect, LeftBecause, MovedBecause, Refusal, Reply};
 use crate::state::{MAX_BATCH, offsets, typed, work};
 use std::collections::BTreeSet;
 
@@ -219,7 +219,7 @@ fn replace(
             if count > MAX_BATCH {
                 break;
             }
-            changes.set(tx, &key, &was, &now);
+            changes.set(tx, &key, &was, &now, MovedBecause::Replaced);
         }
     }
     tx.delete(member_key(group, &old_id));

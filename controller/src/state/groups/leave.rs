@@ -8,7 +8,7 @@ use super::{
 use crate::state::command::PartitionKey;
 use crate::state::kv::{KvError, Transaction};
 use crate::state::names::shown;
-use crate::state::reply::{Effect, LeftBecause, Refusal, Reply};
+use crate::state::reply::{Effect, LeftBecause, MovedBecause, Refusal, Reply};
 use crate::state::{MAX_BATCH, typed, work};
 
 type Outcome = Result<(Reply, Vec<Effect>), KvError>;
@@ -95,7 +95,7 @@ pub(in crate::state) fn release(
             None => None,
         };
         let now = GroupPartition { owner, granted_epoch: shared.epoch, target: was.target };
-        changes.set(tx, key, &was, &now);
+        changes.set(tx, key, &was, &now, MovedBecause::Released);
     }
     let mut effects = Vec::new();
     changes.tell(shared.epoch, &mut effects);

@@ -19,7 +19,9 @@
 //!
 //! A grant carries the group epoch as of which it was made. Targets change
 //! only with the epoch, so that partition, owner and epoch name one grant: a
-//! release or commit of an earlier one is told apart.
+//! release or commit of an earlier one is told apart. Which time the owner of
+//! one was asked for it a release does not say: a member reads again what it
+//! may keep after all only once its release was answered.
 
 mod delete;
 mod join;

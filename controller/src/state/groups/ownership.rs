@@ -4,7 +4,7 @@ use super::{GroupPartition, MemberId, membership, owned_key, partition_key};
 use crate::state::command::PartitionKey;
 use crate::state::kv::{KvError, KvRead, Transaction};
 use crate::state::names::shown;
-use crate::state::reply::{Effect, OwnerChange, Refusal};
+use crate::state::reply::{Effect, MovedBecause, OwnerChange, Refusal};
 use crate::state::typed;
 use std::collections::BTreeSet;
 
@@ -20,13 +20,15 @@ impl<'a> Changes<'a> {
         Self { group, owners: Vec::new(), told: BTreeSet::new() }
     }
 
-    /// Replaces a partition's record. One without owner and target goes.
+    /// Replaces a partition's record. One without owner and target goes. `why`
+    /// its owner changes, if it does.
     pub(super) fn set(
         &mut self,
         tx: &mut Transaction<'_>,
         key: &PartitionKey,
         was: &GroupPartition,
         now: &GroupPartition,
+        why: MovedBecause,
     ) {
         if was.owner != now.owner {
             if let Some(old) = &was.owner {
@@ -36,7 +38,7 @@ impl<'a> Changes<'a> {
                 typed::mark(tx, owned_key(self.group, new, key));
             }
             let (was, owner) = (was.owner, now.owner);
-            self.owners.push(OwnerChange { partition: *key, was, now: owner });
+            self.owners.push(OwnerChange { partition: *key, was, now: owner, why });
         }
         self.told.extend(was.owner.iter().chain(&now.owner).chain(&now.target));
         match now.owner.is_none() && now.target.is_none() {

@@ -8,7 +8,7 @@ use super::{
 use crate::state::assignors::{self, Assignor, Work};
 use crate::state::command::{PartitionKey, TopicKey};
 use crate::state::kv::{KvError, KvRead, Transaction};
-use crate::state::reply::Effect;
+use crate::state::reply::{Effect, MovedBecause};
 use crate::state::topics::{self, TopicStage};
 use crate::state::{MAX_BATCH, work};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +35,7 @@ pub(in crate::state) fn rebalance(
     for (key, target) in changed.iter().take(MAX_BATCH) {
         let was = plan.partitions.remove(key).unwrap_or_default();
         let now = plan.next(&was, key, *target, &shared);
-        changes.set(tx, key, &was, &now);
+        changes.set(tx, key, &was, &now, plan.why(&was));
     }
     if changed.len() > MAX_BATCH {
         work::add(tx, work::Kind::AssignMembers, group.as_bytes(), effects);
@@ -131,6 +131,15 @@ impl Plan {
     /// is a member, and the topic is there, whoever subscribes to it.
     fn stays(&self, owner: &MemberId, key: &PartitionKey) -> bool {
         self.ids.contains_key(owner) && self.alive.contains(&key.topic)
+    }
+
+    /// Why a partition may get another owner without its owner's doing.
+    fn why(&self, was: &GroupPartition) -> MovedBecause {
+        match &was.owner {
+            None => MovedBecause::Unowned,
+            Some(owner) if !self.ids.contains_key(owner) => MovedBecause::OwnerGone,
+            Some(_) => MovedBecause::TopicGone,
+        }
     }
 
     fn next(

@@ -2,7 +2,9 @@
 
 #![allow(unreachable_pub)]
 
+pub mod controllers;
 pub mod cut;
+pub mod rig;
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;

@@ -1,11 +1,16 @@
 //! What the member does by the clock, and its end.
 
+use std::time::Duration;
+
 use streamhouse_proto::v1;
 use tokio::time::Instant;
 
 use super::{Membership, Over, Streams};
 use crate::clock;
 use crate::routing::Client;
+
+/// How long the leader may take to tell what came of a release, before it is asked.
+const DOUBT: Duration = Duration::from_secs(1);
 
 impl Membership {
     /// Looks at the clock: leases, polls, and the next look for topics.
@@ -31,6 +36,11 @@ impl Membership {
             tracing::warn!(group = %self.group, "no leader confirmed the member for its session timeout");
             self.lose_all();
             self.stale = true;
+        }
+        if !self.core.doubts() {
+            self.in_doubt = None;
+        } else if now.duration_since(*self.in_doubt.get_or_insert(now)) > DOUBT {
+            (self.in_doubt, self.stale) = (None, true);
         }
         if self.stale && now < self.lease.until() {
             self.stale = false;

@@ -6,6 +6,7 @@ use streamhouse_proto::v1;
 use streamhouse_segment::ids::TopicId;
 use tokio::task::JoinError;
 
+use super::grants::Progress;
 use super::{Membership, Over};
 use crate::clock;
 use crate::consumer::discovery;
@@ -17,22 +18,23 @@ use crate::routing::{Client, Metadata};
 /// The topics that the subscription wants.
 pub(super) type Found = Result<BTreeSet<TopicId>, CallError>;
 /// What became of saying that these are wanted.
-pub(super) type Said = (BTreeSet<TopicId>, Result<u32, CallError>);
+pub(super) type Said = (BTreeSet<TopicId>, Result<v1::JoinGroupResponse, CallError>);
 
 impl Membership {
     pub(super) async fn join(&mut self) -> Result<(), ConsumeError> {
         self.topics = find(&self.metadata, &self.subscription, true).await?;
         self.member = clock::random_id();
-        self.epoch = self.wish(&self.topics, false).await?;
+        let joined = self.wish(&self.topics, false).await?;
+        (self.epoch, self.progress) = (joined.member_epoch, Progress::joined(joined.applied));
         Ok(())
     }
 
-    /// Tells the controllers what the member wants; returns its epoch.
+    /// Tells the controllers what the member wants.
     fn wish(
         &self,
         topics: &BTreeSet<TopicId>,
         is_member: bool,
-    ) -> impl Future<Output = Result<u32, CallError>> + Send + use<> {
+    ) -> impl Future<Output = Result<v1::JoinGroupResponse, CallError>> + Send + use<> {
         let request = v1::JoinGroupRequest {
             request: Some(self.requester.next()),
             group: self.group.to_string(),
@@ -52,7 +54,7 @@ impl Membership {
             });
             let answer = answer.await?;
             pool.observe(answer.applied);
-            Ok(answer.member_epoch)
+            Ok(answer)
         }
     }
 

@@ -1,0 +1,172 @@
+//! What becomes of records: lost, twice, torn, out of order, skipped.
+
+use streamhouse_chaos::{AnomalyKind, Operation, Outcome, Partition, Read, check};
+
+use super::{AT, Writer, read, three, value};
+
+#[test]
+fn a_good_history_has_no_anomaly() {
+    let history = Writer::default()
+        .acked(1, 0)
+        .send(2, Outcome::Info, None)
+        .acked(3, 2)
+        .send(4, Outcome::Fail, None)
+        .poll(2, &[read(0, 1), read(1, 2)])
+        .event(2, Outcome::Ok, Operation::Assign)
+        .poll(2, &[read(0, 1), read(1, 2), read(2, 3)])
+        .drain(&[read(0, 1), read(1, 2), read(2, 3)])
+        .0;
+    assert_eq!(check(&history).anomalies, []);
+    assert_eq!(check(&history).acknowledged, 2);
+}
+
+#[test]
+fn a_lost_write_is_reported() {
+    Writer::default().acked(1, 0).acked(2, 1).drain(&[read(1, 2)]).shows(AnomalyKind::LostWrite);
+}
+
+#[test]
+fn an_unseen_write_is_reported() {
+    Writer::default().acked(1, 0).acked(2, 1).drain(&[read(0, 1)]).shows(AnomalyKind::Unseen);
+}
+
+#[test]
+fn a_duplicate_is_reported() {
+    let twice = [read(0, 1), read(1, 1)];
+    Writer::default().acked(1, 0).drain(&twice).shows(AnomalyKind::Duplicate);
+}
+
+#[test]
+fn a_duplicate_of_a_client_that_may_is_counted_only() {
+    let start = Operation::Start { client: "plain producer".into(), duplicates: true };
+    let twice = [read(0, 1), read(1, 1)];
+    let history = Writer::default().event(1, Outcome::Ok, start).acked(1, 0).drain(&twice).0;
+    assert_eq!(check(&history).anomalies, []);
+    assert_eq!(check(&history).allowed_duplicates, 1);
+}
+
+#[test]
+fn the_same_offset_of_another_topic_is_another_place() {
+    let other = Read { at: Partition { topic: 1, partition: 0 }, offset: 0, value: Some(value(2)) };
+    Writer::default()
+        .acked(1, 0)
+        .send(2, Outcome::Info, None)
+        .drain(&[read(0, 1), other])
+        .shows_nothing();
+}
+
+#[test]
+fn an_offset_with_two_values_is_reported() {
+    Writer::default()
+        .acked(1, 0)
+        .send(2, Outcome::Info, None)
+        .poll(2, &[read(0, 1)])
+        .poll(3, &[read(0, 2)])
+        .shows(AnomalyKind::InconsistentOffsets);
+}
+
+#[test]
+fn an_acknowledged_offset_with_another_value_is_reported() {
+    Writer::default()
+        .acked(1, 0)
+        .send(2, Outcome::Info, None)
+        .drain(&[read(0, 2)])
+        .shows(AnomalyKind::InconsistentOffsets);
+}
+
+#[test]
+fn a_read_of_a_failed_send_is_reported() {
+    let history = Writer::default().send(1, Outcome::Fail, None);
+    history.drain(&[read(0, 1)]).shows(AnomalyKind::G1a);
+}
+
+#[test]
+fn a_write_that_was_answered_as_fenced_and_is_there_is_reported() {
+    let send = |fenced| Operation::Send { at: AT, value: value(1), offset: None, fenced };
+    Writer::default()
+        .event(1, Outcome::Invoke, send(false))
+        .event(1, Outcome::Fail, send(true))
+        .drain(&[read(0, 1)])
+        .shows(AnomalyKind::FalseFenced);
+}
+
+#[test]
+fn a_phantom_is_reported() {
+    Writer::default().drain(&[read(0, 1)]).shows(AnomalyKind::PhantomRead);
+}
+
+#[test]
+fn a_corrupt_payload_is_reported() {
+    let corrupt = Read { at: AT, offset: 0, value: None };
+    Writer::default().drain(&[corrupt]).shows(AnomalyKind::CorruptRead);
+}
+
+#[test]
+fn a_slice_that_is_not_what_the_index_says_is_reported() {
+    let damaged =
+        Operation::Damaged { object: "o".into(), at: AT, base: 0, problem: "checksum".into() };
+    Writer::default().seen(damaged).shows(AnomalyKind::CorruptRead);
+}
+
+#[test]
+fn a_skip_between_polls_is_reported() {
+    three().poll(2, &[read(0, 1)]).poll(2, &[read(2, 3)]).shows(AnomalyKind::PollSkip);
+}
+
+#[test]
+fn a_step_back_between_polls_is_reported() {
+    three()
+        .poll(2, &[read(0, 1), read(1, 2)])
+        .poll(2, &[read(1, 2)])
+        .shows(AnomalyKind::NonmonotonicPoll);
+}
+
+#[test]
+fn a_skip_inside_a_poll_is_reported() {
+    three().poll(2, &[read(0, 1), read(2, 3)]).shows(AnomalyKind::IntPollSkip);
+}
+
+#[test]
+fn a_step_back_inside_a_poll_is_reported() {
+    let back = [read(0, 1), read(1, 2), read(0, 1)];
+    three().poll(2, &back).shows(AnomalyKind::IntNonmonotonicPoll);
+}
+
+#[test]
+fn sends_out_of_order_are_reported() {
+    Writer::default()
+        .acked(1, 1)
+        .acked(2, 0)
+        .drain(&[read(0, 2), read(1, 1)])
+        .shows(AnomalyKind::NonmonotonicSend);
+}
+
+#[test]
+fn a_client_that_repeats_keeps_the_order_of_first_appearances() {
+    let start = || {
+        let start = Operation::Start { client: "plain producer".into(), duplicates: true };
+        Writer::default().event(1, Outcome::Ok, start)
+    };
+    // The answer to the first was lost, and the acknowledged one is its second appearance.
+    let reads = [read(0, 1), read(1, 2), read(2, 1)];
+    start().acked(2, 1).acked(1, 2).drain(&reads).shows_nothing();
+    let reads = [read(1, 2), read(2, 1)];
+    start().acked(2, 1).acked(1, 2).drain(&reads).shows(AnomalyKind::NonmonotonicSend);
+}
+
+#[test]
+fn a_send_of_a_producer_that_was_taken_over_from_is_reported() {
+    let taken = Operation::TakeOver { from: 1 };
+    Writer::default()
+        .acked(1, 0)
+        .event(2, Outcome::Ok, taken.clone())
+        .acked(2, 1)
+        .shows(AnomalyKind::ZombieSend);
+    // Sent before, answered after.
+    let send = |offset| Operation::Send { at: AT, value: value(1), offset, fenced: false };
+    Writer::default()
+        .event(1, Outcome::Invoke, send(None))
+        .event(2, Outcome::Ok, taken)
+        .event(1, Outcome::Ok, send(Some(0)))
+        .shows_nothing();
+}
