@@ -26,7 +26,9 @@ need_test() {
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
     command -v ldconfig >/dev/null && ldconfig -p | grep -q 'libclang[-.0-9]*\.so' && return 0
-    compgen -G '/usr/lib/llvm*/lib/libclang*.so*' >/dev/null && return 0
+    # Not libclang-cpp, which is another library and may be there without it.
+    compgen -G '/usr/lib/llvm*/lib/libclang.so*' >/dev/null && return 0
+    compgen -G '/usr/lib/llvm*/lib/libclang-[0-9]*.so*' >/dev/null && return 0
     PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so'
 }
 
