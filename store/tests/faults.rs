@@ -8,13 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use streamhouse_store::{GetError, OpenError, PutError, Store, StoreOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 
-fn s3(port: u16) -> Store {
+/// A request that is answered at all is answered within this time.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn s3(port: u16, timeout: Duration) -> Store {
     StoreOptions::new()
         .without_environment()
-        .request_timeout(Duration::from_millis(500))
+        .request_timeout(timeout)
         .set("AWS_ENDPOINT", format!("http://127.0.0.1:{port}"))
         .set("AWS_ALLOW_HTTP", "true")
         .set("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
@@ -61,8 +64,12 @@ fn status(line: &str, body: &str) -> Answer {
 }
 
 async fn put(answer: Answer) -> PutError {
+    let timeout = match &answer {
+        Answer::SayNothing => Duration::from_millis(500),
+        Answer::Text(_) | Answer::CloseAtOnce => PATIENCE,
+    };
     let (port, task, requests) = server(answer).await;
-    let error = s3(port).create("l0/7", Bytes::from_static(b"bytes")).await.unwrap_err();
+    let error = s3(port, timeout).create("l0/7", Bytes::from_static(b"bytes")).await.unwrap_err();
     assert_eq!(*requests.borrow(), 1, "one attempt, no retries inside: {error}");
     drop(task);
     let message = error.to_string();
@@ -73,14 +80,15 @@ async fn put(answer: Answer) -> PutError {
 
 #[tokio::test]
 async fn a_refused_connection_is_a_write_that_did_not_happen() {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let error = s3(port).create("l0/7", Bytes::from_static(b"bytes")).await.unwrap_err();
+    // Nobody listens at a port that is bound and no more, and nobody else gets it.
+    let bound = TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let store = s3(bound.local_addr().unwrap().port(), PATIENCE);
+    let error = store.create("l0/7", Bytes::from_static(b"bytes")).await.unwrap_err();
     assert!(matches!(error, PutError::Unavailable { .. }), "{error:?}");
     assert!(error.can_retry() && !error.may_have_happened());
     assert!(error.to_string().contains("Connection refused"), "{error}");
-    assert!(matches!(s3(port).get("l0/7").await, Err(GetError::Unavailable { .. })));
+    assert!(matches!(store.get("l0/7").await, Err(GetError::Unavailable { .. })));
 }
 
 #[tokio::test]
@@ -140,7 +148,7 @@ async fn a_body_cut_off_is_not_taken_for_the_object() {
     let head = "HTTP/1.1 206 Partial Content\r\nContent-Length: 100\r\nContent-Range: bytes 0-99/500\r\n\
                 Last-Modified: Tue, 15 Nov 1994 12:45:26 GMT\r\nETag: \"x\"\r\n\r\nonly this";
     let (port, task, _) = server(Answer::Text(head.into())).await;
-    let error = s3(port).get_range("l0/7", 0..100).await.unwrap_err();
+    let error = s3(port, PATIENCE).get_range("l0/7", 0..100).await.unwrap_err();
     assert!(error.can_retry(), "{error:?}");
     drop(task);
 }

@@ -38,7 +38,7 @@ impl World {
         let endpoint = endpoint.await.unwrap();
         let store = StoreOptions::new()
             .without_environment()
-            .request_timeout(Duration::from_millis(500))
+            .request_timeout(Duration::from_secs(3))
             .set_all(endpoint.options())
             .open("s3://bucket/p")
             .unwrap();

@@ -1,5 +1,6 @@
 //! A cluster as `streamhouse up` makes it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 use std::time::Duration;
@@ -111,6 +112,28 @@ impl Default for UpCluster {
 pub fn signal(pid: &Value, signal: Signal) {
     let pid = pid.as_u64().expect("a process number");
     kill(Pid::from_raw(pid as i32), signal).expect("the process is there");
+}
+
+/// `kill -9`, and waits until nothing of the process is left: neither a thread nor what it had open.
+///
+/// # Panics
+///
+/// If there is no such process, or it is there for another minute.
+pub fn kill_process(pid: &Value) {
+    signal(pid, Signal::SIGKILL);
+    let threads = format!("/proc/{pid}/task");
+    until("the killed process is gone", PATIENCE, || {
+        // One that nobody has waited for yet stays as a zombie.
+        let left = fs::read_dir(&threads).into_iter().flatten().flatten();
+        left.map(|thread| thread.path()).all(|thread| has_ended(&thread)).then_some(())
+    });
+}
+
+/// Whether the thread at this place in `/proc` is a zombie, or gone.
+fn has_ended(thread: &Path) -> bool {
+    let stat = fs::read_to_string(thread.join("stat")).unwrap_or_default();
+    // The state stands behind the name, which is in parentheses.
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 fn text(path: &Path) -> &str {

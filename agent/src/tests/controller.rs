@@ -64,6 +64,8 @@ pub(super) struct State {
     /// DEDUP: by partition and producer.
     sequences: BTreeMap<(usize, u64), Sequences>,
     pub(super) released: usize,
+    /// The session was asked to give its leases back.
+    pub(super) drained: bool,
     pub(super) closed: bool,
     pub(super) commit_calls: usize,
     applied: u64,
@@ -440,6 +442,7 @@ impl Sessions for FakeController {
         _: Request<DrainSessionRequest>,
     ) -> Result<Response<DrainSessionResponse>, Status> {
         self.with(|state| {
+            state.drained = true;
             let news = state.leases(true);
             state.tell(news);
         });

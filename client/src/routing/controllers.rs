@@ -384,12 +384,12 @@ mod tests {
 
     #[tokio::test]
     async fn controllers_that_do_not_listen_are_all_named() {
-        // Two ports that were free a moment ago, and are closed again.
-        let mut closed = Vec::new();
-        for _ in 0..2 {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            closed.push(listener.local_addr().unwrap().to_string());
-        }
+        // Nobody listens at a port that is bound and no more, and nobody else gets it.
+        let bound = [(); 2].map(|()| tokio::net::TcpSocket::new_v4().unwrap());
+        let closed = bound.each_ref().map(|socket| {
+            socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            socket.local_addr().unwrap().to_string()
+        });
         let pool = pool(&[&closed[0], &closed[1]]);
         let error = pool
             .call("cluster", async |mut client: Client| {

@@ -1,11 +1,18 @@
 //! A member of a consumer group, against a coordinator that says what the test wants.
 use std::time::Duration;
 
-use crate::world::member::{SESSION_TIMEOUT, Setting};
+use crate::world::member::Setting;
 use crate::world::reading::{SOON, cluster, offsets, read};
 use crate::world::until;
 use streamhouse_client::consumer::{ConsumeError, ConsumerBuilder};
 use streamhouse_client::{Consumer, TopicPartition};
+
+/// After so long without a confirmed sign of life a [`short_lived`] member holds nothing any more.
+const SESSION_TIMEOUT: Duration = Duration::from_millis(600);
+
+fn short_lived(builder: ConsumerBuilder) -> ConsumerBuilder {
+    builder.topics(["orders"]).session_timeout(SESSION_TIMEOUT)
+}
 
 #[tokio::test]
 async fn what_is_asked_for_is_revoked_committed_and_only_then_released() {
@@ -53,9 +60,8 @@ async fn what_is_being_released_is_not_read_again_before_that_is_answered() {
 
 #[tokio::test]
 async fn an_answer_of_the_past_takes_nothing_and_gives_nothing() {
-    // Nor is what it confirms heard.
-    let patient = |builder: ConsumerBuilder| builder.topics(["orders"]).session_timeout(SOON);
-    let mut setting = Setting::with(2, patient).await;
+    // Nor is what it confirms heard: the session timeout is long enough for that.
+    let mut setting = Setting::new(2).await;
     setting.world.state.lock().applied += 10;
     setting.order(|groups| groups.grants = Some(vec![(0, 1, false)]));
     setting.poll_until("lost 1").await;
@@ -71,7 +77,7 @@ async fn an_answer_of_the_past_takes_nothing_and_gives_nothing() {
 
 #[tokio::test]
 async fn a_member_past_its_session_timeout_hands_out_nothing_more() {
-    let mut setting = Setting::new(1).await;
+    let mut setting = Setting::with(1, short_lived).await;
     setting.order(|groups| groups.deaf = true);
     // Records come, but nobody confirms that the member lives.
     tokio::time::sleep(SESSION_TIMEOUT + Duration::from_millis(100)).await;
@@ -87,7 +93,7 @@ async fn a_member_past_its_session_timeout_hands_out_nothing_more() {
 
 #[tokio::test]
 async fn a_member_stopped_with_records_in_hand_hands_out_none_of_them() {
-    let options = |builder: ConsumerBuilder| builder.topics(["orders"]).max_poll_records(1);
+    let options = |builder: ConsumerBuilder| short_lived(builder).max_poll_records(1);
     let mut setting = Setting::with(1, options).await;
     setting.world.append_object("orders", 0..1).await;
     // One batch of ten records: with the first the other nine are in hand.

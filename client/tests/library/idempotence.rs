@@ -10,7 +10,7 @@ use streamhouse_client::producer::{ProduceError, ProducerBuilder};
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
 
 /// Long enough for a batch to be sent, short enough to wait for.
-const SOON: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(3);
 
 /// Each record in a batch of its own.
 fn builder(controller: &str) -> ProducerBuilder {
@@ -167,7 +167,7 @@ async fn without_controllers_a_given_up_batch_is_in_doubt_and_the_producer_goes_
     world.script(&agent, [Action::Accept, Action::WriteAndForget]);
     let producer = builder(&controller)
         .delivery_timeout(SOON)
-        .operation_timeout(Duration::from_millis(100))
+        .operation_timeout(Duration::from_secs(1))
         .build()
         .await
         .unwrap();

@@ -1,5 +1,7 @@
 //! What a member of a group asks of its coordinator: the topics it wants, how they are shared out, and to be let go.
 
+use std::time::Duration;
+
 use crate::world::member::Setting;
 use crate::world::reading::{SOON, read};
 use streamhouse_client::consumer::{Assignor, ConsumeError, ConsumerBuilder};
@@ -61,7 +63,7 @@ async fn a_member_that_unsubscribes_commits_what_was_taken_and_leaves_at_once() 
     setting.send(1).await;
     setting.read_to(1, 1).await;
     // The poll after the record says that it was taken.
-    let none = setting.consumer.poll(std::time::Duration::from_millis(20)).await.unwrap();
+    let none = setting.consumer.poll(Duration::from_millis(20)).await.unwrap();
     assert!(none.is_empty());
     setting.consumer.unsubscribe().await.unwrap();
     let expected = ["join", "assigned 0 1", "revoked 0 1", "commit 0", "commit 1", "leave"];
@@ -87,12 +89,13 @@ async fn what_the_builder_says_of_a_member_reaches_the_coordinator() {
     ];
     for (assignor, wire) in assignors {
         let options = |builder: ConsumerBuilder| {
-            builder.topics(["orders"]).assignor(assignor).client_id("billing-7")
+            let builder = builder.topics(["orders"]).assignor(assignor).client_id("billing-7");
+            builder.session_timeout(Duration::from_millis(7_600))
         };
         let setting = Setting::with(1, options).await;
         let join = setting.world.state.lock().groups.joins[0].clone();
         assert_eq!((join.group.as_str(), join.assignor()), ("g", wire));
-        assert_eq!((join.client_id.as_str(), join.session_timeout_ms), ("billing-7", 600));
+        assert_eq!((join.client_id.as_str(), join.session_timeout_ms), ("billing-7", 7_600));
         assert_eq!((join.instance_id.as_str(), join.is_member), ("", false));
     }
     // Nothing said, it is the sticky one.

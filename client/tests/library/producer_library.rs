@@ -60,6 +60,8 @@ async fn send_waits_for_room_no_longer_than_max_block() {
         .build()
         .await
         .unwrap();
+    // Asked before, so that the limit is for room alone.
+    producer.partitions("orders").await.unwrap();
     let record = || Record::to("orders").value(vec![1; 4000]);
     let first = producer.send(record()).await.unwrap();
     let error = producer.send(record()).await.unwrap_err();

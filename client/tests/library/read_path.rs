@@ -218,7 +218,7 @@ async fn a_consumer_with_a_plan_reads_on_without_controllers() {
     let mut consumer = builder(&world, &controller)
         .fetch_memory(1 << 16)
         .max_poll_records(10)
-        .operation_timeout(Duration::from_millis(200))
+        .operation_timeout(Duration::from_secs(2))
         .build()
         .await
         .unwrap();

@@ -91,14 +91,17 @@ impl RaftNode {
     /// How it is. Never waits for a disk.
     pub fn health(&self) -> Health {
         let core = self.core();
+        let applied = *core.applied.index.borrow();
+        let known = self.with_metrics(|m| m.local_committed.map_or(0, |id| id.index));
         Health {
             stopping: core.stopping.load(Ordering::SeqCst) || core.cancel.is_cancelled(),
             admitted: *core.admission.borrow() == Admission::Admitted,
             stalled: self.stalled(),
             outstanding: core.log.writer().outstanding().unwrap_or_default(),
             leader: core.leadership.borrow().leader,
-            committed: self.with_metrics(|m| m.local_committed.map_or(0, |id| id.index)),
-            applied: *core.applied.index.borrow(),
+            // What is applied is committed, though the metrics may be told of it later.
+            committed: known.max(applied),
+            applied,
         }
     }
 

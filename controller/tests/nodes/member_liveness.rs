@@ -30,7 +30,10 @@ async fn a_new_leader_ends_nobody_whom_the_one_before_may_have_told_that_it_live
         groups::member(&view, GROUP, &MEMBER).unwrap().is_some()
     };
     // Whoever has not applied the join yet would look as if the member had ended.
-    poll("the member, known to all", || controllers.running.values().all(knows).then_some(())).await;
+    poll("the member, known to all", || controllers.running.values().all(knows).then_some(()))
+        .await;
+    // Another may lead by now.
+    let leader = controllers.leader().await;
     // From here on nothing is heard of it, as if it were cut off together with its leader. That one would go on as a
     // leader until its majority had been silent for three election timeouts.
     let cut = Instant::now();

@@ -1,7 +1,7 @@
 //! The cluster's feature level: it rises when every controller reads the next
 //! one, and keeps out whoever does not read what is used.
 use crate::raft_support::{
-    Cluster, Observer, PATIENCE, clock, create, options, poll, propose, start,
+    Cluster, Observer, PATIENCE, clock, create, options, poll, propose, start, steady,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,13 @@ use streamhouse_controller::state::command::{CommandBody, GenerationKey, Restore
 use streamhouse_controller::state::features;
 use streamhouse_controller::state::reply::Reply;
 
-fn of_this_release(_: &mut RaftOptions) {}
+fn of_this_release(options: &mut RaftOptions) {
+    steady(options);
+}
 
 /// Controller 3 is of the release before.
 fn third_is_older(options: &mut RaftOptions) {
+    of_this_release(options);
     if options.node_id == 3 {
         options.reads_level = 1;
     }
@@ -44,18 +47,35 @@ fn level(node: &RaftNode) -> Option<u32> {
     features::level(&node.view()).unwrap()
 }
 
-/// Proposes until `node` can say for whom the level waits.
-async fn refusal(node: &RaftNode, waits_for: &str) -> ProposeError {
+/// Proposes until `node` says so for whom the level waits.
+async fn refusal(node: &RaftNode, says_so: impl Fn(&str) -> bool) -> ProposeError {
     let refusal = async {
         loop {
             let error = node.propose(None, of_level_2()).await.unwrap_err();
-            if error.to_string().contains(waits_for) {
+            if says_so(&error.to_string()) {
                 return error;
             }
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(PATIENCE, refusal).await.expect("it says so in time")
+}
+
+/// What whoever leads replies. For want of a leader it is asked again, for nothing else.
+async fn reply_to(cluster: &Cluster, body: CommandBody) -> Reply {
+    let reply = async {
+        loop {
+            let leader = cluster.leader().await;
+            match cluster.node(leader).propose(None, body.clone()).await {
+                Ok((_, reply)) => return reply,
+                Err(ProposeError::NoLeader { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, reply).await.expect("it is applied in time")
 }
 
 async fn until_level(cluster: &Cluster, expected: u32) {
@@ -84,12 +104,11 @@ async fn the_level_waits_for_the_last_controller_and_then_rises_by_itself() {
 
     // The leader, and a follower that would pass it on, name who is waited for.
     let third = format!("controller 3 at {}, which reads up to 1", cluster.addresses[&3]);
+    let expected = format!("feature level 2 is needed, the cluster is at 1: waiting for {third}");
     for id in [1, 2] {
-        let error = refusal(cluster.node(id), &third).await;
+        // A member that was slow to answer is waited for as well, for a while.
+        let error = refusal(cluster.node(id), |said| said == expected).await;
         assert!(matches!(error, ProposeError::FeatureLevel { needs: 2, level: 1, .. }), "{error}");
-        let expected =
-            format!("feature level 2 is needed, the cluster is at 1: waiting for {third}");
-        assert_eq!(error.to_string(), expected);
     }
     // Everything else goes on.
     let (index, reply) = propose(cluster.node(3), create(1)).await;
@@ -99,14 +118,13 @@ async fn the_level_waits_for_the_last_controller_and_then_rises_by_itself() {
 
     // One that is away may come back as it was.
     cluster.crash(3).await;
-    refusal(cluster.node(1), "controller 3").await;
+    refusal(cluster.node(1), |said| said.contains("controller 3")).await;
     assert_eq!(level(cluster.node(1)), Some(1));
 
     cluster.tune = of_this_release;
     cluster.launch(3).await;
     until_level(&cluster, 2).await;
-    let leader = cluster.leader().await;
-    let (_, reply) = cluster.node(leader).propose(None, of_level_2()).await.unwrap();
+    let reply = reply_to(&cluster, of_level_2()).await;
     // A living cluster takes no backup; but it has read the command.
     assert!(matches!(reply, Reply::Refused(_)), "{reply:?}");
 }
@@ -164,8 +182,7 @@ async fn the_level_outlives_restarts_of_all() {
     for id in 1..=3 {
         cluster.launch(id).await;
     }
-    let leader = cluster.leader().await;
     // At once, whatever the others say of themselves.
-    let (_, reply) = cluster.node(leader).propose(None, of_level_2()).await.unwrap();
+    let reply = reply_to(&cluster, of_level_2()).await;
     assert!(matches!(reply, Reply::Restoring { .. }), "{reply:?}");
 }

@@ -1,7 +1,9 @@
 //! RETRY, for every command: proposed at one leader and again at the next, or
 //! at one that has the state from a snapshot, it is answered as it was, and
 //! changes nothing.
-use crate::raft_support::{Cluster, free_address, options, poll, propose, start};
+use crate::raft_support::{
+    Cluster, free_address, options, poll, propose, propose_as, read_index, start, steady,
+};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use streamhouse_controller::codec;
@@ -37,6 +39,7 @@ fn still() -> Arc<dyn CommandClock> {
 
 /// A new member cannot have the log, and is sent a snapshot.
 fn short_log(options: &mut RaftOptions) {
+    steady(options);
     (options.snapshot_every, options.keep_logs) = (8, 0);
 }
 
@@ -241,7 +244,7 @@ async fn live_through(cluster: &Cluster, steps: &[Step]) -> Vec<Answered> {
         let own =
             matches!(body, CommandBody::RegisterSession(_) | CommandBody::CommitObjects { .. });
         let request = (!own).then_some(RequestKey { requester: [9; 16], number });
-        let (index, reply) = node.propose(request, body.clone()).await.unwrap();
+        let (index, reply) = propose_as(node, request, body.clone()).await;
         if matches!(body, CommandBody::InitCluster { .. }) {
             // The level rises by itself; not while hashes are compared.
             let raised = || node.feature_levels().0 == features::NEWEST;
@@ -264,7 +267,7 @@ async fn live_through(cluster: &Cluster, steps: &[Step]) -> Vec<Answered> {
 async fn again(cluster: &Cluster, before: u128, first: &Answered) {
     let leader = cluster.leader().await;
     let (request, body) = (first.request, first.body.clone());
-    let (index, reply) = cluster.node(leader).propose(request, body).await.unwrap();
+    let (index, reply) = propose_as(cluster.node(leader), request, body).await;
     assert_eq!(reply, first.reply, "{:?} at controller {leader}", first.body);
     let after = cluster.settle(index).await;
     assert_eq!(after, before, "{:?} at controller {leader} changed something", first.body);
@@ -312,7 +315,7 @@ async fn is_retried(steps: &[Step]) -> BTreeSet<u8> {
     lead_from_a_snapshot(&mut cluster).await;
     let mut seen = BTreeSet::new();
     let leader = cluster.leader().await;
-    let applied = cluster.node(leader).read_index().await.unwrap();
+    let applied = read_index(cluster.node(leader)).await;
     let before = cluster.settle(applied).await;
     for mut first in answered {
         // An agent that asks so late is told that its session has ended since.

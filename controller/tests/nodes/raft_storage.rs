@@ -1,6 +1,7 @@
 //! What a controller's disk guarantees: group commit, snapshots, damage.
 use crate::raft_support::{
-    Cluster, PATIENCE, create, cut, free_address, poll, propose, run, start,
+    Cluster, PATIENCE, Running, create, cut, free_address, poll, poll_for, propose, propose_as,
+    run, start,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,12 @@ fn defaults(_: &mut RaftOptions) {}
 fn small_snapshots(options: &mut RaftOptions) {
     options.snapshot_every = 50;
     options.keep_logs = 5;
+}
+
+/// Waits until a snapshot was installed: it is told of a moment after it is applied.
+async fn installed(running: &Running) {
+    let told = || (!running.observer.installed.lock().is_empty()).then_some(());
+    poll("an installed snapshot", told).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,7 +61,7 @@ async fn a_follower_far_behind_gets_a_snapshot() {
 
     cluster.launch(absent).await;
     cluster.node(absent).wait_applied(last, PATIENCE).await.unwrap();
-    assert!(!cluster.running[&absent].observer.installed.lock().is_empty());
+    installed(&cluster.running[&absent]).await;
     let hash = cluster.settle(last).await;
 
     // It goes on from there, and finds all of it again after a crash.
@@ -108,7 +115,7 @@ async fn a_log_of_large_entries_is_cut_off_by_its_bytes() {
     // Who was away gets it, and what is counted is found again.
     cluster.launch(absent).await;
     cluster.node(absent).wait_applied(last, PATIENCE).await.unwrap();
-    assert!(!cluster.running[&absent].observer.installed.lock().is_empty());
+    installed(&cluster.running[&absent]).await;
     cluster.settle(last).await;
     let bytes = cluster.node(leader).sizes().log_bytes;
     cluster.crash(leader).await;
@@ -193,9 +200,7 @@ async fn a_snapshot_s_transfer_is_resumed() {
     small_snapshots(&mut options);
     let follower = start(options).await;
     follower.node.wait_applied(last, PATIENCE).await.unwrap();
-    // Told a moment after it is applied.
-    let installed = || (!follower.observer.installed.lock().is_empty()).then_some(());
-    poll("an installed snapshot", installed).await;
+    installed(&follower).await;
     let (before, after) = (proxy.before.load(Ordering::SeqCst), proxy.after.load(Ordering::SeqCst));
     println!("{before} bytes until the cut, {after} after it; the state has {state}");
     assert!(before >= state / 2, "it was cut");
@@ -237,7 +242,7 @@ impl Load {
                     let offsets = vec![(partition, number, "x".repeat(METADATA))];
                     let group = format!("group-{proposer}-{}", number % GROUPS);
                     let commit = CommandBody::CommitOffsets { group, offsets };
-                    let (_, reply) = propose(&node, commit).await;
+                    let (_, reply) = propose_as(&node, None, commit).await;
                     assert_eq!(reply, Reply::Offsets(vec![None]));
                     answered.fetch_add(1, Ordering::SeqCst);
                 }
@@ -296,7 +301,7 @@ async fn a_follower_catches_up_under_full_load() {
         last.saturating_sub(applied)
     };
     let at_first = behind();
-    poll("it has caught up", || (behind() <= LAG).then_some(())).await;
+    poll_for(4 * PATIENCE, "it has caught up", || (behind() <= LAG).then_some(())).await;
     let (took, meanwhile) = (begun.elapsed(), load.answered() - before);
     assert!(at_first > SNAPSHOT_EVERY, "{at_first} entries behind");
     assert!(meanwhile >= PROPOSERS, "{meanwhile} answers meanwhile");
@@ -305,7 +310,7 @@ async fn a_follower_catches_up_under_full_load() {
     let installed = || cluster.running[&absent].observer.installed.lock().len();
     let installs = poll("an installed snapshot", || Some(installed()).filter(|n| *n > 0)).await;
     load.goes_on(2 * SNAPSHOT_EVERY).await;
-    poll("it has kept up", || (behind() <= LAG).then_some(())).await;
+    poll_for(4 * PATIENCE, "it has kept up", || (behind() <= LAG).then_some(())).await;
     println!(
         "{at_first} entries behind, it caught up within {took:?}, by {installs} snapshots, while \
          {meanwhile} proposals were answered; {} more came later",

@@ -266,7 +266,16 @@ async fn a_watcher_that_does_not_read_is_told_to_begin_anew() {
     let mut rig = Rig::start(2, MANY as u32 / 2).await;
     let follower = rig.followers[0];
     let mut metadata = narrow(rig.controllers.endpoint(follower));
-    let mut stream = open(&mut metadata, watch(&rig, 0)).await;
+    let made = *rig.controllers.running[&rig.leader].raft().applied().borrow();
+    let mut stream = open(&mut metadata, watch(&rig, made)).await;
+    // It has read all there is before it stops reading.
+    let mut seen = Seen::default();
+    patiently(async {
+        while seen.ends.len() < MANY {
+            seen.next(&mut stream).await;
+        }
+    })
+    .await;
     let mut applied = 0;
     for _ in 0..ROUNDS {
         for from in (0..MANY).step_by(OBJECT) {
@@ -276,27 +285,36 @@ async fn a_watcher_that_does_not_read_is_told_to_begin_anew() {
         }
     }
 
-    let (mut seen, mut before) = (Seen::default(), 0);
-    let mut told = loop {
-        let message = seen.next(&mut stream).await;
-        if message.resync {
-            break message;
+    let mut before = 0;
+    let told = patiently(async {
+        loop {
+            let message = seen.next(&mut stream).await;
+            if message.resync {
+                break message;
+            }
+            // A heartbeat comes as long as nothing changes.
+            before += usize::from(!message.partitions.is_empty());
         }
-        before += 1;
-    };
+    })
+    .await;
     println!("{before} messages waited for their reader, of {} changes", ROUNDS * 3);
     assert!(before <= WAITING, "{before} messages");
     // All of them, whatever was told before.
-    assert!(told.applied >= applied);
     let mut anew = Seen::default();
     anew.note(&told);
-    while anew.ends.len() < MANY {
-        let more = seen.next(&mut stream).await;
-        assert!(more.applied == told.applied && !more.resync);
-        anew.note(&more);
-        told = more;
-    }
-    assert_eq!(anew.ends, rig.ends());
+    patiently(async {
+        while anew.ends.len() < MANY {
+            let more = seen.next(&mut stream).await;
+            assert!(more.applied == told.applied && !more.resync);
+            anew.note(&more);
+        }
+        assert!(told.applied < applied || anew.ends == rig.ends(), "not all of it is told");
+        // If that was decided before the last appends, they come after it.
+        while anew.ends != rig.ends() {
+            anew.note(&seen.next(&mut stream).await);
+        }
+    })
+    .await;
 
     // From there it goes on as before.
     rig.append(7..8).await;
@@ -307,7 +325,7 @@ async fn a_watcher_that_does_not_read_is_told_to_begin_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_at_a_controller_that_is_left_alone_ends() {
     /// How long a watcher may take to learn that it must go elsewhere.
-    const SOON: Duration = Duration::from_secs(5);
+    const SOON: Duration = Duration::from_secs(15);
     let mut rig = Rig::start(1, 4).await;
     let applied = rig.append(0..4).await;
     let [alone, other] = rig.followers;

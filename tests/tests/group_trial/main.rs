@@ -15,7 +15,9 @@ use judge::Grant;
 use member::{Member, What};
 use nix::sys::signal::Signal;
 use producer::{Pace, Produced};
-use streamhouse_tests::{LocalCluster, busy_share, no_partition_had_two_owners, until};
+use streamhouse_tests::{
+    LocalCluster, busy_share, in_bounds, no_partition_had_two_owners, unless_paused, until,
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PARTITIONS: u32 = 16;
@@ -138,15 +140,20 @@ fn in_micros(time: Duration) -> u64 {
 }
 
 /// Prints a figure beside its bound, and holds it against that.
-fn within(what: &str, took: u64, bound: Duration, busy: bool) {
+fn within(what: &str, took: u64, bound: Duration, busy: bool) -> Result<(), String> {
     let took = Duration::from_micros(took);
     println!("{what}: {} ms, at most {} ms", took.as_millis(), bound.as_millis());
     let bound = if busy { bound * BUSY_FACTOR } else { bound };
-    assert!(took <= bound, "{what}: {took:?}, more than {bound:?}");
+    in_bounds(took <= bound, || format!("{what}: {took:?}, more than {bound:?}"))
 }
 
 #[test]
 fn members_come_every_two_seconds_and_go_in_every_way_and_the_others_read_on() {
+    unless_paused(trial);
+}
+
+/// Ends with a bound that was not kept. What must hold of the records and of who read them is asserted.
+fn trial() -> Result<(), String> {
     let mut busy = busy_share(Duration::from_secs(1));
     let cluster = LocalCluster::start(3, 1);
     cluster.run(&["topic", "create", "t", "--partitions", &PARTITIONS.to_string()]).ok();
@@ -225,39 +232,47 @@ fn members_come_every_two_seconds_and_go_in_every_way_and_the_others_read_on() {
         judge::read_again(&grants, &produced.acknowledged)
     );
     println!("{granted} times a partition was granted, at most {due}");
-    assert!(
-        granted <= due,
-        "sticky: who stays keeps what it has, but for the share of one that comes"
-    );
     println!("the member that was stopped noticed {} ms after it went on", noticed / 1_000);
-    assert!(rate >= if loaded { LEAST_RATE / 2.0 } else { LEAST_RATE }, "{rate} records a second");
-    within(
-        "longest time between two reads of a partition that stayed",
-        longest,
-        LONGEST_GAP,
-        loaded,
-    );
-    within(
-        "longest that a partition which stayed was not read although it had records",
-        unread,
-        LONGEST_GAP,
-        loaded,
-    );
-    within(
-        "from closing a member to others reading what it had, the longest of three",
-        close,
-        AFTER_CLOSE,
-        loaded,
-    );
     assert!(
         close < timeout,
         "a member that closes leaves, and nobody waits for its silence: {close} us"
     );
-    within("from kill -9 to others reading what it had", kill, AFTER_KILL, loaded);
-    within(
-        "from SIGSTOP to others reading what it had, the longer of two",
-        stop,
-        AFTER_KILL,
-        loaded,
-    );
+    let least_rate = if loaded { LEAST_RATE / 2.0 } else { LEAST_RATE };
+    let held = [
+        // A member that is held up for longer than its session timeout goes and comes as well.
+        in_bounds(granted <= due, || {
+            format!(
+                "sticky: who stays keeps what it has, but for the share of one that comes: \
+                 {granted} grants, at most {due}"
+            )
+        }),
+        in_bounds(rate >= least_rate, || format!("{rate} records a second")),
+        within(
+            "longest time between two reads of a partition that stayed",
+            longest,
+            LONGEST_GAP,
+            loaded,
+        ),
+        within(
+            "longest that a partition which stayed was not read although it had records",
+            unread,
+            LONGEST_GAP,
+            loaded,
+        ),
+        within(
+            "from closing a member to others reading what it had, the longest of three",
+            close,
+            AFTER_CLOSE,
+            loaded,
+        ),
+        within("from kill -9 to others reading what it had", kill, AFTER_KILL, loaded),
+        within(
+            "from SIGSTOP to others reading what it had, the longer of two",
+            stop,
+            AFTER_KILL,
+            loaded,
+        ),
+    ];
+    // All of them are printed; the first that was not kept is told.
+    held.into_iter().collect()
 }

@@ -81,10 +81,13 @@ fn a_rolling_restart_fails_nothing() {
     assert!(created.iter().all(|name| listed.contains(&name.as_str())));
     let runtime = Runtime::new().unwrap();
     let address = cluster.controller_address(cluster.leader()).to_string();
-    let committed = runtime.block_on(async {
-        load::committed(&mut load::client(&address), REQUESTER, &partition).await
+    // The leader may just have changed again.
+    let (committed, _) = until("the offset is read", PATIENCE, || {
+        runtime.block_on(async {
+            load::committed(&mut load::client(&address), REQUESTER, &partition).await
+        })
     });
-    assert_eq!(committed.map(|(offset, _)| offset), Some(last));
+    assert_eq!(committed, last);
 
     let bound = if alone { PAUSE_ALONE } else { PAUSE };
     for (what, longest) in [

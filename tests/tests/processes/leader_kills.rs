@@ -1,21 +1,21 @@
 //! Leaders die again and again, and now and then an agent with them: the dead agent's leases move in time, nobody who
 //! lives loses one, and a producer loses nothing.
 //!
-//! `STREAMHOUSE_KILLS_SECONDS` says for how long leaders are killed.
+//! `STREAMHOUSE_KILLS_SECONDS` says for how long leaders are killed, on a machine that is there for this test alone.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use streamhouse_tests::{LocalCluster, Stopwatch, until};
+use streamhouse_tests::{LocalCluster, Stopwatch, in_bounds, unless_paused, until};
 
 use crate::promised::{Load, Sent, assert_exactly_once};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// From one leader's death to the next one's.
 const EVERY: Duration = Duration::from_secs(3);
-/// What a round may take, the search for the leader included.
+/// What a round may take where nothing else uses the machine, the search for the leader included.
 const ROUND: Duration = Duration::from_millis(3_750);
 /// From an agent's death to the move of its last lease.
 const MOVED: Duration = Duration::from_secs(6);
@@ -24,9 +24,14 @@ const AGENT_EVERY: usize = 4;
 const AGENTS: usize = 3;
 const PARTITIONS: usize = 12;
 
+/// For how long leaders are killed, if that was asked for.
+fn asked() -> Option<Duration> {
+    let seconds = std::env::var("STREAMHOUSE_KILLS_SECONDS").ok()?;
+    Some(Duration::from_secs(seconds.parse().unwrap()))
+}
+
 fn kills() -> Duration {
-    let seconds = std::env::var("STREAMHOUSE_KILLS_SECONDS").unwrap_or_else(|_| "18".into());
-    Duration::from_secs(seconds.parse().unwrap())
+    asked().unwrap_or(Duration::from_secs(18))
 }
 
 /// Who may write a partition: the holder's address and session, and the epoch.
@@ -81,7 +86,6 @@ impl Agents {
                 }
                 let moved = died.elapsed();
                 println!("agent {n} died: its leases moved within {moved:?}");
-                assert!(moved < MOVED, "agent {n}'s leases moved after {moved:?}");
                 took.push(moved);
                 cluster.start_agent(*n);
                 *self = Self::Back(*n, now);
@@ -145,6 +149,11 @@ fn next_leader(cluster: &LocalCluster, last: u64) -> (usize, u64) {
 
 #[test]
 fn leaders_die_again_and_again_and_leases_move_only_from_the_dead() {
+    unless_paused(leaders_die);
+}
+
+/// Ends with a dead agent's leases that moved late. What must hold of leases and records is asserted.
+fn leaders_die() -> Result<(), String> {
     let mut cluster = LocalCluster::start(3, AGENTS);
     cluster.run(&["topic", "create", "t", "--partitions", &PARTITIONS.to_string()]).ok();
     let before = until("every agent has its share", PATIENCE, || {
@@ -188,9 +197,12 @@ fn leaders_die_again_and_again_and_leases_move_only_from_the_dead() {
          {} records acknowledged meanwhile",
         sent.len()
     );
-    assert!(ROUND * rounds as u32 >= lasted, "{rounds} rounds in {lasted:?}");
+    if asked().is_some() {
+        assert!(ROUND * rounds as u32 >= lasted, "{rounds} rounds in {lasted:?}");
+    }
     // The last one whose turn came may not have had the time.
     assert!(deaths >= rounds / (AGENT_EVERY + 1), "{deaths} agents died in {rounds} rounds");
     assert_eq!(took.len(), deaths);
     assert_exactly_once(&cluster, &[&sent]);
+    in_bounds(*longest < MOVED, || format!("a dead agent's leases moved after {longest:?}"))
 }

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use streamhouse_tests::{
-    Signal, UpCluster, binary, sample_file, sample_rows, signal, sorted, until,
+    Signal, UpCluster, binary, kill_process, sample_file, sample_rows, signal, sorted, until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,7 +44,7 @@ fn up_starts_only_what_does_not_run() {
     // One of each kind is killed; the others keep running.
     let killed = [&first["controllers"][1], &first["agents"][0]];
     for process in killed {
-        signal(&process["pid"], Signal::SIGKILL);
+        kill_process(&process["pid"]);
     }
     let again = cluster.up(&[]).ok().json();
     assert_eq!(again["started"], serde_json::json!(["controller-2", "agent-1"]));
@@ -88,7 +88,7 @@ fn status_tells_roles_pids_and_leases() {
     }
 
     // One that does not answer is told as such, and what it cannot tell is null.
-    signal(&controllers[2]["pid"], Signal::SIGKILL);
+    kill_process(&controllers[2]["pid"]);
     let status = cluster.status();
     assert_eq!(status["controllers"][2]["role"], "unreachable");
     assert_eq!(status["controllers"][2]["pid"], serde_json::Value::Null);

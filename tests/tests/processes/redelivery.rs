@@ -9,8 +9,9 @@ use tokio::runtime::Runtime;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PARTITIONS: u32 = 2;
-const EACH: u64 = 4_000;
-const BATCH: u64 = 40;
+/// So much that nobody reads it to the end between two looks.
+const EACH: u64 = 20_000;
+const BATCH: u64 = 200;
 /// Read of every partition before the commit, and after it.
 const AT_LEAST: u64 = 200;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(2);

@@ -67,7 +67,9 @@ fn snapshots(cluster: &LocalCluster, n: usize) -> BTreeMap<String, u64> {
     let files = fs::read_dir(cluster.controller_data(n).join("snapshots")).unwrap();
     let files =
         files.filter_map(Result::ok).filter(|f| f.path().extension().is_some_and(|e| e == "snap"));
-    files.map(|f| (f.file_name().into_string().unwrap(), f.metadata().unwrap().len())).collect()
+    // An old one may go meanwhile.
+    let sizes = files.filter_map(|f| Some((f.file_name(), f.metadata().ok()?.len())));
+    sizes.map(|(name, size)| (name.into_string().unwrap(), size)).collect()
 }
 
 /// No group of entries may wait for, or take, so long while a snapshot is made, where the machine is there for this test
@@ -153,8 +155,15 @@ async fn fill(
 /// How many segments the controller at `address` has in its index, and how many sessions live there.
 async fn counted(topics: usize, address: &str) -> (u64, usize) {
     let mut client = client(address).await;
-    // From here on it shows all that was acknowledged.
-    let agents = client.list_agents(v1::ListAgentsRequest { linearizable: true }).await.unwrap();
+    // From here on it shows all that was acknowledged; after a start it may take a moment until it does.
+    let since = Stopwatch::start();
+    let agents = loop {
+        match client.list_agents(v1::ListAgentsRequest { linearizable: true }).await {
+            Ok(agents) => break agents.into_inner().agents.len(),
+            Err(refused) => assert!(since.elapsed() < PATIENCE, "{refused:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
     let mut segments = 0;
     for n in 0..topics {
         let request = v1::DescribeTopicRequest {
@@ -164,7 +173,7 @@ async fn counted(topics: usize, address: &str) -> (u64, usize) {
         let described = client.describe_topic(request).await.unwrap().into_inner();
         segments += described.partitions.iter().map(|partition| partition.segments).sum::<u64>();
     }
-    (segments, agents.into_inner().agents.len())
+    (segments, agents)
 }
 
 /// Commits offsets until all controllers have made a snapshot of what is there now; the milliseconds that each took.
@@ -208,21 +217,23 @@ async fn commit_through_snapshots(
 /// Each controller has built a snapshot. Prints the sizes and times of the last ones.
 fn print_snapshots(cluster: &LocalCluster) {
     for n in 1..=3 {
-        let log = cluster.controller_log(n);
-        let built = log.lines().rfind(|line| line.contains("snapshot built"));
-        let built = built.unwrap_or_else(|| panic!("controller {n} has built no snapshot"));
-        let number = |name: &str| {
-            let text = built.split_once(name).map_or("", |(_, rest)| rest);
-            let digits = text.split(|c: char| !c.is_ascii_digit()).next();
-            digits.and_then(|digits| digits.parse::<u64>().ok()).unwrap()
-        };
-        let (index, bytes, millis) = (number("index="), number("bytes="), number("took_ms="));
-        let kept = snapshots(cluster, n);
+        // A newer one may take its place between two looks.
+        let what = format!("controller {n} keeps the last snapshot that it has built");
+        let (index, bytes, millis) = until(&what, PATIENCE, || {
+            let log = cluster.controller_log(n);
+            let built = log.lines().rfind(|line| line.contains("snapshot built"))?;
+            let number = |name: &str| {
+                let (_, text) = built.split_once(name)?;
+                text.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+            };
+            let bytes = number("bytes=")?;
+            let kept = snapshots(cluster, n).values().any(|size| *size == bytes);
+            kept.then_some((number("index=")?, bytes, number("took_ms=")?))
+        });
         println!(
             "controller {n}: a snapshot of {:.1} MiB up to index {index}, built in {millis} ms",
             bytes as f64 / f64::from(1 << 20)
         );
-        assert!(kept.values().any(|size| *size == bytes), "it is kept: {kept:?}");
     }
 }
 

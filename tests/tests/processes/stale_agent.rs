@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What floods an agent: so many batches of one record of so many bytes.
 const FLOOD_BATCHES: u64 = 400;
 const FLOOD_RECORD_BYTES: usize = 64 << 10;
+/// Rounds that prove something, of at most four times as many: the agent may be stopped when all is done already.
 const ROUNDS: usize = 4;
 
 /// A produce stream to one agent, without any of the client library's routing or retries.
@@ -99,7 +100,11 @@ fn it_makes_no_record_visible_or_acknowledged() {
     cluster.run(&["topic", "create", "t", "--partitions", "1"]).ok();
     let partition = TopicPartition { topic_id: topic_id(&cluster), partition: 0 };
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for round in 0..ROUNDS {
+    let mut proved = 0;
+    for round in 0..4 * ROUNDS {
+        if proved == ROUNDS {
+            break;
+        }
         let (stale, epoch) = until("an agent holds the partition", PATIENCE, || holder(&cluster));
         let mut stream = runtime.block_on(RawStream::open(cluster.agent_address(stale)));
         let flooding = runtime.spawn(flood(stream.requests.clone(), partition.clone(), round));
@@ -141,9 +146,7 @@ fn it_makes_no_record_visible_or_acknowledged() {
             good.len(),
             failed.len()
         );
-        assert!(
-            !failed.is_empty(),
-            "round {round}: the agent was stopped too late to prove anything"
-        );
+        proved += usize::from(!failed.is_empty());
     }
+    assert_eq!(proved, ROUNDS, "the agent was stopped too late to prove anything in the others");
 }

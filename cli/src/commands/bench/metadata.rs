@@ -26,6 +26,7 @@ use super::figures::{Figures, Window, drive, rounded};
 use super::link::{self, Controllers};
 use super::made::Made;
 use super::sessions::{SLICES, Session};
+use crate::exit::{Failure, Kind};
 use crate::output::{self, Format};
 use crate::{clock, controllers};
 
@@ -257,11 +258,10 @@ async fn beat(
     };
     let listen = async {
         while let Some(answer) = answers.message().await.map_err(link::failed("heartbeats"))? {
-            let served = answer.leader && !answer.ended;
-            ensure!(
-                served,
-                "the controller leads no more, or ended a session: nothing was measured"
-            );
+            if !answer.leader || answer.ended {
+                let what = "the controller leads no more, or ended a session: nothing was measured";
+                return Err(anyhow::Error::from(Failure::new(Kind::Unavailable, what)));
+            }
         }
         ensure!(clock::now() >= end, "the heartbeats' stream ended");
         Ok(())

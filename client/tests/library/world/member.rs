@@ -8,9 +8,6 @@ use streamhouse_client::{Consumer, OffsetReset, Producer, Record, TopicPartition
 use super::reading::{SOON, cluster};
 use super::{Coordinator, World};
 
-/// After so long without a confirmed sign of life the member of a [`Setting`] holds nothing any more.
-pub const SESSION_TIMEOUT: Duration = Duration::from_millis(600);
-
 /// Writes what it hears into the coordinator's list, so that the order of all shows.
 struct Listener(World);
 
@@ -58,7 +55,8 @@ impl Setting {
             .group_id("g")
             .offset_reset(OffsetReset::Earliest)
             .auto_commit_interval(Duration::MAX)
-            .session_timeout(SESSION_TIMEOUT)
+            // However long the machine stands still: who is to lose what it has says so.
+            .session_timeout(SOON)
             .heartbeat_interval(Duration::from_millis(50))
             .metadata_refresh(Duration::from_millis(50))
             .rebalance_listener(Listener(world.clone()));

@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use streamhouse_controller::raft::{
-    ApplyObserver, CommandClock, OpenError, ProposeError, RaftNode, RaftOptions, StartError,
+    ApplyObserver, CommandClock, OpenError, ProposeError, RaftNode, RaftOptions, ReadError,
+    StartError, StateView,
 };
-use streamhouse_controller::state::command::CommandBody;
+use streamhouse_controller::state::command::{CommandBody, RequestKey};
 use streamhouse_controller::state::reply::{Effect, Reply};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -102,6 +103,13 @@ impl Drop for Cluster {
         };
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(stop));
     }
+}
+
+/// For calls on a leader that are made once: a stall of less than a second neither ends its term nor its lease, without
+/// which it writes nothing.
+pub fn steady(options: &mut RaftOptions) {
+    options.election_min = Duration::from_secs(1);
+    options.election_max = Duration::from_millis(1_500);
 }
 
 /// An address of the loopback that nobody else gets: below the range of ports
@@ -199,15 +207,22 @@ impl Cluster {
         tokio::time::timeout(PATIENCE, moving).await.expect("the leadership moves in time");
     }
 
-    /// Waits until all running nodes have applied `index` and agree.
+    /// Waits until all running nodes have applied `index`, and whatever came after it, and agree.
     pub async fn settle(&self, index: u64) -> u128 {
-        let mut hashes = BTreeMap::new();
-        for (id, running) in &self.running {
+        for running in self.running.values() {
             running.node.wait_applied(index, PATIENCE).await.unwrap();
-            let view = running.node.view();
-            assert_eq!(view.applied(), index, "node {id}");
-            hashes.insert(*id, view.state_hash());
         }
+        // An election or a repeated proposal may have added entries, which some are yet to apply.
+        let views = poll("the same applied index everywhere", || {
+            let view = |(id, running): (&u64, &Running)| (*id, running.node.view());
+            let views: BTreeMap<u64, StateView> = self.running.iter().map(view).collect();
+            let first = views.values().next()?.applied();
+            let same = views.values().all(|view| view.applied() == first);
+            same.then_some(views)
+        })
+        .await;
+        let hash = |(id, view): (&u64, &StateView)| (*id, view.state_hash());
+        let hashes: BTreeMap<u64, u128> = views.iter().map(hash).collect();
         let first = *hashes.values().next().unwrap();
         assert!(hashes.values().all(|hash| *hash == first), "states differ: {hashes:?}");
         first
@@ -274,7 +289,16 @@ async fn start_at(options: RaftOptions, clock: Arc<dyn CommandClock>) -> Running
 }
 
 /// Waits for an event that has no channel.
-pub async fn poll<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+pub async fn poll<T>(what: &str, ready: impl FnMut() -> Option<T>) -> T {
+    poll_for(PATIENCE, what, ready).await
+}
+
+/// [`poll`], for so long.
+pub async fn poll_for<T>(
+    patience: Duration,
+    what: &str,
+    mut ready: impl FnMut() -> Option<T>,
+) -> T {
     let wait = async {
         loop {
             match ready() {
@@ -283,7 +307,7 @@ pub async fn poll<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
             }
         }
     };
-    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    let waited = tokio::time::timeout(patience, wait).await;
     waited.unwrap_or_else(|_| panic!("waited too long for {what}"))
 }
 
@@ -299,11 +323,23 @@ pub fn create(number: u64) -> CommandBody {
     }
 }
 
-/// Proposes until it is certain that it was applied.
+/// Proposes until it is certain that it was applied; a repetition is answered as the first time was.
 pub async fn propose(node: &RaftNode, body: CommandBody) -> (u64, Reply) {
+    static REQUESTERS: AtomicU64 = AtomicU64::new(1);
+    let mut requester = [0; 16];
+    requester[..8].copy_from_slice(&REQUESTERS.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+    propose_as(node, Some(RequestKey { requester, number: 1 }), body).await
+}
+
+/// [`propose`], as that request or as none.
+pub async fn propose_as(
+    node: &RaftNode,
+    request: Option<RequestKey>,
+    body: CommandBody,
+) -> (u64, Reply) {
     let attempt = async {
         loop {
-            match node.propose(None, body.clone()).await {
+            match node.propose(request, body.clone()).await {
                 Ok(applied) => return applied,
                 Err(ProposeError::TooLarge { .. } | ProposeError::ShuttingDown) => panic!(),
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -311,4 +347,18 @@ pub async fn propose(node: &RaftNode, body: CommandBody) -> (u64, Reply) {
         }
     };
     tokio::time::timeout(PATIENCE, attempt).await.expect("a proposal is applied in time")
+}
+
+/// Reads linearizably, as soon as a leader proves that it leads.
+pub async fn read_index(node: &RaftNode) -> u64 {
+    let read = async {
+        loop {
+            match node.read_index().await {
+                Ok(index) => return index,
+                Err(ReadError::NoLeader(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("it is read in time")
 }
