@@ -15,7 +15,7 @@ ifneq ($(wildcard /usr/lib/ccache/c++),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help build demo test soak test-power test-scale test-kills test-failover test-store test-read-memory check fix deps deps-test clean
+.PHONY: help build demo test sim selftest soak test-power test-scale test-kills test-failover test-store test-read-memory check fix deps deps-test clean
 
 help:
 	@echo "make demo    build, run a local cluster, stream real records through it, verify them (KEEP=1: let it run on)"
@@ -29,6 +29,8 @@ help:
 	@echo "make test-store   an object store that refuses half of all requests, then all of them, for STORE=60 seconds"
 	@echo "make test-scale   a state of SCALE=1000000 segments: start, look-ups, snapshots, memory"
 	@echo "make test-read-memory   READ_MIB=10240 of records read within twice the memory limit"
+	@echo "make sim     SEEDS=1..2001 of simulated clusters, and two runs of a few of them compared byte for byte"
+	@echo "make selftest   the mistakes that the simulation must find, each planted and looked for"
 	@echo "make soak    MINUTES=60 of all faults against a cluster of real processes: docs/CHAOS.md"
 	@echo "make clean   remove the build"
 
@@ -47,6 +49,7 @@ KILLS ?= 120
 KILLS_COUNT ?= 50
 STORE ?= 60
 READ_MIB ?= 10240
+SEEDS ?= 1..2001
 test-power: deps-test
 	STREAMHOUSE_POWER_CUTS=$(CUTS) $(CARGO) test --release --locked --workspace --test processes -- --nocapture disk::a_power_cut
 
@@ -64,6 +67,13 @@ test-scale: deps-test
 
 test-read-memory: deps-test
 	STREAMHOUSE_READ_MIB=$(READ_MIB) $(CARGO) test --release --locked --workspace --test processes -- --nocapture reading::memory
+
+sim: deps
+	scripts/sim.sh twice --seeds 1..4 --seconds 20
+	scripts/sim.sh run --seeds $(SEEDS)
+
+selftest: deps
+	scripts/sim.sh selftest
 
 MINUTES ?= 60
 soak: build

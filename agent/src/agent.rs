@@ -17,13 +17,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use streamhouse_host::net::{self, TcpListener};
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::produce_server::ProduceServer;
 use streamhouse_proto::v1::{CloseSessionRequest, DrainSessionRequest, RequestId};
 use streamhouse_store::Store;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -315,7 +314,7 @@ async fn listen_http(
     tracker: &TaskTracker,
 ) -> Result<(SocketAddr, Arc<Outside>), StartError> {
     let listening = |error| StartError::Listen { listen, error };
-    let listener = TcpListener::bind(listen).await.map_err(listening)?;
+    let listener = tokio::net::TcpListener::bind(listen).await.map_err(listening)?;
     let address = listener.local_addr().map_err(listening)?;
     let metrics =
         Metrics::new().map_err(|error| StartError::Metrics { message: error.to_string() })?;
@@ -337,14 +336,6 @@ async fn serve(
     let service = ProduceServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    // TCP_NODELAY is set per connection by tonic only if it accepts them itself.
-    let incoming = tokio_stream::StreamExt::map(TcpListenerStream::new(listener), |accepted| {
-        accepted.inspect(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot set TCP_NODELAY");
-            }
-        })
-    });
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -352,7 +343,7 @@ async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(Metered::new(service))
-        .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
+        .serve_with_incoming_shutdown(net::incoming(listener), closing.cancelled_owned())
         .await
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Monotonic time, for timers and ages.
 pub(crate) fn now() -> Instant {
-    Instant::now()
+    streamhouse_host::clock::now()
 }
 
 /// A duration drawn evenly from the upper half of `whole`, so that retries of many agents spread.

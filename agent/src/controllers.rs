@@ -11,6 +11,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use streamhouse_host::net;
 use streamhouse_proto::v1::collector_client::CollectorClient;
 use streamhouse_proto::v1::producers_client::ProducersClient;
 use streamhouse_proto::v1::sessions_client::SessionsClient;
@@ -66,13 +67,13 @@ impl Member {
     /// The channel is opened when it is first used.
     fn new(address: &str, given: bool) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+            .keep_alive_while_idle(true);
+        let channel = net::connect_lazy(&endpoint);
         Ok(Self { address: address.to_owned(), channel, given, gone: AtomicBool::new(false) })
     }
 }

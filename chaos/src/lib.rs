@@ -26,6 +26,14 @@ mod recorder;
 mod run;
 mod workload;
 
+/// What a run is made of: for the simulation, whose machines, network and store are of another kind.
+pub mod parts {
+    pub use crate::cluster::{Access, admin};
+    pub use crate::recorder::{HARNESS, Recorder};
+    pub use crate::run::{Drained, audit, drain_and_probe};
+    pub use crate::workload::{Crew, LogTopic, World, run as run_clients};
+}
+
 pub use audit::{
     Audit, AuditError, AuditReport, Entry, NoWitness, Problem, Replica, Replicas, Witness,
 };

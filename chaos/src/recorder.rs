@@ -13,10 +13,10 @@ use crate::error::ChaosError;
 use crate::history::{Event, History, Operation, Outcome};
 
 /// The harness itself, as a process of the history.
-pub(crate) const HARNESS: u32 = 0;
+pub const HARNESS: u32 = 0;
 
 /// Takes events from everywhere; each is stamped where it gets its place in the order.
-pub(crate) struct Recorder {
+pub struct Recorder {
     begun: Instant,
     processes: AtomicU32,
     inner: Mutex<Inner>,
@@ -29,22 +29,25 @@ struct Inner {
 }
 
 impl Recorder {
-    pub(crate) fn create(path: &Path) -> Result<Self, ChaosError> {
+    /// Writes to a file as well.
+    pub fn create(path: &Path) -> Result<Self, ChaosError> {
         let file = File::create(path).map_err(ChaosError::io(path.display().to_string()))?;
         let inner = Inner { events: Vec::new(), file: BufWriter::new(file), failed: None };
         Ok(Self { begun: clock::now(), processes: AtomicU32::new(1), inner: Mutex::new(inner) })
     }
 
     /// A number that no process had.
-    pub(crate) fn process(&self) -> u32 {
+    pub fn process(&self) -> u32 {
         self.processes.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
+    /// Since it was created.
+    pub fn elapsed(&self) -> Duration {
         clock::now().saturating_duration_since(self.begun)
     }
 
-    pub(crate) fn record(&self, process: u32, outcome: Outcome, operation: Operation) {
+    /// Gives an event its time and its place.
+    pub fn record(&self, process: u32, outcome: Outcome, operation: Operation) {
         let mut inner = self.inner.lock();
         let time_us = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX);
         let event = Event { time_us, process, outcome, operation };
@@ -59,7 +62,7 @@ impl Recorder {
     }
 
     /// The whole history; it is in its file then.
-    pub(crate) fn finish(&self) -> Result<History, ChaosError> {
+    pub fn finish(&self) -> Result<History, ChaosError> {
         let mut inner = self.inner.lock();
         let flushed = inner.file.flush();
         if let Some(error) = inner.failed.take().or(flushed.err()) {

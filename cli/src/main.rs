@@ -22,6 +22,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+const _: () = assert!(!streamhouse_host::PLANTABLE, "mistakes could be planted into this build");
+
 /// Controllers allocate and free many small values on several threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

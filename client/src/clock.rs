@@ -1,7 +1,7 @@
 //! Time and chance: the only place in this crate that asks for either.
 #![expect(clippy::disallowed_methods, reason = "this is the module that the ban points to")]
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -26,7 +26,7 @@ pub(crate) async fn until(moment: Option<Instant>) {
 
 /// Wall-clock time in milliseconds since 1970, for record timestamps and for nothing else.
 pub(crate) fn wall_ms() -> i64 {
-    match SystemTime::now().duration_since(UNIX_EPOCH) {
+    match streamhouse_host::clock::wall().duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
         Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
     }

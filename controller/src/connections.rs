@@ -18,12 +18,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use streamhouse_host::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
-use tonic::transport::server::{Connected, TcpIncoming};
+use tonic::transport::server::Connected;
 
 /// Connections above the limit.
 const SPARE: usize = 256;
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Connections as they come, each in a place of its own.
 pub(crate) fn admitted(
-    incoming: TcpIncoming,
+    incoming: impl Stream<Item = io::Result<TcpStream>>,
     places: Places,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let mut spare = Spare::new();

@@ -22,17 +22,16 @@ use futures::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use streamhouse_host::net::{self, TcpListener};
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::backups_server::BackupsServer;
 use streamhouse_proto::v1::collector_server::CollectorServer;
 use streamhouse_proto::v1::metadata_server::MetadataServer;
 use streamhouse_proto::v1::producers_server::ProducersServer;
 use streamhouse_proto::v1::sessions_server::SessionsServer;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 /// A controller that does not start.
 #[derive(Debug, thiserror::Error)]
@@ -213,8 +212,7 @@ impl Controller {
                     .max_decoding_message_size(limits.message_bytes)
                     .max_encoding_message_size(MAX_MESSAGE_BYTES),
             );
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let incoming = connections::admitted(incoming, places.clone());
+        let incoming = connections::admitted(net::incoming(listener), places.clone());
         let stop = cancel.clone();
         let fuse = Fuse { reason: Arc::default(), cancel: cancel.clone() };
         let failed = fuse.clone();
@@ -300,7 +298,7 @@ async fn listen_http(
     tasks: &TaskTracker,
 ) -> Result<(SocketAddr, Arc<Outside>), StartError> {
     let listen = |error| StartError::Listen { address, error };
-    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
     let metrics = Metrics::new().map_err(|error| StartError::Options(error.to_string()))?;
     let outside = Outside::new(metrics);

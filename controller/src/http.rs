@@ -85,7 +85,7 @@ impl streamhouse_observe::Observed for Outside {
             calls: calls.taken(),
         };
         let this = Arc::clone(&self);
-        let rendered = tokio::task::spawn_blocking(move || this.metrics.render(&raft, served));
+        let rendered = streamhouse_host::spawn_blocking(move || this.metrics.render(&raft, served));
         match rendered.await {
             Ok(Ok(text)) => Ok(text),
             Ok(Err(error)) => Err(failed(&error)),

@@ -63,7 +63,7 @@ pub(crate) async fn resolve(options: &mut ControllerOptions) -> Result<(), Start
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
 ) -> Result<T, StartError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = streamhouse_host::spawn_blocking(work).await;
     let done = done.map_err(|e| StartError::Join(e.to_string()))?;
     done.map_err(|e| StartError::Raft(raft::StartError::Open(e)))
 }

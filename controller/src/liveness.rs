@@ -49,6 +49,8 @@ struct Signs<K> {
     of: HashMap<K, Sign>,
     /// Silence before that does not count.
     since: Instant,
+    /// Until then those who come back move `since` along.
+    gathering: Instant,
 }
 
 /// Signs of life.
@@ -56,7 +58,8 @@ pub(crate) struct Liveness<K>(Mutex<Signs<K>>);
 
 impl<K> Default for Liveness<K> {
     fn default() -> Self {
-        Self(Mutex::new(Signs { of: HashMap::new(), since: clock::now() }))
+        let now = clock::now();
+        Self(Mutex::new(Signs { of: HashMap::new(), since: now, gathering: now }))
     }
 }
 
@@ -72,10 +75,14 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
 
     /// A stream was opened. Tells whether that counts as a sign of life.
     pub(crate) fn attached(&self, key: K, patience: Patience) -> bool {
-        let mut signs = self.0.lock();
-        let sign = signs.of.entry(key).or_insert(Sign::new(clock::now(), patience));
+        let now = clock::now();
+        let signs = &mut *self.0.lock();
+        let sign = signs.of.entry(key).or_insert(Sign::new(now, patience));
+        if sign.known && sign.streams == 0 && now < signs.gathering {
+            signs.since = signs.since.max(now);
+        }
         sign.streams += 1;
-        sign.at = clock::now();
+        sign.at = now;
         !sign.given_up
     }
 
@@ -100,8 +107,10 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     ///
     /// `leads_anew`: nobody is given up any more, and silence counts only after
     /// that time, in which the leader before may still tell some that they live.
-    /// Within one leadership those who are given up stay so, for their end may
-    /// be on its way.
+    /// After that, and for no longer than one may be silent, it counts from when
+    /// somebody last came back: after a restart of all a thousand may stand in
+    /// line. Within one leadership those who are given up stay so, for their end
+    /// may be on its way.
     pub(crate) fn begin(
         &self,
         live: impl IntoIterator<Item = (K, Patience)>,
@@ -112,6 +121,8 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
         let mut signs = self.0.lock();
         if let Some(overlap) = leads_anew {
             signs.since = now + overlap;
+            let longest = live.values().map(|patience| patience.silent).max();
+            signs.gathering = signs.since + longest.unwrap_or_default();
         }
         signs.of.retain(|key, sign| {
             sign.known = live.contains_key(key);
@@ -226,6 +237,41 @@ mod tests {
         liveness.begin([(1, short)], Some(Duration::ZERO));
         passes(clock::now());
         assert_eq!(liveness.give_up_silent(), [1]);
+    }
+
+    #[test]
+    fn silence_before_a_new_leader_counts_from_when_somebody_last_came_back() {
+        let liveness = Liveness::default();
+        let gone = Duration::from_millis(1);
+        let passes = |time: Duration| {
+            let end = clock::now() + time;
+            while clock::now() <= end {
+                std::thread::yield_now();
+            }
+        };
+        let since = || liveness.0.lock().since;
+        for (silent, moves) in [(Duration::from_secs(3_600), true), (Duration::ZERO, false)] {
+            let patience = Patience { silent, gone };
+            liveness.begin([(1, patience), (2, patience)], Some(Duration::ZERO));
+            let begun = since();
+            passes(gone);
+            // Nobody that the state has.
+            liveness.attached(9, patience);
+            assert_eq!(since(), begun);
+            let back = clock::now();
+            liveness.attached(1, patience);
+            assert_eq!(since() >= back, moves);
+            // A second stream brings nobody back.
+            let moved = since();
+            passes(gone);
+            liveness.attached(1, patience);
+            assert_eq!(since(), moved);
+            passes(gone * 2);
+            assert_eq!(liveness.expired(), if moves { vec![2] } else { vec![1, 2] });
+            for key in [1, 1, 2, 9] {
+                liveness.detached(&key, false);
+            }
+        }
     }
 
     #[test]

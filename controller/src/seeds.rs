@@ -99,7 +99,7 @@ impl Seeds {
                 };
                 let endpoint = Endpoint::from_shared(format!("http://{address}"));
                 let endpoint = endpoint.map_err(unusable)?.connect_timeout(CONNECT);
-                let channel = endpoint.connect_lazy();
+                let channel = streamhouse_host::net::connect_lazy(&endpoint);
                 self.channels.insert(address.to_owned(), channel.clone());
                 channel
             }

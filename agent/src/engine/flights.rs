@@ -9,6 +9,7 @@ use crate::ticket::Pending;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::ops::Range;
+use streamhouse_host::{Mistake, is_planted};
 use streamhouse_proto::v1::{ObjectCommit, SliceCommit};
 use streamhouse_segment::SliceOutcome;
 
@@ -163,6 +164,16 @@ impl Flights {
     fn finish(&mut self, sequence: u64, stage: Stage) -> Option<Vec<SliceOutcome>> {
         let flight = self.uploading(sequence)?;
         flight.stage = stage;
+        if stage == Stage::Stored && is_planted(Mistake::AckBeforeCommit) {
+            for slice in &mut flight.slices {
+                let mut base_offset = slice.place.base_offset;
+                for pending in slice.batches.drain(..) {
+                    let records = u64::from(pending.records);
+                    pending.ticket.acknowledge(base_offset, 0);
+                    base_offset += records;
+                }
+            }
+        }
         let outcomes = std::mem::take(&mut flight.outcomes);
         self.uploads -= 1;
         Some(outcomes)
@@ -215,7 +226,11 @@ impl Flights {
     /// Takes out the objects for which no commit was ever sent.
     pub(crate) fn never_committed(&mut self) -> Vec<Flight> {
         self.uploads = 0;
-        self.window.split_off(self.committing.min(self.window.len())).into()
+        let awaited = match is_planted(Mistake::LostAnswerTakenForFailure) {
+            true => 0,
+            false => self.committing,
+        };
+        self.window.split_off(awaited.min(self.window.len())).into()
     }
 
     /// Takes back the batches of the partition's live slices of epochs below `epoch`, in order, and the number of

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use streamhouse_host::{Mistake, is_planted};
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo, ProducerProgress};
 use streamhouse_segment::sequences::{SequenceRun, Sequences, Standing};
 
@@ -78,6 +79,9 @@ impl Track {
         let epoch = sequence.epoch;
         let error = match current {
             Some(current) if current == epoch => return self.place(name, pending, sequence),
+            Some(current) if current > epoch && is_planted(Mistake::ProducerEpochIgnored) => {
+                return self.place(name, pending, sequence);
+            }
             Some(current) if current > epoch => ErrorInfo::new(
                 ErrorCode::ProducerFenced,
                 format!("epoch {epoch} of {name} is over, it is {current} now"),
@@ -110,6 +114,12 @@ impl Track {
                 let fate = Fate::new(&self.alarm);
                 pending.ticket = pending.ticket.with_fate(fate.clone());
                 self.sent.push_back(Sent { epoch, base, records, fate });
+                return Decision::Write(pending);
+            }
+            Standing::Had { position }
+                if is_planted(Mistake::DuplicateOffByOne)
+                    && position + u64::from(records) == self.tip.1 =>
+            {
                 return Decision::Write(pending);
             }
             Standing::Had { position } => {

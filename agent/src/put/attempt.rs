@@ -5,6 +5,7 @@ use super::{Cause, Uploaded, Uploader};
 use crate::clock;
 use std::pin::pin;
 use std::time::Duration;
+use streamhouse_host::{Mistake, is_planted};
 use streamhouse_segment::{EncodedObject, TRAILER_BYTES, Trailer};
 use streamhouse_store::{Created, GetError, PutError, PutPayload, StoreKind};
 
@@ -93,6 +94,9 @@ impl Uploader {
                 self.inner.hedging.lock().finished(took);
                 self.inner.probes.put_seconds.record(took.as_secs_f64());
                 self.stored("stored");
+                Attempt::Done(Uploaded::Stored)
+            }
+            Ok(Created::AlreadyExists) if is_planted(Mistake::ExistsTakenForStored) => {
                 Attempt::Done(Uploaded::Stored)
             }
             Ok(Created::AlreadyExists) => self.inspect(key, object).await,

@@ -28,7 +28,8 @@ impl IndexReader {
                 offset: 0,
                 reason: error.to_string(),
             })?;
-            let channel = endpoint.connect_timeout(CONNECT).timeout(PATIENCE).connect_lazy();
+            let endpoint = endpoint.connect_timeout(CONNECT).timeout(PATIENCE);
+            let channel = streamhouse_host::net::connect_lazy(&endpoint);
             Ok(MetadataClient::new(channel).max_decoding_message_size(64 << 20))
         };
         let clients = controllers.iter().map(client).collect::<Result<_, AuditError>>()?;

@@ -30,7 +30,8 @@ use tokio::task::JoinSet;
 pub(crate) use bucket::{Bucket, StoreFault};
 pub(crate) use links::{Links, Way};
 pub(crate) use node::Node;
-pub(crate) use standing::{admin, statuses};
+pub use standing::admin;
+pub(crate) use standing::statuses;
 pub(crate) use tape::{Replayed, Tape};
 
 use crate::clock;
@@ -90,15 +91,15 @@ struct Place {
 
 /// What clients and observers of the cluster need to know of it.
 #[derive(Debug, Clone)]
-pub(crate) struct Access {
+pub struct Access {
     /// By the proxies.
-    pub(crate) controllers: Vec<String>,
+    pub controllers: Vec<String>,
     /// Past them: for the harness's own questions.
-    pub(crate) direct: Vec<String>,
+    pub direct: Vec<String>,
     /// By the clients' proxy and endpoint.
-    pub(crate) store: Store,
+    pub store: Store,
     /// Past them.
-    pub(crate) direct_store: Store,
+    pub direct_store: Store,
 }
 
 /// See the module.

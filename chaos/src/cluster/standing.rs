@@ -104,7 +104,7 @@ pub(crate) async fn statuses(access: &Access) -> Vec<(usize, ControllerStatus)> 
 }
 
 /// A client for questions about the cluster.
-pub(crate) fn admin(controllers: &[String]) -> Result<Admin, ChaosError> {
+pub fn admin(controllers: &[String]) -> Result<Admin, ChaosError> {
     let admin = Admin::builder().controllers(controllers.iter().cloned()).try_timeout(TRY).build();
     admin.map_err(|error| ChaosError::Harness(error.to_string()))
 }

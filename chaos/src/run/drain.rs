@@ -16,12 +16,14 @@ const DRAIN: Duration = Duration::from_secs(300);
 const PROBE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(500);
 
-pub(super) struct Drained {
+/// What came of it.
+pub struct Drained {
     /// What was not as it must be, beside what the history says.
-    pub(super) problems: Vec<String>,
+    pub problems: Vec<String>,
 }
 
-pub(super) async fn drain_and_probe(world: &World) -> Result<Drained, ChaosError> {
+/// Reads every partition to its end, then writes and reads each once more.
+pub async fn drain_and_probe(world: &World) -> Result<Drained, ChaosError> {
     let mut consumer = build(world).await?;
     let process = world.start("drain", false);
     let mut problems = Vec::new();

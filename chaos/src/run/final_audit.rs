@@ -19,7 +19,8 @@ const COLLECTED: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub(super) async fn audit(world: &World) -> Result<AuditReport, ChaosError> {
+/// Compares controllers, index and bucket, and waits for the collector to have done its work.
+pub async fn audit(world: &World) -> Result<AuditReport, ChaosError> {
     let audit = Audit {
         controllers: world.access.direct.clone(),
         store: world.access.direct_store.clone(),

@@ -16,6 +16,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use drain::{Drained, drain_and_probe};
+pub use final_audit::audit;
 pub use measure::Gaps;
 pub use report::{Counts, FaultRun, RunReport, Verdict};
 
@@ -132,9 +134,9 @@ impl Trial {
             ended.map_err(|error| ChaosError::Harness(format!("clients: {error}")))??;
         }
         (self.progress)("every partition is drained, then written and read once more");
-        let drained = drain::drain_and_probe(&world).await?;
+        let drained = drain_and_probe(&world).await?;
         (self.progress)("audit: controllers against each other, index against bucket");
-        let audit = final_audit::audit(&world).await?;
+        let audit = self::audit(&world).await?;
         let fallen = cluster.fallen();
         drop(cluster);
         (self.progress)("checking the history");

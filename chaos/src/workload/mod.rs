@@ -10,6 +10,7 @@ mod topic_registers;
 mod watcher;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,27 +31,33 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 /// A topic of the log workload; its number is its place in the list.
 #[derive(Debug, Clone)]
-pub(crate) struct LogTopic {
-    pub(crate) name: Arc<str>,
-    pub(crate) partitions: u32,
+pub struct LogTopic {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How many partitions it has.
+    pub partitions: u32,
 }
 
 /// What every client is given.
 #[derive(Clone)]
-pub(crate) struct World {
-    pub(crate) access: Access,
-    pub(crate) topics: Arc<[LogTopic]>,
-    pub(crate) recorder: Arc<Recorder>,
-    pub(crate) random: Random,
+pub struct World {
+    /// How the cluster is reached.
+    pub access: Access,
+    /// The log workload's.
+    pub topics: Arc<[LogTopic]>,
+    /// Where everything is written down.
+    pub recorder: Arc<Recorder>,
+    /// What clients choose by.
+    pub random: Random,
     /// Records a second of each producer.
-    pub(crate) rate: u64,
+    pub rate: u64,
     /// Set once clients are to finish what they began, and end.
-    pub(crate) stop: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 impl World {
     /// All partitions of all topics.
-    pub(crate) fn partitions(&self) -> Vec<Partition> {
+    pub fn partitions(&self) -> Vec<Partition> {
         let topics = self.topics.iter().zip(0..);
         let all = topics.flat_map(|(topic, number)| {
             (0..topic.partitions).map(move |partition| Partition { topic: number, partition })
@@ -113,22 +120,34 @@ impl World {
 }
 
 /// How many of each kind of client there are.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Crew {
-    pub(crate) producers: u64,
-    pub(crate) assigned_consumers: u64,
-    pub(crate) group_members: u64,
-    pub(crate) metadata_clients: u64,
+#[derive(Debug, Clone)]
+pub struct Crew {
+    /// Every fourth is plain, every fourth has a name, the others are idempotent.
+    pub producers: u64,
+    /// Consumers of all partitions.
+    pub assigned_consumers: u64,
+    /// Members, by the numbers of their seats: of two groups in turns, the first of each is static.
+    pub group_members: Range<u64>,
+    /// Of topics' names, and of offsets without membership.
+    pub metadata_clients: u64,
+    /// Whether leases and controllers are watched.
+    pub watchers: bool,
 }
 
 impl Default for Crew {
     fn default() -> Self {
-        Self { producers: 4, assigned_consumers: 2, group_members: 5, metadata_clients: 3 }
+        Self {
+            producers: 4,
+            assigned_consumers: 2,
+            group_members: 0..5,
+            metadata_clients: 3,
+            watchers: true,
+        }
     }
 }
 
 /// Runs all clients until they are told to stop.
-pub(crate) async fn run(world: &World, crew: Crew) -> Result<(), ChaosError> {
+pub async fn run(world: &World, crew: Crew) -> Result<(), ChaosError> {
     let mut clients = tokio::task::JoinSet::new();
     let mut seat = 0;
     let mut next = || {
@@ -141,15 +160,17 @@ pub(crate) async fn run(world: &World, crew: Crew) -> Result<(), ChaosError> {
     for _ in 0..crew.assigned_consumers {
         clients.spawn(assigned_consumer::run(next()));
     }
-    for number in 0..crew.group_members {
+    for number in crew.group_members {
         clients.spawn(group_consumer::run(next(), number));
     }
     for _ in 0..crew.metadata_clients {
         clients.spawn(topic_registers::run(next()));
         clients.spawn(offset_registers::run(next()));
     }
-    clients.spawn(watcher::leases(next()));
-    clients.spawn(watcher::replicas(next()));
+    if crew.watchers {
+        clients.spawn(watcher::leases(next()));
+        clients.spawn(watcher::replicas(next()));
+    }
     while let Some(ended) = clients.join_next().await {
         ended.map_err(|error| ChaosError::Harness(format!("a client: {error}")))??;
     }

@@ -48,6 +48,8 @@ impl Kind {
 
 /// A record that is not acknowledged by then has failed, or may have.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same of plain producers, which therefore hear more often of what failed, or may have.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// BOUND: records on their way. As many as come about within the delivery timeout at the usual rate, so that partitions
 /// that are not served keep nothing from those that are.
@@ -105,7 +107,7 @@ impl Producer {
     pub(crate) async fn build(world: &World, kind: Kind, random: Random) -> Option<Self> {
         let mut builder = streamhouse_client::Producer::builder()
             .controllers(world.access.controllers.iter().cloned())
-            .delivery_timeout(DELIVERY_TIMEOUT)
+            .delivery_timeout(if kind == Kind::Plain { SHORT_TIMEOUT } else { DELIVERY_TIMEOUT })
             .request_timeout(Duration::from_secs(8))
             .enable_idempotence(kind != Kind::Plain);
         if let Kind::Named(number) = kind {

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use streamhouse_host::{Mistake, is_planted};
 use streamhouse_segment::ids::TopicId;
 use tokio::sync::mpsc;
 use tokio_util::sync::DropGuard;
@@ -234,11 +235,13 @@ impl Consumer {
             AssignmentEvent::Assigned { partitions, noticed } => {
                 self.add(partitions, *noticed).await?;
             }
-            AssignmentEvent::Revoked(partitions) => {
+            AssignmentEvent::Lost(partitions) if !is_planted(Mistake::ZombieCommit) => {
+                self.remove(partitions);
+            }
+            AssignmentEvent::Revoked(partitions) | AssignmentEvent::Lost(partitions) => {
                 self.commit_before_revocation(partitions).await;
                 self.remove(partitions);
             }
-            AssignmentEvent::Lost(partitions) => self.remove(partitions),
         }
         self.watch();
         Ok(())

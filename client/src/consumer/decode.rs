@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use streamhouse_host::{Mistake, is_planted};
 use streamhouse_segment::batch::{self, BatchError, BatchHeader, Limits};
 use streamhouse_segment::object::verify_slice;
 
@@ -125,7 +126,7 @@ impl Job {
         let limits = Limits::default();
         while let Some(slice) = self.slices.get(decoded.progress.slice) {
             let bytes = &self.pieces.slices[decoded.progress.slice];
-            if !decoded.progress.verified {
+            if !decoded.progress.verified && !is_planted(Mistake::ChecksumNotChecked) {
                 verify_slice(bytes, slice.crc32c, slice.base_offset, slice.last_offset)
                     .map_err(|error| End::Failed(self.corrupt(slice, error.to_string())))?;
                 decoded.progress.verified = true;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use streamhouse_host::{Mistake, is_planted};
 use streamhouse_proto::v1;
 use streamhouse_segment::ids::{ClusterId, TopicId};
 use tokio::sync::{Notify, mpsc};
@@ -241,7 +242,9 @@ impl Consumer {
             let (slot, error) = *failed;
             // READ: the partition is read again from where it stands, never further on. One that is gone is not.
             let gone = matches!(error, ConsumeError::TopicDeleted { .. });
-            self.targets.set(slot, self.books.position(slot).filter(|_| !gone));
+            let early = u64::from(is_planted(Mistake::StaleReadPlan));
+            let position = self.books.position(slot).filter(|_| !gone);
+            self.targets.set(slot, position.map(|position| position.saturating_sub(early)));
             error
         })
     }

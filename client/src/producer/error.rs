@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use streamhouse_host::{Mistake, is_planted};
 use thiserror::Error;
 
 use crate::errors::{CallError, ConfigError, Refusal};
@@ -149,7 +150,9 @@ impl ProduceError {
             Self::TimedOut { may_have_taken_effect, .. }
             | Self::Refused { may_have_taken_effect, .. }
             | Self::Fenced { may_have_taken_effect, .. }
-            | Self::Closed { may_have_taken_effect } => *may_have_taken_effect,
+            | Self::Closed { may_have_taken_effect } => {
+                *may_have_taken_effect && !is_planted(Mistake::DoubtTakenForFailure)
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use streamhouse_host::net;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
 use streamhouse_proto::v1::produce_client::ProduceClient;
@@ -53,7 +54,7 @@ fn endpoint(address: &str) -> Result<Endpoint, String> {
 }
 
 async fn connect(endpoint: Endpoint) -> Result<Channel, String> {
-    match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, net::connect(&endpoint)).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(root_cause(&error)),
         Err(_) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),

@@ -125,7 +125,7 @@ pub(crate) fn pieces(
             if clock::now() > end {
                 return tracing::warn!(index, "a backup took too long; it is given up");
             }
-            let read = tokio::task::spawn_blocking(move || {
+            let read = streamhouse_host::spawn_blocking(move || {
                 let piece = encoder.next_piece();
                 (encoder, piece)
             });

@@ -191,7 +191,8 @@ impl LogStore {
             }
             let (db, start, end) = (self.db.clone(), read.from, read.tail_from);
             let stored = move || read_stored(&db, start, end, max_bytes);
-            let stored = tokio::task::spawn_blocking(stored).await.map_err(io::Error::other)?;
+            let stored =
+                streamhouse_host::spawn_blocking(stored).await.map_err(io::Error::other)?;
             let mut entries = match stored {
                 Ok(entries) => entries,
                 // A purge overtook this read; the log begins later now.

@@ -464,7 +464,7 @@ async fn remember(node: &RaftNode) {
         return;
     }
     let db = core.db.clone();
-    let write = tokio::task::spawn_blocking(move || {
+    let write = streamhouse_host::spawn_blocking(move || {
         let mut batch = WriteBatch::default();
         batch.put_cf(db.raft(), meta::MEMBER, []);
         db.write_unsynced(batch)

@@ -308,7 +308,7 @@ impl RaftNode {
         }
         core.log.writer().stop().await;
         let db = core.db.clone();
-        let synced = tokio::task::spawn_blocking(move || db.quiesce()).await;
+        let synced = streamhouse_host::spawn_blocking(move || db.quiesce()).await;
         if let Ok(Err(error)) = synced {
             tracing::error!(%error, "last sync failed; what was acknowledged is safe");
         }

@@ -84,15 +84,15 @@ pub(crate) fn connect_once(address: &str) -> Result<RaftClient<Channel>, Address
 fn connect(node: u64, address: &str) -> Result<Channel, AddressError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| AddressError { node, address: address.to_owned() })?;
-    Ok(endpoint
+    let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .connect_lazy())
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    Ok(streamhouse_host::net::connect_lazy(&endpoint))
 }
 
 /// The call never left this process: no connection could be made.

@@ -123,7 +123,7 @@ async fn write(mut file: File, data: Bytes) -> Result<File, Status> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = streamhouse_host::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(Status::internal(error.to_string())))
 }
 

@@ -40,7 +40,7 @@ async fn offset(client: &mut RaftClient<Channel>, chunks: &Chunks) -> Result<u64
     }
     let file = chunks.file.clone();
     let here = move || snapshot_receive::checksum(&file, there.bytes);
-    let here = tokio::task::spawn_blocking(here).await.map_err(io::Error::other).flatten();
+    let here = streamhouse_host::spawn_blocking(here).await.map_err(io::Error::other).flatten();
     let here = here.map_err(|error| Status::aborted(format!("snapshot: {error}")))?;
     Ok(if here == (there.bytes, there.crc32c) { there.bytes } else { 0 })
 }
@@ -92,7 +92,7 @@ async fn feed(chunks: &Chunks, offset: u64, out: &mpsc::Sender<SnapshotChunk>) -
     let mut position = offset;
     loop {
         let file = chunks.file.clone();
-        let read = tokio::task::spawn_blocking(move || read_chunk(&file, position)).await;
+        let read = streamhouse_host::spawn_blocking(move || read_chunk(&file, position)).await;
         let data = read.map_err(io::Error::other).flatten().map_err(Stop::Read)?;
         position += data.len() as u64;
         let done = data.len() < CHUNK_BYTES;

@@ -101,7 +101,7 @@ impl RaftNode {
         let sync_seconds = options.probes.log_sync_seconds.clone();
         let reads = options.reads_level;
         let disk = move || open(&data, asked, sync_seconds, reads);
-        let disk = tokio::task::spawn_blocking(disk).await;
+        let disk = streamhouse_host::spawn_blocking(disk).await;
         let disk = disk.map_err(|e| StartError::Raft(e.to_string()))??;
         let id = disk.identity.node;
         if id != asked {

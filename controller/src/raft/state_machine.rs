@@ -144,7 +144,7 @@ fn next_group(ready: &mut Ready) -> Vec<EntryResponder<TypeConfig>> {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+    streamhouse_host::spawn_blocking(work).await.map_err(io::Error::other)
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {

@@ -19,6 +19,7 @@ use rocksdb::WriteBatch;
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
+use streamhouse_host::{Mistake, is_planted};
 
 /// Bytes per write while a snapshot is installed.
 const INSTALL_BYTES: usize = 1 << 20;
@@ -83,6 +84,11 @@ impl StateStore {
                 Some(value) => batch.put_cf(self.db.state(), key, value),
                 None => batch.delete_cf(self.db.state(), key),
             }
+        }
+        if is_planted(Mistake::AppliedMarkerFirst) {
+            let mut marker = WriteBatch::default();
+            marker.put_cf(self.db.raft(), meta::APPLIED, codec::encode_serde(applied));
+            self.db.write_unsynced(marker).unwrap_or_else(|e| self.unwritten(e));
         }
         batch.put_cf(self.db.raft(), meta::APPLIED, codec::encode_serde(applied));
         self.db.write_unsynced(batch).unwrap_or_else(|e| self.unwritten(e));

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 /// Now, on the monotonic clock.
-#[expect(clippy::disallowed_methods, reason = "this is the clock module")]
 pub(super) fn now() -> Instant {
-    Instant::now()
+    streamhouse_host::clock::now()
 }
 
 /// The moment `delay` from now, on the runtime's clock.

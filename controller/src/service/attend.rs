@@ -15,6 +15,7 @@ use crate::state::groups;
 use crate::state::kv::KvError;
 use crate::state::names::check_group;
 use std::sync::Arc;
+use streamhouse_host::{Mistake, is_planted};
 use streamhouse_proto::to_status;
 use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
 use tokio::sync::mpsc;
@@ -159,17 +160,20 @@ impl Attendance {
     ) -> Result<v1::AttendGroupResponse, KvError> {
         let controllers = self.shared.raft.members().into_iter().map(|m| m.address).collect();
         let view = self.shared.raft.view();
+        let confirms = now.is_leader || is_planted(Mistake::DeposedLeaderHeartbeat);
         let mut response = v1::AttendGroupResponse {
-            leader: now.is_leader,
+            leader: confirms,
             term: now.term,
             controllers,
             applied: view.applied(),
             ..v1::AttendGroupResponse::default()
         };
+        if confirms {
+            response.heard = self.heard;
+        }
         if !now.is_leader {
             return Ok(response);
         }
-        response.heard = self.heard;
         let (group, id) = (&*self.key.0, &self.key.1);
         let shared = groups::membership(&view, group)?.unwrap_or_default();
         response.assigning = shared.assigned_epoch != shared.epoch;

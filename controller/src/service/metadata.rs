@@ -47,7 +47,7 @@ impl Metadata for MetadataService {
         let view = self.0.raft.view();
         let raft = self.0.raft.clone();
         // It asks the disk.
-        let sizes = tokio::task::spawn_blocking(move || raft.sizes()).await;
+        let sizes = streamhouse_host::spawn_blocking(move || raft.sizes()).await;
         let sizes = sizes.map_err(|error| Status::internal(error.to_string()))?;
         let age = sizes.snapshot_age.unwrap_or_default();
         let levels = self.0.raft.feature_levels();

@@ -12,6 +12,7 @@ use super::producers::{self, Producer};
 use super::reply::{BatchFault, BatchRefusal, Refusal};
 use super::sequences::{self, Committed, MAX_PARTITION_PRODUCERS};
 use std::collections::{BTreeMap, btree_map};
+use streamhouse_host::planted::{Mistake, is_planted};
 use streamhouse_segment::sequences::{Sequences, Standing};
 
 /// What one object changes of producers: read once, written once.
@@ -58,6 +59,12 @@ impl Entry {
                 self.sequences.append(batch.records, base_offset + batch.offset_delta);
                 Ok(())
             }
+            Standing::Had { position }
+                if is_planted(Mistake::DuplicateOffByOne)
+                    && position + u64::from(batch.records) == self.sequences.records =>
+            {
+                Ok(())
+            }
             Standing::Had { position } => {
                 Err(BatchFault::Committed(self.sequences.offset_of(position)))
             }
@@ -100,6 +107,10 @@ impl Ledger {
             refused.extend(fault.map(|fault| BatchRefusal { index, fault }));
         }
         if !refused.is_empty() {
+            if is_planted(Mistake::ProducerStateEarly) {
+                let taken = taken.into_iter().map(|(id, entry)| ((slice.partition, id), entry));
+                self.partitions.extend(taken);
+            }
             return Ok(Some(Refusal::Batches(refused)));
         }
         partition.producers = MAX_PARTITION_PRODUCERS - room;
@@ -120,7 +131,10 @@ impl Ledger {
             btree_map::Entry::Vacant(vacant) => vacant.insert(producers::producer(tx, asked.id)?),
         };
         Ok(match known.as_ref().map(Producer::current) {
-            Some(current) if current > asked.epoch => Some(BatchFault::Fenced { current }),
+            Some(current) if current > asked.epoch => {
+                let ignored = is_planted(Mistake::ProducerEpochIgnored);
+                (!ignored).then_some(BatchFault::Fenced { current })
+            }
             Some(current) if current == asked.epoch => None,
             Some(_) | None => Some(BatchFault::Unknown),
         })

@@ -14,6 +14,7 @@ use super::reply::{Effect, LeaseChange, Reply};
 use super::sessions::{self, Session};
 use super::{MAX_BATCH, cluster, typed, work};
 use std::collections::BTreeSet;
+use streamhouse_host::planted::{self, Mistake, is_planted};
 
 /// How long a holder may take to flush and release a revoked lease.
 pub const REVOKE_TIMEOUT_MS: u64 = 10_000;
@@ -39,7 +40,7 @@ fn partitions_of(
     let parsed = pairs
         .into_iter()
         .map(|(key, _)| trailing_partition(&key).ok_or_else(|| typed::malformed(&key)));
-    parsed.collect()
+    parsed.collect::<Result<Vec<_>, _>>().map(planted::in_hash_order)
 }
 
 /// Up to `limit` partitions whose lease the session holds, in key order.
@@ -120,7 +121,9 @@ pub(super) fn assign(
             Some((id, session)) => {
                 session.leases += 1;
                 partition.holder = *id;
-                partition.raise_epoch();
+                if why != LeaseChange::SessionEnded || !is_planted(Mistake::GrantWithoutEpoch) {
+                    partition.raise_epoch();
+                }
                 typed::mark(tx, lease_key(*id, &key));
                 tx.delete(waiting_key(group, &key));
             }

@@ -14,6 +14,7 @@ use super::reply::{Effect, Refusal, Reply};
 use super::topics::{self, TopicStage};
 use super::{MAX_BATCH, requests, typed};
 use bincode::{Decode, Encode};
+use streamhouse_host::planted;
 
 /// Longest metadata of one committed offset, in bytes; Kafka's default.
 pub const MAX_METADATA_BYTES: usize = 4_096;
@@ -196,7 +197,7 @@ pub(super) fn commit(
             let value = CommittedOffset {
                 offset: *offset,
                 metadata: metadata.clone(),
-                committed_ms: now_ms,
+                committed_ms: planted::own_clock_ms(now_ms),
             };
             typed::put(tx, offset_key(name, partition), &value);
             typed::mark(tx, topic_key(&partition.topic, name));

@@ -19,6 +19,7 @@ use super::topics::{self, TopicStage};
 use super::{MAX_BATCH, cluster, dedup, typed};
 use bincode::{Decode, Encode};
 use std::collections::{BTreeMap, BTreeSet};
+use streamhouse_host::planted::{Mistake, is_planted};
 
 /// RETRY: results kept per live session. An agent starts sequence n + 64 only
 /// after n's answer.
@@ -209,6 +210,9 @@ fn commit_object(
     object: &ObjectCommit,
     effects: &mut Vec<Effect>,
 ) -> Result<ObjectReply, KvError> {
+    if !session.is_live() && is_planted(Mistake::FenceBeforeDuplicate) {
+        return Ok(refuse(id, object, Refusal::SessionEnded(id), effects));
+    }
     // RETRY: the duplicate check comes before the fence check.
     if object.sequence <= session.last_sequence {
         let kept = typed::get(tx, &result_key(id, object.sequence))?;
@@ -217,7 +221,7 @@ fn commit_object(
             None => refuse(id, object, Refusal::OutcomeUnknown, effects),
         });
     }
-    if !session.is_live() {
+    if !session.is_live() && !is_planted(Mistake::NoEpochCheck) {
         return Ok(refuse(id, object, Refusal::SessionEnded(id), effects));
     }
     let expected = session.last_sequence + 1;
@@ -296,7 +300,8 @@ fn commit_slices(
             // Whatever was written behind a refused slice of the current
             // epoch falls with it: its offsets no longer fit.
             Some(Refusal::Stale | Refusal::Invalid(_) | Refusal::Batches(_))
-                if slice.lease_epoch == partition.lease_epoch =>
+                if slice.lease_epoch == partition.lease_epoch
+                    && !is_planted(Mistake::EpochNotRaisedOnRefusal) =>
             {
                 partition.raise_epoch();
                 let (partition, why) = (slice.partition, LeaseChange::SliceRefused);
@@ -418,10 +423,15 @@ fn load<'a>(
 
 /// FENCE and DENSE: decided here, when the commit is applied.
 fn check_slice(id: u64, size: u64, slice: &SliceCommit, partition: &Partition) -> Option<Refusal> {
-    if partition.holder != id {
+    if partition.holder != id && !is_planted(Mistake::NoEpochCheck) {
         return Some(Refusal::NotHolder);
     }
-    if slice.lease_epoch != partition.lease_epoch || slice.base_offset != partition.next_offset {
+    let past = slice.lease_epoch != partition.lease_epoch
+        && !is_planted(Mistake::NoEpochCheck)
+        && !is_planted(Mistake::NoOffsetCheck);
+    let elsewhere =
+        slice.base_offset != partition.next_offset && !is_planted(Mistake::NoOffsetCheck);
+    if past || elsewhere {
         return Some(Refusal::Stale);
     }
     check_shape(size, slice)

@@ -1,5 +1,6 @@
 //! What the fetcher does with what comes back: plans, bytes, decoded batches, and news from the watch.
 
+use streamhouse_host::{Mistake, is_planted};
 use streamhouse_proto::v1;
 
 use super::{Asked, Event, Fetcher, LATER, MAX_PASSED};
@@ -47,6 +48,9 @@ impl Fetcher {
         let object = run.slices[0].object;
         match got.result {
             Ok(pieces) => slot.got(got.run, pieces),
+            Err(_) if is_planted(Mistake::ReaderSkipsMissing) => {
+                slot.runs.retain(|run| run.id != got.run);
+            }
             // READ: the index that named it may be of the past. It is asked again; if it names the object still, the
             // object is missing.
             Err(ConsumeError::MissingObject { .. }) if slot.suspect != Some(object) => {

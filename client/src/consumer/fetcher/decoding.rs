@@ -6,6 +6,7 @@ use crate::consumer::decode::{Decoded, End, Job};
 use crate::consumer::error::ConsumeError;
 use crate::consumer::metrics::count;
 use crate::consumer::ready::Body;
+use streamhouse_host::{Mistake, is_planted};
 
 /// Runs at the decoder at once.
 const DECODERS: usize = 2;
@@ -49,7 +50,8 @@ impl Fetcher {
                 let decoded = if step.inline {
                     Some(step.job.run(step.room))
                 } else {
-                    tasks.spawn_blocking(move || step.job.run(step.room)).await.ok()
+                    let work = move || step.job.run(step.room);
+                    streamhouse_host::spawn_blocking_on(&tasks, work).await.ok()
                 };
                 Event::Decoded { slot: index, version, decoded }
             }));
@@ -112,6 +114,9 @@ impl Fetcher {
     /// READ: what was damaged on its way, or in the cache, may be whole when it is fetched again; what is damaged in the
     /// store is not.
     fn damaged(&mut self, slot: usize, error: ConsumeError) {
+        if is_planted(Mistake::ReaderSkipsMissing) {
+            return drop(self.slots[slot].runs.pop_front());
+        }
         let state = &mut self.slots[slot];
         let version = state.target.version;
         let Some(run) = state.runs.front_mut() else { return };

@@ -1,0 +1,268 @@
+//! What is done to the cluster, when, and for how long: all of it drawn from the seed.
+
+use crate::hosts::{self, CLIENTS, Shared};
+use crate::store::{Bucket, Trouble};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use streamhouse_chaos::Random;
+use streamhouse_host::simulated;
+use turmoil::Sim;
+
+/// Faults at once.
+const MOST: usize = 2;
+/// Every so many faults there is a crash.
+const CRASH_EVERY: u64 = 3;
+/// From one fault to the next, and how long one lasts, in milliseconds.
+const PAUSE: std::ops::Range<u64> = 500..5_000;
+const LASTS: std::ops::Range<u64> = 500..9_000;
+const HOUR_MS: i64 = 3_600_000;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fault {
+    /// The power is cut.
+    Crash(Vec<String>),
+    /// It is stopped in good order, and started again.
+    Restart(String),
+    /// Nothing comes through between these and those; or nothing from these to those.
+    Cut { these: Vec<String>, those: Vec<String>, one_way: bool },
+    /// The disk, and other threads, are late by up to this.
+    Slow(String, Duration),
+    /// The clock's time of day is off.
+    Skew(String, i64),
+    /// Requests to the store fail.
+    Store(Vec<String>, Trouble, u64),
+    /// Messages take up to this.
+    Latency(Duration),
+}
+
+struct Active {
+    fault: Fault,
+    until: Duration,
+}
+
+/// How often what was done.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) faults: u64,
+    pub(crate) crashes: u64,
+}
+
+pub(crate) struct Nemesis {
+    random: Random,
+    next: Duration,
+    active: Vec<Active>,
+    pub(crate) done: Done,
+}
+
+impl Nemesis {
+    pub(crate) fn new(random: Random, begin: Duration) -> Self {
+        Self { random, next: begin, active: Vec::new(), done: Done::default() }
+    }
+
+    /// Ends what is over and begins what is due.
+    pub(crate) fn go_on(&mut self, sim: &mut Sim<'_>, rig: &Shared, bucket: &Bucket) {
+        let now = sim.elapsed();
+        while let Some(at) = self.active.iter().position(|active| active.until <= now) {
+            let over = self.active.swap_remove(at);
+            self.end(sim, rig, bucket, &over.fault);
+        }
+        if now < self.next {
+            return;
+        }
+        self.next = now + Duration::from_millis(self.random.within(PAUSE));
+        if self.active.len() >= MOST {
+            return;
+        }
+        let fault = self.draw(rig);
+        let held: BTreeSet<_> = self.active.iter().flat_map(|one| machines(&one.fault)).collect();
+        if machines(&fault).iter().any(|machine| held.contains(machine)) {
+            return;
+        }
+        self.done.faults += 1;
+        let until = now + Duration::from_millis(self.random.within(LASTS));
+        tracing::info!(?fault, "begins");
+        self.begin(sim, rig, bucket, &fault);
+        self.active.push(Active { fault, until });
+    }
+
+    /// All is well again.
+    pub(crate) fn heal(&mut self, sim: &mut Sim<'_>, rig: &Shared, bucket: &Bucket) {
+        for active in std::mem::take(&mut self.active) {
+            self.end(sim, rig, bucket, &active.fault);
+        }
+    }
+
+    fn draw(&mut self, rig: &Shared) -> Fault {
+        if self.done.faults % CRASH_EVERY == 0 {
+            return self.crash(rig);
+        }
+        match self.random.below(12) {
+            0 | 1 => self.crash(rig),
+            2 => Fault::Restart(self.one(&[hosts::controllers(), hosts::agents()].concat())),
+            3..=5 => self.cut(rig),
+            6 => {
+                let latest = Duration::from_millis(self.random.within(200..4_000));
+                Fault::Slow(self.one(&hosts::controllers()), latest)
+            }
+            7 => {
+                let by = [HOUR_MS, -HOUR_MS, 90_000, -90_000, 5_000];
+                let by = self.random.choose(&by).copied().unwrap_or(HOUR_MS);
+                let all = [hosts::controllers(), hosts::agents()].concat();
+                let leader = Self::leader(rig).filter(|_| self.random.below(2) == 0);
+                Fault::Skew(leader.unwrap_or_else(|| self.one(&all)), by)
+            }
+            8..=10 => {
+                let trouble = self.random.choose(&Trouble::ALL).copied();
+                let percent = [20, 50, 100][self.random.below(3) as usize];
+                let who = match self.random.below(4) {
+                    0 => hosts::agents(),
+                    1 => CLIENTS.map(str::to_owned).to_vec(),
+                    _ => vec![self.one(&hosts::agents())],
+                };
+                Fault::Store(who, trouble.unwrap_or(Trouble::Silence), percent)
+            }
+            _ => Fault::Latency(Duration::from_millis(self.random.within(20..400))),
+        }
+    }
+
+    fn one(&mut self, of: &[String]) -> String {
+        self.random.choose(of).cloned().unwrap_or_default()
+    }
+
+    fn leader(rig: &Shared) -> Option<String> {
+        let rig = rig.borrow();
+        let leads =
+            |node: &streamhouse_controller::raft::RaftNode| node.leadership().borrow().is_leader;
+        rig.nodes.iter().find(|(_, node)| leads(node)).map(|(id, _)| hosts::controller(*id))
+    }
+
+    fn crash(&mut self, rig: &Shared) -> Fault {
+        let all = hosts::controllers();
+        let leader = Self::leader(rig).unwrap_or_else(|| all[0].clone());
+        Fault::Crash(match self.random.below(8) {
+            0..=2 => vec![leader],
+            3 => vec![self.one(&all)],
+            4 => all,
+            5 => {
+                let other = self.one(&all);
+                BTreeSet::from([leader, other]).into_iter().collect()
+            }
+            6 => vec![self.one(&hosts::agents())],
+            _ => hosts::agents(),
+        })
+    }
+
+    fn cut(&mut self, rig: &Shared) -> Fault {
+        let (all, agents) = (hosts::controllers(), hosts::agents());
+        let clients: Vec<String> = CLIENTS.map(str::to_owned).to_vec();
+        let leader = Self::leader(rig).unwrap_or_else(|| all[0].clone());
+        let others = |of: &[&[String]], but: &str| -> Vec<String> {
+            of.concat().into_iter().filter(|name| name != but).collect()
+        };
+        let (these, those) = match self.random.below(8) {
+            // The leader from the other controllers only, or from everybody.
+            0 => (vec![leader.clone()], others(&[&all], &leader)),
+            1 => (vec![leader.clone()], others(&[&all, &agents, &clients], &leader)),
+            2 => {
+                let one = self.one(&all);
+                (vec![one.clone()], others(&[&all, &agents], &one))
+            }
+            3 => (vec![self.one(&agents)], all),
+            4 => (vec![self.one(&agents)], clients),
+            5 => (vec![leader], [agents, clients].concat()),
+            6 => (vec![leader], vec![self.one(&clients)]),
+            _ => {
+                let client = self.one(&clients);
+                (vec![client], all)
+            }
+        };
+        Fault::Cut { these, those, one_way: self.random.below(3) == 0 }
+    }
+
+    fn begin(&mut self, sim: &mut Sim<'_>, rig: &Shared, bucket: &Bucket, fault: &Fault) {
+        match fault {
+            Fault::Crash(machines) => {
+                for machine in machines {
+                    self.cut_power(sim, rig, machine);
+                }
+            }
+            Fault::Restart(machine) => {
+                if let Some(stop) = rig.borrow().stops.get(machine) {
+                    stop.cancel();
+                }
+            }
+            Fault::Cut { these, those, one_way } => {
+                for this in these {
+                    for that in those {
+                        match one_way {
+                            true => sim.partition_oneway(this.as_str(), that.as_str()),
+                            false => sim.partition(this.as_str(), that.as_str()),
+                        }
+                    }
+                }
+            }
+            Fault::Slow(machine, latest) => simulated::slow(machine, Some(*latest)),
+            Fault::Skew(machine, by_ms) => simulated::skew(machine, *by_ms),
+            Fault::Store(who, trouble, percent) => {
+                who.iter().for_each(|host| bucket.trouble(host, *trouble, *percent));
+            }
+            Fault::Latency(most) => sim.set_max_message_latency(*most),
+        }
+    }
+
+    fn end(&mut self, sim: &mut Sim<'_>, rig: &Shared, bucket: &Bucket, fault: &Fault) {
+        tracing::info!(?fault, "is over");
+        match fault {
+            Fault::Crash(machines) => machines.iter().for_each(|one| sim.bounce(one.as_str())),
+            Fault::Restart(machine) => {
+                if sim.is_host_running(machine.as_str()) {
+                    // It had its time.
+                    self.cut_power(sim, rig, machine);
+                }
+                sim.bounce(machine.as_str());
+            }
+            Fault::Cut { these, those, one_way } => {
+                for this in these {
+                    for that in those {
+                        match one_way {
+                            true => sim.repair_oneway(this.as_str(), that.as_str()),
+                            false => sim.repair(this.as_str(), that.as_str()),
+                        }
+                    }
+                }
+            }
+            Fault::Slow(machine, _) => simulated::slow(machine, None),
+            Fault::Skew(machine, _) => simulated::skew(machine, 0),
+            Fault::Store(who, ..) => who.iter().for_each(|host| bucket.heal(host)),
+            Fault::Latency(_) => sim.set_max_message_latency(crate::trial::LATENCY),
+        }
+    }
+
+    fn cut_power(&mut self, sim: &mut Sim<'_>, rig: &Shared, machine: &str) {
+        self.done.crashes += 1;
+        {
+            let mut rig = rig.borrow_mut();
+            rig.nodes.retain(|id, _| hosts::controller(*id) != machine);
+            rig.stops.remove(machine);
+        }
+        sim.crash(machine);
+        let random = &mut self.random;
+        rocksdb::power_cut(hosts::database(machine), |unsynced| match random.below(3) {
+            0 => 0,
+            1 => unsynced,
+            _ => random.below(unsynced as u64 + 1) as usize,
+        });
+    }
+}
+
+/// Those that a fault is about, which nothing else is done to meanwhile; of the network all are.
+fn machines(fault: &Fault) -> Vec<String> {
+    match fault {
+        Fault::Crash(machines) | Fault::Store(machines, ..) => machines.clone(),
+        Fault::Restart(machine) | Fault::Slow(machine, _) | Fault::Skew(machine, _) => {
+            vec![machine.clone()]
+        }
+        Fault::Cut { .. } => vec!["the network".to_owned()],
+        Fault::Latency(_) => vec!["the latency".to_owned()],
+    }
+}

@@ -1,0 +1,333 @@
+//! The simulated object store: one bucket, and each host's own way to it, which can fail. Whether a request has its
+//! effect and what is said of it are decided apart.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use streamhouse_chaos::parts::{HARNESS, Recorder};
+use streamhouse_chaos::{Operation, Outcome, Random};
+use streamhouse_store::{Store, StoreKind};
+
+/// A request that gets no answer is given up after this.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a request takes when all is well, in milliseconds.
+const USUAL: std::ops::Range<u64> = 2..15;
+const SLOW: std::ops::Range<u64> = 100..3_000;
+
+/// How requests fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// 500; done or not.
+    InternalError,
+    /// 503.
+    SlowDown,
+    /// No connection.
+    Unreachable,
+    /// No answer; done or not.
+    Silence,
+    /// The connection ends before the answer; done.
+    LostAnswer,
+    /// Of a write: told that the key is taken, though it is not.
+    Conflict,
+    /// Of a read: half of it. Of a write: all is well.
+    Truncated,
+    /// Of a read: one bit is another.
+    BitFlip,
+    /// It takes its time.
+    Slow,
+}
+
+impl Trouble {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::InternalError,
+        Self::SlowDown,
+        Self::Unreachable,
+        Self::Silence,
+        Self::LostAnswer,
+        Self::Conflict,
+        Self::Truncated,
+        Self::BitFlip,
+        Self::Slow,
+    ];
+}
+
+struct State {
+    random: Random,
+    /// For each host that has trouble: which, and for how many of a hundred requests.
+    troubles: BTreeMap<String, (Trouble, u64)>,
+    struck: u64,
+    recorder: Option<Arc<Recorder>>,
+}
+
+/// The bucket.
+#[derive(Clone)]
+pub(crate) struct Bucket {
+    objects: Arc<InMemory>,
+    state: Arc<Mutex<State>>,
+}
+
+impl Bucket {
+    pub(crate) fn new(random: Random) -> Self {
+        let state = State { random, troubles: BTreeMap::new(), struck: 0, recorder: None };
+        Self { objects: Arc::new(InMemory::new()), state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// What is stored and deleted is written down here.
+    pub(crate) fn record(&self, recorder: Arc<Recorder>) {
+        self.state.lock().recorder = Some(recorder);
+    }
+
+    /// The way of one host.
+    pub(crate) fn of(&self, host: &str) -> Store {
+        let way = Way { host: host.to_owned(), bucket: self.clone() };
+        Store::from_object_store(Arc::new(way), "", StoreKind::S3)
+    }
+
+    pub(crate) fn trouble(&self, host: &str, trouble: Trouble, percent: u64) {
+        self.state.lock().troubles.insert(host.to_owned(), (trouble, percent));
+    }
+
+    pub(crate) fn heal(&self, host: &str) {
+        self.state.lock().troubles.remove(host);
+    }
+
+    /// How many requests had trouble.
+    pub(crate) fn struck(&self) -> u64 {
+        self.state.lock().struck
+    }
+}
+
+#[derive(Clone)]
+struct Way {
+    host: String,
+    bucket: Bucket,
+}
+
+/// What becomes of one request.
+struct Fate {
+    trouble: Option<Trouble>,
+    /// Where it is either: it has its effect.
+    happens: bool,
+    takes: Duration,
+}
+
+impl Way {
+    fn fate(&self) -> Fate {
+        let mut state = self.bucket.state.lock();
+        let state = &mut *state;
+        let of = state.troubles.get(&self.host).copied();
+        let trouble = of.filter(|(_, percent)| state.random.below(100) < *percent).map(|of| of.0);
+        state.struck += u64::from(trouble.is_some());
+        let range = if trouble == Some(Trouble::Slow) { SLOW } else { USUAL };
+        let takes = Duration::from_millis(state.random.within(range));
+        Fate { trouble, happens: state.random.below(2) == 0, takes }
+    }
+
+    fn note(&self, operation: Operation) {
+        if let Some(recorder) = &self.bucket.state.lock().recorder {
+            recorder.record(HARNESS, Outcome::Ok, operation);
+        }
+    }
+
+    /// What a write, or a delete, comes to, whose effect `act` is.
+    async fn change<T>(&self, act: impl Future<Output = Result<T>>) -> Result<T> {
+        let fate = self.fate();
+        let happens = match fate.trouble {
+            None | Some(Trouble::Slow | Trouble::Truncated | Trouble::BitFlip) => true,
+            Some(Trouble::LostAnswer) => true,
+            Some(Trouble::InternalError | Trouble::Silence) => fate.happens,
+            Some(Trouble::SlowDown | Trouble::Unreachable | Trouble::Conflict) => false,
+        };
+        // It arrives after half of its time, and its answer does after the other half.
+        tokio::time::sleep(fate.takes / 2).await;
+        let done = if happens { Some(act.await) } else { None };
+        tokio::time::sleep(fate.takes / 2).await;
+        match fate.trouble {
+            Some(Trouble::InternalError) => Err(answer("500 Internal Server Error")),
+            Some(Trouble::SlowDown) => Err(answer("503 Slow Down")),
+            Some(Trouble::Unreachable) => Err(broken(io::ErrorKind::ConnectionRefused)),
+            Some(Trouble::Silence) => {
+                tokio::time::sleep(REQUEST_TIMEOUT).await;
+                Err(broken(io::ErrorKind::TimedOut))
+            }
+            Some(Trouble::LostAnswer) => Err(broken(io::ErrorKind::ConnectionReset)),
+            Some(Trouble::Conflict) => Err(taken()),
+            None | Some(Trouble::Slow | Trouble::Truncated | Trouble::BitFlip) => {
+                done.unwrap_or_else(|| Err(answer("500 Internal Server Error")))
+            }
+        }
+    }
+
+    /// Waits for what a read takes; the trouble that its answer has.
+    async fn before_read(&self) -> Result<Option<Trouble>> {
+        let fate = self.fate();
+        tokio::time::sleep(fate.takes).await;
+        match fate.trouble {
+            Some(Trouble::InternalError) => Err(answer("500 Internal Server Error")),
+            Some(Trouble::SlowDown) => Err(answer("503 Slow Down")),
+            Some(Trouble::Unreachable) => Err(broken(io::ErrorKind::ConnectionRefused)),
+            Some(Trouble::LostAnswer) => Err(broken(io::ErrorKind::ConnectionReset)),
+            Some(Trouble::Silence) => {
+                tokio::time::sleep(REQUEST_TIMEOUT).await;
+                Err(broken(io::ErrorKind::TimedOut))
+            }
+            trouble => Ok(trouble),
+        }
+    }
+}
+
+fn answer(status: &str) -> Error {
+    let source = format!("Server returned non-2xx status code: {status}: simulated");
+    Error::Generic { store: "simulated", source: source.into() }
+}
+
+fn broken(kind: io::ErrorKind) -> Error {
+    Error::Generic { store: "simulated", source: io::Error::from(kind).into() }
+}
+
+fn taken() -> Error {
+    Error::AlreadyExists { path: "simulated".to_owned(), source: "it is taken".into() }
+}
+
+async fn changed(answer: GetResult, change: impl FnOnce(&mut Vec<u8>)) -> Result<GetResult> {
+    let (meta, range, attributes, extensions) = (
+        answer.meta.clone(),
+        answer.range.clone(),
+        answer.attributes.clone(),
+        answer.extensions.clone(),
+    );
+    let mut bytes = answer.bytes().await?.to_vec();
+    change(&mut bytes);
+    let body = stream::once(async move { Ok(Bytes::from(bytes)) }).boxed();
+    Ok(GetResult { payload: GetResultPayload::Stream(body), meta, range, attributes, extensions })
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the bucket as {} sees it", self.host)
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Way {
+    async fn put_opts(&self, at: &Path, payload: PutPayload, o: PutOptions) -> Result<PutResult> {
+        let act = async {
+            let done = self.bucket.objects.put_opts(at, payload, o).await;
+            if done.is_ok() {
+                self.note(Operation::Stored { object: at.to_string() });
+            }
+            done
+        };
+        self.change(act).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        at: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.bucket.objects.put_multipart_opts(at, options).await
+    }
+
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        let trouble = self.before_read().await?;
+        let answer = self.bucket.objects.get_opts(at, options).await?;
+        match trouble {
+            Some(Trouble::Truncated) => {
+                changed(answer, |bytes| bytes.truncate(bytes.len() / 2)).await
+            }
+            Some(Trouble::BitFlip) => {
+                let place = self.bucket.state.lock().random.number();
+                let flip = move |bytes: &mut Vec<u8>| {
+                    let bits = bytes.len() as u64 * 8;
+                    if let Some(bit) = place.checked_rem(bits) {
+                        bytes[bit as usize / 8] ^= 1 << (bit % 8);
+                    }
+                };
+                changed(answer, flip).await
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        let way = self.clone();
+        let delete = move |location: Result<Path>| {
+            let way = way.clone();
+            async move {
+                let location = location?;
+                let act = async {
+                    let one = stream::once({
+                        let location = location.clone();
+                        async move { Ok(location) }
+                    });
+                    let mut done = way.bucket.objects.delete_stream(one.boxed());
+                    while let Some(deleted) = done.next().await {
+                        deleted?;
+                    }
+                    way.note(Operation::Deleted { object: location.to_string() });
+                    Ok(())
+                };
+                way.change(act).await?;
+                Ok(location)
+            }
+        };
+        locations.then(delete).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (way, prefix) = (self.clone(), prefix.cloned());
+        let listing = async move {
+            match way.before_read().await {
+                // A listing is read when it is answered.
+                Ok(_) => way.bucket.objects.list(prefix.as_ref()),
+                Err(error) => stream::once(async { Err(error) }).boxed(),
+            }
+        };
+        stream::once(listing).flatten().boxed()
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let offset = offset.clone();
+        let after = move |found: &Result<ObjectMeta>| {
+            let is = found.as_ref().map_or(true, |found| found.location > offset);
+            std::future::ready(is)
+        };
+        self.list(prefix).filter(after).boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.before_read().await?;
+        self.bucket.objects.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.bucket.objects.copy_opts(from, to, options).await
+    }
+}

@@ -1,0 +1,132 @@
+//! The simulated machine. All hosts of one simulation share a thread, and on it what [`begin`] set up.
+
+pub mod net;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::runtime::{Handle, Id};
+use tokio::time::Sleep;
+
+/// How late work may be that has a thread of its own.
+const LATEST: Duration = Duration::from_millis(4);
+/// When every simulation begins, since 1970.
+const BEGIN: Duration = Duration::from_secs(1_800_000_000);
+
+struct Machine {
+    random: StdRng,
+    /// Which host a runtime is.
+    names: HashMap<Id, String>,
+    hosts: HashMap<String, Host>,
+}
+
+#[derive(Default)]
+struct Host {
+    /// How far its time of day is off.
+    skew_ms: i64,
+    /// How late its threads may be, if not as usual.
+    latest: Option<Duration>,
+}
+
+thread_local! {
+    static MACHINE: RefCell<Option<Machine>> = const { RefCell::new(None) };
+}
+
+fn with<T>(ask: impl FnOnce(&mut Machine) -> T) -> T {
+    MACHINE.with_borrow_mut(|machine| {
+        ask(machine.as_mut().expect("a simulation has begun on this thread"))
+    })
+}
+
+/// Begins a simulation on this thread.
+pub fn begin(seed: u64) {
+    let machine = Machine {
+        random: StdRng::seed_from_u64(seed),
+        names: HashMap::new(),
+        hosts: HashMap::new(),
+    };
+    MACHINE.set(Some(machine));
+}
+
+/// Whatever runs on this runtime is the host `name`. Called first thing by whatever a host runs.
+pub fn arrive(name: &str) {
+    with(|machine| machine.names.insert(Handle::current().id(), name.to_owned()));
+}
+
+/// Sets a host's time of day off.
+pub fn skew(name: &str, by_ms: i64) {
+    with(|machine| machine.hosts.entry(name.to_owned()).or_default().skew_ms = by_ms);
+}
+
+/// Lets what has a thread of its own on a host, its disk above all, be late by up to this, or by no more than usual.
+pub fn slow(name: &str, latest: Option<Duration>) {
+    with(|machine| machine.hosts.entry(name.to_owned()).or_default().latest = latest);
+}
+
+impl Machine {
+    fn host(&self) -> Option<&Host> {
+        self.hosts.get(self.names.get(&Handle::try_current().ok()?.id())?)
+    }
+
+    fn lateness(&mut self) -> Duration {
+        let latest = self.host().and_then(|host| host.latest).unwrap_or(LATEST);
+        self.random.random_range(Duration::ZERO..=latest)
+    }
+}
+
+pub(crate) fn wall() -> SystemTime {
+    let now = UNIX_EPOCH + BEGIN + turmoil::sim_elapsed().unwrap_or_default();
+    let skew_ms = with(|machine| machine.host().map_or(0, |host| host.skew_ms));
+    let skew = Duration::from_millis(skew_ms.unsigned_abs());
+    if skew_ms < 0 { now - skew } else { now + skew }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "where the simulation's time begins; only differences to it are told"
+)]
+pub(crate) fn shared() -> Instant {
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    *BEGUN.get_or_init(Instant::now) + turmoil::sim_elapsed().unwrap_or_default()
+}
+
+/// What a thread of its own would do, when it comes to it.
+pub(crate) async fn late<T>(work: impl FnOnce() -> T) -> T {
+    tokio::time::sleep(with(Machine::lateness)).await;
+    work()
+}
+
+/// A future that is late whenever it could go on.
+pub(crate) fn sluggish(work: impl Future<Output = ()> + Send) -> impl Future<Output = ()> + Send {
+    Sluggish { work: Box::pin(work), waits: true, pause: None }
+}
+
+struct Sluggish<F> {
+    work: Pin<Box<F>>,
+    /// It has waited for something; whoever wakes it brings that.
+    waits: bool,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl<F: Future<Output = ()>> Future for Sluggish<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.waits) {
+            self.pause = Some(Box::pin(tokio::time::sleep(with(Machine::lateness))));
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        let done = self.work.as_mut().poll(cx);
+        self.waits = done.is_pending();
+        done
+    }
+}
