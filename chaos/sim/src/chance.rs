@@ -1,5 +1,5 @@
-//! Chance: whatever asks the system for random bytes, in whatever library, gets those of the seed; and every process has
-//! one number.
+//! Chance: whatever asks the system for random bytes, in whatever library, gets those of the seed; every process has one
+//! number; and the system's clocks stand still: time is what the simulation says.
 //!
 //! The standard library draws the keys of hash maps here, once a thread: a simulation therefore needs a fresh one.
 #![allow(unsafe_code, reason = "functions of the C library are put in place of others")]
@@ -30,7 +30,7 @@ fn number() -> u64 {
 /// # Safety
 /// `buffer` is `length` bytes that may be written.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn getrandom(buffer: *mut c_void, length: usize, flags: u32) -> isize {
+pub(crate) unsafe extern "C" fn getrandom(buffer: *mut c_void, length: usize, flags: u32) -> isize {
     if !SEEDED.load(Ordering::SeqCst) {
         // SAFETY: as the caller says.
         return unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, flags) as isize };
@@ -44,8 +44,26 @@ pub unsafe extern "C" fn getrandom(buffer: *mut c_void, length: usize, flags: u3
 }
 
 /// In place of the C library's.
+///
+/// # Safety
+/// `time` may be written.
 #[unsafe(no_mangle)]
-pub extern "C" fn getpid() -> libc::pid_t {
+pub(crate) unsafe extern "C" fn clock_gettime(
+    clock: libc::clockid_t,
+    time: *mut libc::timespec,
+) -> libc::c_int {
+    if !SEEDED.load(Ordering::SeqCst) {
+        // SAFETY: as the caller says.
+        return unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) as libc::c_int };
+    }
+    // SAFETY: as the caller says.
+    unsafe { *time = libc::timespec { tv_sec: 1_800_000_000, tv_nsec: 0 } };
+    0
+}
+
+/// In place of the C library's.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn getpid() -> libc::pid_t {
     if SEEDED.load(Ordering::SeqCst) {
         return 4_242;
     }

@@ -32,7 +32,7 @@ const AFTERWARDS: Duration = Duration::from_secs(6);
 const TOPICS: u32 = 2;
 const PARTITIONS: u32 = 3;
 /// Records a second of each producer.
-const RATE: u64 = 14;
+const RATE: u64 = 7;
 const HISTORY: &str = "history.jsonl";
 
 /// Panics of this process, in the order in which they came.

@@ -10,7 +10,7 @@ use streamhouse_client::producer::{ProduceError, ProducerBuilder};
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
 
 /// Long enough for a batch to be sent, short enough to wait for.
-const SOON: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(1);
 
 /// Each record in a batch of its own.
 fn builder(controller: &str) -> ProducerBuilder {

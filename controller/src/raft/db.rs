@@ -7,6 +7,7 @@
 //! They share one write-ahead log, so a synced write of any of them makes all
 //! earlier writes durable, in order.
 
+use super::manifest::{self, ManifestNote};
 use super::meta::{self, Identity};
 use super::types::DiskId;
 use super::{snapshot_store, synced};
@@ -20,13 +21,14 @@ use std::path::{Path, PathBuf};
 
 /// Whose directory it is, beside the database.
 const IDENTITY_FILE: &str = "identity";
-const DATABASE: &str = "db";
+pub(super) const DATABASE: &str = "db";
 
 /// What a repair has still to do; nobody else may use the directory meanwhile.
 pub const REPAIR_PLAN: &str = "repair-plan";
 
 /// Everything in a data directory that speaks of one disk, and goes with it.
-pub const FILES: [&str; 4] = [DATABASE, snapshot_store::FOLDER, synced::NAME, IDENTITY_FILE];
+pub const FILES: [&str; 5] =
+    [DATABASE, snapshot_store::FOLDER, synced::NAME, manifest::NAME, IDENTITY_FILE];
 
 const LOG: &str = "log";
 const RAFT: &str = "raft";
@@ -110,6 +112,7 @@ impl ReadError {
 /// The database; see the module.
 pub(crate) struct Db {
     db: DB,
+    manifest: ManifestNote,
 }
 
 impl Db {
@@ -123,10 +126,12 @@ impl Db {
                 "a repair of it was interrupted: run it again, streamhouse controller repair";
             return Err(unreadable(what.into()));
         }
+        let damaged = |what: String| OpenError::Damaged { path: data.to_owned(), what };
+        let manifest = ManifestNote::check(data).map_err(damaged)?;
         let db = DB::open_cf_descriptors(&options(), data.join(DATABASE), families())
             .map_err(|e| open_error(data, &e))?;
-        let db = Self { db };
-        let damaged = |what: String| OpenError::Damaged { path: data.to_owned(), what };
+        let db = Self { db, manifest };
+        db.note_manifest().map_err(|e| unreadable(format!("{}: {e}", manifest::NAME)))?;
         let identity = db.get_raft(meta::IDENTITY).map_err(|error| error.at(data))?;
         let identity = match identity {
             Some(bytes) => {
@@ -195,6 +200,11 @@ impl Db {
     pub(crate) fn write_synced(&self, batch: WriteBatch) -> Result<(), String> {
         self.write_unsynced(batch)?;
         self.db.flush_wal(true).map_err(|e| e.to_string())
+    }
+
+    /// Notes how long RocksDB's record of its tables is, if it has grown.
+    pub(crate) fn note_manifest(&self) -> std::io::Result<()> {
+        self.manifest.note()
     }
 
     /// Writes `batch`; it becomes durable with the next synced write.

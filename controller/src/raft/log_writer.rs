@@ -261,7 +261,8 @@ impl Writer {
 
     /// A note that cannot be written proves nothing, and an old one too much.
     fn note(&self) {
-        if let Err(error) = self.file.note(&self.synced) {
+        let noted = self.file.note(&self.synced).and_then(|()| self.db.note_manifest());
+        if let Err(error) = noted {
             fatal(FatalReason::LogDiskFailed, error);
         }
     }

@@ -33,6 +33,7 @@ mod log_sizes;
 mod log_store;
 mod log_tail;
 mod log_writer;
+mod manifest;
 mod marks;
 mod membership;
 #[cfg(test)]
