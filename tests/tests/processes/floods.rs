@@ -5,17 +5,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use streamhouse_proto::v1;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
 use streamhouse_proto::v1::sessions_client::SessionsClient;
+use streamhouse_proto::{advice, from_status, v1};
 use streamhouse_tests::{LocalCluster, Stopwatch, http_get, in_bounds, unless_paused, until};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
 
 const TERM: &str = "streamhouse_controller_term";
 const CONNECTIONS: &str = "streamhouse_controller_connections";
@@ -95,6 +95,22 @@ fn flood_of_connections() -> Result<(), String> {
     calm
 }
 
+/// Calls for as long as a retry may help, as clients do: for a moment of which it heard nothing of the others, a leader
+/// does not know that it is one.
+async fn insist<T>(mut call: impl AsyncFnMut() -> Result<Response<T>, Status>) -> T {
+    let watch = Stopwatch::start();
+    loop {
+        match call().await {
+            Ok(answer) => return answer.into_inner(),
+            Err(status) => {
+                let again = advice(from_status(&status).code()).retryable;
+                assert!(again && watch.elapsed() < Duration::from_secs(10), "{status:?}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
 /// An agent as the controllers see it.
 #[derive(Clone)]
 struct Session {
@@ -113,7 +129,7 @@ impl Session {
             store_url,
             ..v1::RegisterRequest::default()
         };
-        let session = client.register(register).await.unwrap().into_inner().session;
+        let session = insist(async || client.register(register.clone()).await).await.session;
         Self { client, beat: v1::AttachRequest { session, instance } }
     }
 
@@ -196,7 +212,7 @@ fn flood_of_heartbeats() -> Result<(), String> {
         while watch.elapsed() < TIME {
             let asked = watch.elapsed();
             let list = v1::ListTopicsRequest { linearizable: true };
-            metadata.list_topics(list).await.unwrap();
+            insist(async || metadata.list_topics(list).await).await;
             slowest = slowest.max(watch.elapsed() - asked);
         }
         let ends = floods.join_all().await;
