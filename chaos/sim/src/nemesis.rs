@@ -93,7 +93,7 @@ impl Nemesis {
     }
 
     fn draw(&mut self, rig: &Shared) -> Fault {
-        if self.done.faults % CRASH_EVERY == 0 {
+        if self.done.faults.is_multiple_of(CRASH_EVERY) {
             return self.crash(rig);
         }
         match self.random.below(12) {
