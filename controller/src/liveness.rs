@@ -30,26 +30,39 @@ struct Sign {
     patience: Patience,
     /// The state has it. One who is only said to live is forgotten with its last stream.
     known: bool,
+    /// It had no stream here when this controller began to lead, and has had none since.
+    awaited: bool,
     /// Found silent: whatever is heard of it from here on comes too late.
     given_up: bool,
 }
 
 impl Sign {
     fn new(at: Instant, patience: Patience) -> Self {
-        Self { streams: 0, at, patience, known: false, given_up: false }
+        Self { streams: 0, at, patience, known: false, awaited: false, given_up: false }
     }
 
-    fn is_over(&self, since: Instant, now: Instant) -> bool {
-        let patience = if self.streams > 0 { self.patience.silent } else { self.patience.gone };
+    fn is_over(&self, since: Since, now: Instant) -> bool {
+        let (since, patience) = match self.streams {
+            0 => (since.gone, self.patience.gone),
+            _ => (since.silent, self.patience.silent),
+        };
         now.saturating_duration_since(self.at.max(since)) > patience
     }
 }
 
+/// What was before that does not count.
+#[derive(Debug, Clone, Copy)]
+struct Since {
+    /// With a stream open.
+    silent: Instant,
+    /// Without one.
+    gone: Instant,
+}
+
 struct Signs<K> {
     of: HashMap<K, Sign>,
-    /// Silence before that does not count.
-    since: Instant,
-    /// Until then those who come back move `since` along.
+    since: Since,
+    /// Until then whoever is awaited and comes moves `since.gone` along.
     gathering: Instant,
 }
 
@@ -59,7 +72,8 @@ pub(crate) struct Liveness<K>(Mutex<Signs<K>>);
 impl<K> Default for Liveness<K> {
     fn default() -> Self {
         let now = clock::now();
-        Self(Mutex::new(Signs { of: HashMap::new(), since: now, gathering: now }))
+        let since = Since { silent: now, gone: now };
+        Self(Mutex::new(Signs { of: HashMap::new(), since, gathering: now }))
     }
 }
 
@@ -78,8 +92,8 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
         let now = clock::now();
         let signs = &mut *self.0.lock();
         let sign = signs.of.entry(key).or_insert(Sign::new(now, patience));
-        if sign.known && sign.streams == 0 && now < signs.gathering {
-            signs.since = signs.since.max(now);
+        if std::mem::take(&mut sign.awaited) && now < signs.gathering {
+            signs.since.gone = signs.since.gone.max(now);
         }
         sign.streams += 1;
         sign.at = now;
@@ -107,10 +121,10 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     ///
     /// `leads_anew`: nobody is given up any more, and silence counts only after
     /// that time, in which the leader before may still tell some that they live.
-    /// After that, and for no longer than one may be silent, it counts from when
-    /// somebody last came back: after a restart of all a thousand may stand in
-    /// line. Within one leadership those who are given up stay so, for their end
-    /// may be on its way.
+    /// Whoever has no stream yet is awaited: that they are gone counts from when
+    /// one of them last came back, for no longer than one may be silent, because
+    /// after a restart of all a thousand may stand in line. Within one leadership
+    /// those who are given up stay so, for their end may be on its way.
     pub(crate) fn begin(
         &self,
         live: impl IntoIterator<Item = (K, Patience)>,
@@ -120,9 +134,11 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
         let live: HashMap<K, Patience> = live.into_iter().collect();
         let mut signs = self.0.lock();
         if let Some(overlap) = leads_anew {
-            signs.since = now + overlap;
-            let longest = live.values().map(|patience| patience.silent).max();
-            signs.gathering = signs.since + longest.unwrap_or_default();
+            let judged = now + overlap;
+            signs.since = Since { silent: judged, gone: judged };
+            let longer = |patience: &Patience| patience.silent.saturating_sub(patience.gone);
+            let longest = live.values().map(longer).max();
+            signs.gathering = judged + longest.unwrap_or_default();
         }
         signs.of.retain(|key, sign| {
             sign.known = live.contains_key(key);
@@ -131,7 +147,9 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
         for (key, patience) in live {
             let sign = signs.of.entry(key).or_insert(Sign::new(now, patience));
             (sign.at, sign.patience, sign.known) = (now, patience, true);
-            sign.given_up &= leads_anew.is_none();
+            if leads_anew.is_some() {
+                (sign.awaited, sign.given_up) = (sign.streams == 0, false);
+            }
         }
     }
 
@@ -240,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_before_a_new_leader_counts_from_when_somebody_last_came_back() {
+    fn who_is_gone_is_judged_from_when_an_awaited_one_last_came_back() {
         let liveness = Liveness::default();
         let gone = Duration::from_millis(1);
         let passes = |time: Duration| {
@@ -250,28 +268,35 @@ mod tests {
             }
         };
         let since = || liveness.0.lock().since;
-        for (silent, moves) in [(Duration::from_secs(3_600), true), (Duration::ZERO, false)] {
+        // Who may be away for as long as silent, as members of groups, awaits nobody.
+        for (silent, moves) in [(Duration::from_secs(3_600), true), (gone, false)] {
             let patience = Patience { silent, gone };
-            liveness.begin([(1, patience), (2, patience)], Some(Duration::ZERO));
+            liveness.attached(3, patience);
+            liveness.begin([1, 2, 3].map(|key| (key, patience)), Some(Duration::ZERO));
             let begun = since();
             passes(gone);
-            // Nobody that the state has.
-            liveness.attached(9, patience);
-            liveness.detached(&9, true);
-            assert_eq!(since(), begun);
+            // Neither one that the state has not, nor a new one, nor one that had a stream.
+            liveness.opened(8, patience);
+            for key in [8, 9, 3] {
+                liveness.attached(key, patience);
+                liveness.detached(&key, true);
+            }
+            liveness.forget(&8);
+            assert_eq!(since().gone, begun.gone);
             let back = clock::now();
             liveness.attached(1, patience);
-            assert_eq!(since() >= back, moves);
-            // A second stream brings nobody back.
+            assert_eq!(since().gone >= back, moves);
+            // Whoever comes and goes was awaited once.
             let moved = since();
             passes(gone);
+            liveness.detached(&1, true);
             liveness.attached(1, patience);
-            assert_eq!(since(), moved);
+            assert_eq!((since().gone, since().silent), (moved.gone, begun.silent));
             passes(gone * 2);
             let mut expired = liveness.expired();
             expired.sort_unstable();
-            assert_eq!(expired, if moves { vec![2] } else { vec![1, 2] });
-            [1, 1].iter().for_each(|key| liveness.detached(key, false));
+            assert_eq!(expired, if moves { vec![2] } else { vec![1, 2, 3] });
+            [1, 3].iter().for_each(|key| liveness.detached(key, false));
         }
     }
 

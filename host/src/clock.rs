@@ -30,3 +30,11 @@ pub fn shared() -> Instant {
     #[cfg(feature = "simulated")]
     return crate::simulated::shared();
 }
+
+/// When a file was last written, by the time of day; a simulation's files lie on a real disk, whose time means nothing there.
+pub fn modified(file: &std::fs::File) -> Option<SystemTime> {
+    #[cfg(not(feature = "simulated"))]
+    return file.metadata().ok()?.modified().ok();
+    #[cfg(feature = "simulated")]
+    return file.metadata().ok().and(None);
+}

@@ -6,13 +6,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::OnceLock;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Handle, Id};
-use tokio::time::Sleep;
 
 /// How late work may be that has a thread of its own.
 const LATEST: Duration = Duration::from_millis(4);
@@ -98,35 +94,11 @@ pub(crate) fn shared() -> Instant {
 
 /// What a thread of its own would do, when it comes to it.
 pub(crate) async fn late<T>(work: impl FnOnce() -> T) -> T {
-    tokio::time::sleep(with(Machine::lateness)).await;
+    lateness().await;
     work()
 }
 
-/// A future that is late whenever it could go on.
-pub(crate) fn sluggish(work: impl Future<Output = ()> + Send) -> impl Future<Output = ()> + Send {
-    Sluggish { work: Box::pin(work), waits: true, pause: None }
-}
-
-struct Sluggish<F> {
-    work: Pin<Box<F>>,
-    /// It has waited for something; whoever wakes it brings that.
-    waits: bool,
-    pause: Option<Pin<Box<Sleep>>>,
-}
-
-impl<F: Future<Output = ()>> Future for Sluggish<F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.waits) {
-            self.pause = Some(Box::pin(tokio::time::sleep(with(Machine::lateness))));
-        }
-        if let Some(pause) = &mut self.pause {
-            ready!(pause.as_mut().poll(cx));
-            self.pause = None;
-        }
-        let done = self.work.as_mut().poll(cx);
-        self.waits = done.is_pending();
-        done
-    }
+/// Waits until a thread of this host's, or its disk, comes to it.
+pub(crate) async fn lateness() {
+    tokio::time::sleep(with(Machine::lateness)).await;
 }

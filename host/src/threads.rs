@@ -34,6 +34,12 @@ pub fn spawn_blocking_on<T: Send + 'static>(
     return tasks.spawn(simulated::late(work));
 }
 
+/// What a simulated disk makes whoever writes to it wait; nothing, where the disk is a real one.
+pub async fn disk_latency() {
+    #[cfg(feature = "simulated")]
+    simulated::lateness().await;
+}
+
 /// A thread with a name and an owner, which runs one future that may block.
 ///
 /// It never outlives its handle: dropping that waits for the future's end, which the owner therefore brings about first.
@@ -59,7 +65,7 @@ impl Worker {
         {
             let _ = name;
             #[allow(clippy::disallowed_methods, reason = "its owner is this handle")]
-            let task = tokio::spawn(simulated::sluggish(work));
+            let task = tokio::spawn(work);
             Ok(Self(Some(task)))
         }
     }

@@ -114,7 +114,7 @@ async fn run_agent(rig: Shared, bucket: Bucket, number: u64) -> turmoil::Result 
         let mut options = AgentOptions::new(addresses(), listen, "s3://given");
         options.advertise = Some(format!("{name}:{AGENT_PORT}"));
         options.flush_interval = Some(Duration::from_millis(20));
-        options.put_timeout = Duration::from_secs(12);
+        options.put_timeout = Duration::from_secs(6);
         options.shutdown_timeout = Duration::from_secs(8);
         let started = tokio::select! {
             started = Agent::start(options, Some(bucket.of(&name))) => started,

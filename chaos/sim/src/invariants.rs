@@ -4,13 +4,15 @@ use crate::hosts::Rig;
 use std::collections::BTreeMap;
 use streamhouse_controller::raft::StateView;
 use streamhouse_controller::state::command::PartitionKey;
-use streamhouse_controller::state::kv::KvError;
+use streamhouse_controller::state::kv::{KvError, KvRead};
 use streamhouse_controller::state::partitions::{self, Partition};
 use streamhouse_controller::state::{offsets, segments, sessions, topics};
 
 /// BOUND: indexes whose hash is remembered.
 const REMEMBERED: usize = 50_000;
 const ALL: usize = 1_000;
+/// Ticks from one comparison of whole states to the next.
+const CONTENTS_EVERY: u32 = 1_000;
 /// Those of which consumers are members.
 const GROUPS: [&str; 2] = ["group-0", "group-1"];
 
@@ -22,6 +24,7 @@ pub(crate) struct Invariants {
     applied: BTreeMap<u64, u64>,
     /// The newest index that anybody was seen at, and the log workload's partitions there.
     newest: u64,
+    ticks: u32,
     partitions: BTreeMap<(Vec<u8>, u32), Partition>,
     /// What the members' groups have committed there.
     committed: BTreeMap<(&'static str, Vec<u8>, u32), u64>,
@@ -30,6 +33,10 @@ pub(crate) struct Invariants {
 
 impl Invariants {
     pub(crate) fn look(&mut self, rig: &Rig) {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(CONTENTS_EVERY) {
+            self.contents(rig);
+        }
         for (id, node) in &rig.nodes {
             let Ok(view) = node.try_view() else { continue };
             if self.applied.insert(*id, view.applied()) == Some(view.applied()) {
@@ -41,6 +48,26 @@ impl Invariants {
                 if let Err(error) = self.logs(&view).and_then(|()| self.groups(&view)) {
                     self.violated("PURE", format!("the state of controller {id}: {error}"));
                 }
+            }
+        }
+    }
+
+    /// PURE, not by what controllers say of their state but by what it is.
+    fn contents(&mut self, rig: &Rig) {
+        let mut known = BTreeMap::new();
+        for (id, node) in &rig.nodes {
+            let Ok(view) = node.try_view() else { continue };
+            match view.scan(&[], &[u8::MAX; 16], usize::MAX) {
+                Ok(pairs) => {
+                    let (other, expected) =
+                        known.entry(view.applied()).or_insert_with(|| (*id, pairs.clone()));
+                    if *expected != pairs {
+                        let at = view.applied();
+                        let detail = format!("at {at} controllers {other} and {id} hold others");
+                        self.violated("PURE", detail);
+                    }
+                }
+                Err(error) => self.violated("PURE", format!("controller {id}: {error}")),
             }
         }
     }

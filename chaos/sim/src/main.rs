@@ -17,8 +17,13 @@ mod store;
 mod trial;
 
 use clap::{Args, Parser, Subcommand};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::alarm;
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +36,16 @@ use tracing_subscriber::fmt::time::FormatTime;
 
 /// The trace of a seed, in its folder.
 pub(crate) const TRACE: &str = "trace.log";
+/// Seconds of faults, if nothing else is asked for: with what comes before and after them, a minute.
+const FAULTS_LAST: u64 = 54;
+
+/// What one seed may take, by its processor's time and by the wall's: it ends by a signal then, and is a violation.
+const MOST_CPU_SECONDS: u64 = 600;
+const MOST_SECONDS: u32 = 3_600;
+
+/// As in the product; most of a simulated minute is spent on small values.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Parser)]
 #[command(name = "sim", about = "Deterministic simulation of StreamHouse clusters")]
@@ -52,7 +67,7 @@ enum Command {
         #[arg(long)]
         seed: u64,
         /// Seconds of faults
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = FAULTS_LAST)]
         seconds: u64,
         /// Make this mistake
         #[arg(long, value_parser = mistake)]
@@ -81,7 +96,7 @@ enum Command {
         #[arg(long, value_parser = mistake)]
         only: Vec<Mistake>,
         /// Seconds of faults
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = FAULTS_LAST)]
         seconds: u64,
         /// Processes at once
         #[arg(long, default_value_t = children::cores())]
@@ -95,7 +110,7 @@ struct Seeds {
     #[arg(long, value_parser = range)]
     seeds: Range<u64>,
     /// Seconds of faults
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = FAULTS_LAST)]
     seconds: u64,
     /// Processes at once
     #[arg(long, default_value_t = children::cores())]
@@ -150,6 +165,14 @@ impl FormatTime for SimulatedTime {
     }
 }
 
+/// Nobody waits for a process for ever, and none outlives whoever started it.
+fn limit() -> io::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    setrlimit(Resource::RLIMIT_CPU, MOST_CPU_SECONDS, MOST_CPU_SECONDS)?;
+    alarm::set(MOST_SECONDS);
+    Ok(())
+}
+
 /// Whether nothing was violated.
 fn one(
     seed: u64,
@@ -157,10 +180,15 @@ fn one(
     plant: Option<Mistake>,
     log: Option<&str>,
     folder: Option<PathBuf>,
-) -> std::io::Result<bool> {
+) -> io::Result<bool> {
+    limit()?;
     let temporary = tempfile::tempdir()?;
     let folder = folder.unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&folder)?;
+    // What an earlier run left would be a disk to this one.
+    if std::fs::read_dir(&folder)?.next().is_some() {
+        return Err(io::Error::other(format!("{} is not empty", folder.display())));
+    }
     // Paths are relative from here on: no trace says where this is.
     std::env::set_current_dir(&folder)?;
     if let Some(log) = log {
@@ -179,7 +207,10 @@ fn one(
     let trial = std::thread::Builder::new().name("simulation".to_owned()).stack_size(64 << 20);
     let verdict = trial.spawn(move || trial::run(seed, seconds))?.join();
     let verdict = verdict.unwrap_or_else(|_| trial::Verdict {
-        violations: vec![("panic".to_owned(), "of the simulation itself".to_owned())],
+        violations: std::iter::once("of the simulation itself".to_owned())
+            .chain(std::mem::take(&mut *trial::PANICS.lock()))
+            .map(|panic| ("panic".to_owned(), panic))
+            .collect(),
         ..trial::Verdict::default()
     });
     println!("{}", verdict.to_json(seed));

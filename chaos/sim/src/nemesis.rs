@@ -2,7 +2,8 @@
 
 use crate::hosts::{self, CLIENTS, Shared};
 use crate::store::{Bucket, Trouble};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 use streamhouse_chaos::Random;
 use streamhouse_host::simulated;
@@ -15,16 +16,44 @@ const CRASH_EVERY: u64 = 3;
 /// From one fault to the next, and how long one lasts, in milliseconds.
 const PAUSE: std::ops::Range<u64> = 500..5_000;
 const LASTS: std::ops::Range<u64> = 500..9_000;
+/// What a restart in good order may take: more than all that a process waits for as it ends.
+const RESTART: Duration = Duration::from_secs(25);
 const HOUR_MS: i64 = 3_600_000;
+/// What a power cut may take from a controller beside its database: what it never synced.
+const UNSYNCED: [&str; 1] = ["synced"];
+
+/// All kinds of faults.
+pub(crate) const KINDS: [&str; 18] = [
+    "power cut",
+    "power and network cut",
+    "restart",
+    "link cut",
+    "link cut one way",
+    "link held",
+    "slow disk",
+    "wrong time of day",
+    "latency",
+    Trouble::InternalError.name(),
+    Trouble::SlowDown.name(),
+    Trouble::Unreachable.name(),
+    Trouble::Silence.name(),
+    Trouble::LostAnswer.name(),
+    Trouble::Conflict.name(),
+    Trouble::Truncated.name(),
+    Trouble::BitFlip.name(),
+    Trouble::Slow.name(),
+];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fault {
-    /// The power is cut.
-    Crash(Vec<String>),
+    /// The power is cut; or the power and the network, so that nobody is told that connections are over.
+    Crash { machines: Vec<String>, silent: bool },
     /// It is stopped in good order, and started again.
     Restart(String),
     /// Nothing comes through between these and those; or nothing from these to those.
     Cut { these: Vec<String>, those: Vec<String>, one_way: bool },
+    /// What is sent between these and those is kept, and delivered in the end.
+    Hold { these: Vec<String>, those: Vec<String> },
     /// The disk, and other threads, are late by up to this.
     Slow(String, Duration),
     /// The clock's time of day is off.
@@ -40,11 +69,25 @@ struct Active {
     until: Duration,
 }
 
-/// How often what was done.
+impl Active {
+    /// Its time has come, or what ends in good order has ended.
+    fn is_over(&self, sim: &mut Sim<'_>, now: Duration) -> bool {
+        match &self.fault {
+            Fault::Restart(machine) if !sim.is_host_running(machine.as_str()) => true,
+            _ => self.until <= now,
+        }
+    }
+}
+
+/// What was done.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     pub(crate) faults: u64,
     pub(crate) crashes: u64,
+    /// How often what.
+    pub(crate) kinds: BTreeMap<&'static str, u64>,
+    /// Who did not end when asked to.
+    pub(crate) hung: Vec<String>,
 }
 
 pub(crate) struct Nemesis {
@@ -62,8 +105,13 @@ impl Nemesis {
     /// Ends what is over and begins what is due.
     pub(crate) fn go_on(&mut self, sim: &mut Sim<'_>, rig: &Shared, bucket: &Bucket) {
         let now = sim.elapsed();
-        while let Some(at) = self.active.iter().position(|active| active.until <= now) {
+        while let Some(at) = self.active.iter().position(|active| active.is_over(sim, now)) {
             let over = self.active.swap_remove(at);
+            if let Fault::Restart(machine) = &over.fault
+                && sim.is_host_running(machine.as_str())
+            {
+                self.done.hung.push(format!("{machine} did not end for {RESTART:?}"));
+            }
             self.end(sim, rig, bucket, &over.fault);
         }
         if now < self.next {
@@ -79,7 +127,11 @@ impl Nemesis {
             return;
         }
         self.done.faults += 1;
-        let until = now + Duration::from_millis(self.random.within(LASTS));
+        *self.done.kinds.entry(kind(&fault)).or_default() += 1;
+        let until = match fault {
+            Fault::Restart(_) => now + RESTART,
+            _ => now + Duration::from_millis(self.random.within(LASTS)),
+        };
         tracing::info!(?fault, "begins");
         self.begin(sim, rig, bucket, &fault);
         self.active.push(Active { fault, until });
@@ -139,7 +191,7 @@ impl Nemesis {
     fn crash(&mut self, rig: &Shared) -> Fault {
         let all = hosts::controllers();
         let leader = Self::leader(rig).unwrap_or_else(|| all[0].clone());
-        Fault::Crash(match self.random.below(8) {
+        let machines = match self.random.below(8) {
             0..=2 => vec![leader],
             3 => vec![self.one(&all)],
             4 => all,
@@ -149,7 +201,8 @@ impl Nemesis {
             }
             6 => vec![self.one(&hosts::agents())],
             _ => hosts::agents(),
-        })
+        };
+        Fault::Crash { machines, silent: self.random.below(3) == 0 }
     }
 
     fn cut(&mut self, rig: &Shared) -> Fault {
@@ -176,14 +229,28 @@ impl Nemesis {
                 (vec![client], all)
             }
         };
-        Fault::Cut { these, those, one_way: self.random.below(3) == 0 }
+        match self.random.below(6) {
+            0 | 1 => Fault::Cut { these, those, one_way: true },
+            2 => Fault::Hold { these, those },
+            _ => Fault::Cut { these, those, one_way: false },
+        }
     }
 
     fn begin(&mut self, sim: &mut Sim<'_>, rig: &Shared, bucket: &Bucket, fault: &Fault) {
         match fault {
-            Fault::Crash(machines) => {
+            Fault::Crash { machines, silent } => {
                 for machine in machines {
+                    if *silent {
+                        others(machine)
+                            .iter()
+                            .for_each(|other| sim.partition(&**machine, &**other));
+                    }
                     self.cut_power(sim, rig, machine);
+                }
+            }
+            Fault::Hold { these, those } => {
+                for this in these {
+                    those.iter().for_each(|that| sim.hold(this.as_str(), that.as_str()));
                 }
             }
             Fault::Restart(machine) => {
@@ -213,7 +280,19 @@ impl Nemesis {
     fn end(&mut self, sim: &mut Sim<'_>, rig: &Shared, bucket: &Bucket, fault: &Fault) {
         tracing::info!(?fault, "is over");
         match fault {
-            Fault::Crash(machines) => machines.iter().for_each(|one| sim.bounce(one.as_str())),
+            Fault::Crash { machines, silent } => {
+                for machine in machines {
+                    if *silent {
+                        others(machine).iter().for_each(|other| sim.repair(&**machine, &**other));
+                    }
+                    sim.bounce(machine.as_str());
+                }
+            }
+            Fault::Hold { these, those } => {
+                for this in these {
+                    those.iter().for_each(|that| sim.release(this.as_str(), that.as_str()));
+                }
+            }
             Fault::Restart(machine) => {
                 if sim.is_host_running(machine.as_str()) {
                     // It had its time.
@@ -252,17 +331,49 @@ impl Nemesis {
             1 => unsynced,
             _ => random.below(unsynced as u64 + 1) as usize,
         });
+        for file in UNSYNCED {
+            if random.below(2) == 0 {
+                // Agents have none.
+                let _ = std::fs::remove_file(Path::new(machine).join(file));
+            }
+        }
     }
 }
 
 /// Those that a fault is about, which nothing else is done to meanwhile; of the network all are.
 fn machines(fault: &Fault) -> Vec<String> {
     match fault {
-        Fault::Crash(machines) | Fault::Store(machines, ..) => machines.clone(),
+        Fault::Crash { machines, silent: true } => {
+            [&machines[..], &["the network".to_owned()]].concat()
+        }
+        Fault::Crash { machines, .. } | Fault::Store(machines, ..) => machines.clone(),
         Fault::Restart(machine) | Fault::Slow(machine, _) | Fault::Skew(machine, _) => {
             vec![machine.clone()]
         }
-        Fault::Cut { .. } => vec!["the network".to_owned()],
+        Fault::Cut { .. } | Fault::Hold { .. } => vec!["the network".to_owned()],
         Fault::Latency(_) => vec!["the latency".to_owned()],
+    }
+}
+
+/// All machines but this one.
+fn others(machine: &str) -> Vec<String> {
+    let clients = CLIENTS.map(str::to_owned);
+    let all = [&hosts::controllers()[..], &hosts::agents(), &clients].concat();
+    all.into_iter().filter(|other| other != machine).collect()
+}
+
+/// What a fault is counted as, one of [`KINDS`].
+fn kind(fault: &Fault) -> &'static str {
+    match fault {
+        Fault::Crash { silent: false, .. } => "power cut",
+        Fault::Crash { silent: true, .. } => "power and network cut",
+        Fault::Restart(_) => "restart",
+        Fault::Cut { one_way: false, .. } => "link cut",
+        Fault::Cut { one_way: true, .. } => "link cut one way",
+        Fault::Hold { .. } => "link held",
+        Fault::Slow(..) => "slow disk",
+        Fault::Skew(..) => "wrong time of day",
+        Fault::Store(_, trouble, _) => trouble.name(),
+        Fault::Latency(_) => "latency",
     }
 }

@@ -31,7 +31,7 @@ pub(crate) fn run(mistakes: &[Mistake], most: u64, seconds: u64, jobs: usize) ->
     Ok(missed.is_empty())
 }
 
-/// The first seed, from 1 on, that finds it, and as what.
+/// The first seed, from 1 on, that finds it, and as what. Without the mistake that seed must find nothing.
 fn find(
     mistake: Mistake,
     most: u64,
@@ -77,8 +77,17 @@ fn find(
             });
         }
     });
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
     }
+    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some((seed, _)) = &found {
+        let without = children::violations(&children::one(*seed, seconds, &[])?);
+        if !without.is_empty() {
+            return Err(io::Error::other(format!(
+                "seed {seed} finds without it, too: {without:?}"
+            )));
+        }
+    }
+    Ok(found)
 }

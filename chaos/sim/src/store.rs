@@ -3,8 +3,8 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -26,6 +26,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a request takes when all is well, in milliseconds.
 const USUAL: std::ops::Range<u64> = 2..15;
 const SLOW: std::ops::Range<u64> = 100..3_000;
+/// How long what got no answer may be on its way, in milliseconds: also past its sender's patience and life.
+const ON_ITS_WAY: std::ops::Range<u64> = 0..20_000;
 
 /// How requests fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub(crate) enum Trouble {
     SlowDown,
     /// No connection.
     Unreachable,
-    /// No answer; done or not.
+    /// No answer; done or not, and a write perhaps much later.
     Silence,
     /// The connection ends before the answer; done.
     LostAnswer,
@@ -62,10 +64,30 @@ impl Trouble {
         Self::BitFlip,
         Self::Slow,
     ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::InternalError => "store: 500",
+            Self::SlowDown => "store: 503",
+            Self::Unreachable => "store: unreachable",
+            Self::Silence => "store: silent",
+            Self::LostAnswer => "store: lost answer",
+            Self::Conflict => "store: conflict",
+            Self::Truncated => "store: truncated",
+            Self::BitFlip => "store: flipped bit",
+            Self::Slow => "store: slow",
+        }
+    }
 }
+
+/// What a write does to the bucket, whenever it arrives there.
+type Effect = Box<dyn FnOnce(&Bucket) + Send>;
 
 struct State {
     random: Random,
+    /// Writes that are on their way though nobody waits for them any more, by when they arrive.
+    late: BTreeMap<(Duration, u64), Effect>,
+    sent: u64,
     /// For each host that has trouble: which, and for how many of a hundred requests.
     troubles: BTreeMap<String, (Trouble, u64)>,
     struck: u64,
@@ -81,7 +103,14 @@ pub(crate) struct Bucket {
 
 impl Bucket {
     pub(crate) fn new(random: Random) -> Self {
-        let state = State { random, troubles: BTreeMap::new(), struck: 0, recorder: None };
+        let state = State {
+            random,
+            late: BTreeMap::new(),
+            sent: 0,
+            troubles: BTreeMap::new(),
+            struck: 0,
+            recorder: None,
+        };
         Self { objects: Arc::new(InMemory::new()), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -102,6 +131,54 @@ impl Bucket {
 
     pub(crate) fn heal(&self, host: &str) {
         self.state.lock().troubles.remove(host);
+    }
+
+    /// What is on its way until then arrives.
+    pub(crate) fn arrive(&self, until: Duration) {
+        loop {
+            let next = {
+                let mut state = self.state.lock();
+                match state.late.first_key_value() {
+                    Some(((due, _), _)) if *due <= until => state.late.pop_first(),
+                    _ => None,
+                }
+            };
+            let Some((_, effect)) = next else { return };
+            effect(self);
+        }
+    }
+
+    fn on_its_way(&self, effect: Effect) {
+        let mut state = self.state.lock();
+        let takes = Duration::from_millis(state.random.within(ON_ITS_WAY));
+        state.sent += 1;
+        let place = (turmoil::sim_elapsed().unwrap_or_default() + takes, state.sent);
+        state.late.insert(place, effect);
+    }
+
+    fn note(&self, operation: Operation) {
+        if let Some(recorder) = &self.state.lock().recorder {
+            recorder.record(HARNESS, Outcome::Ok, operation);
+        }
+    }
+
+    /// In memory, where nothing waits.
+    fn put(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let done = self.objects.put_opts(at, payload, options).now_or_never();
+        let done = done.unwrap_or_else(|| Err(answer("500 Internal Server Error")));
+        if done.is_ok() {
+            self.note(Operation::Stored { object: at.to_string() });
+        }
+        done
+    }
+
+    fn delete(&self, object: Path) -> Result<()> {
+        let one = stream::once(std::future::ready(Ok(object.clone())));
+        let all: Vec<_> =
+            self.objects.delete_stream(one.boxed()).collect().now_or_never().unwrap_or_default();
+        all.into_iter().try_for_each(|deleted| deleted.map(drop))?;
+        self.note(Operation::Deleted { object: object.to_string() });
+        Ok(())
     }
 
     /// How many requests had trouble.
@@ -136,39 +213,42 @@ impl Way {
         Fate { trouble, happens: state.random.below(2) == 0, takes }
     }
 
-    fn note(&self, operation: Operation) {
-        if let Some(recorder) = &self.bucket.state.lock().recorder {
-            recorder.record(HARNESS, Outcome::Ok, operation);
-        }
-    }
-
-    /// What a write, or a delete, comes to, whose effect `act` is.
-    async fn change<T>(&self, act: impl Future<Output = Result<T>>) -> Result<T> {
+    /// What a write, or a delete, comes to.
+    async fn change<T>(
+        &self,
+        act: impl FnOnce(&Bucket) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let fate = self.fate();
         let happens = match fate.trouble {
             None | Some(Trouble::Slow | Trouble::Truncated | Trouble::BitFlip) => true,
             Some(Trouble::LostAnswer) => true,
-            Some(Trouble::InternalError | Trouble::Silence) => fate.happens,
+            Some(Trouble::InternalError) => fate.happens,
             Some(Trouble::SlowDown | Trouble::Unreachable | Trouble::Conflict) => false,
+            Some(Trouble::Silence) => {
+                if fate.happens {
+                    self.bucket.on_its_way(Box::new(|bucket| drop(act(bucket))));
+                }
+                return Err(self.silence().await);
+            }
         };
         // It arrives after half of its time, and its answer does after the other half.
         tokio::time::sleep(fate.takes / 2).await;
-        let done = if happens { Some(act.await) } else { None };
+        let done = happens.then(|| act(&self.bucket));
         tokio::time::sleep(fate.takes / 2).await;
         match fate.trouble {
-            Some(Trouble::InternalError) => Err(answer("500 Internal Server Error")),
             Some(Trouble::SlowDown) => Err(answer("503 Slow Down")),
             Some(Trouble::Unreachable) => Err(broken(io::ErrorKind::ConnectionRefused)),
-            Some(Trouble::Silence) => {
-                tokio::time::sleep(REQUEST_TIMEOUT).await;
-                Err(broken(io::ErrorKind::TimedOut))
-            }
             Some(Trouble::LostAnswer) => Err(broken(io::ErrorKind::ConnectionReset)),
             Some(Trouble::Conflict) => Err(taken()),
-            None | Some(Trouble::Slow | Trouble::Truncated | Trouble::BitFlip) => {
-                done.unwrap_or_else(|| Err(answer("500 Internal Server Error")))
-            }
+            Some(Trouble::InternalError) => Err(answer("500 Internal Server Error")),
+            _ => done.unwrap_or_else(|| Err(answer("500 Internal Server Error"))),
         }
+    }
+
+    /// Nobody answers.
+    async fn silence(&self) -> Error {
+        tokio::time::sleep(REQUEST_TIMEOUT).await;
+        broken(io::ErrorKind::TimedOut)
     }
 
     /// Waits for what a read takes; the trouble that its answer has.
@@ -180,10 +260,7 @@ impl Way {
             Some(Trouble::SlowDown) => Err(answer("503 Slow Down")),
             Some(Trouble::Unreachable) => Err(broken(io::ErrorKind::ConnectionRefused)),
             Some(Trouble::LostAnswer) => Err(broken(io::ErrorKind::ConnectionReset)),
-            Some(Trouble::Silence) => {
-                tokio::time::sleep(REQUEST_TIMEOUT).await;
-                Err(broken(io::ErrorKind::TimedOut))
-            }
+            Some(Trouble::Silence) => Err(self.silence().await),
             trouble => Ok(trouble),
         }
     }
@@ -230,14 +307,8 @@ impl fmt::Display for Way {
 #[async_trait]
 impl ObjectStore for Way {
     async fn put_opts(&self, at: &Path, payload: PutPayload, o: PutOptions) -> Result<PutResult> {
-        let act = async {
-            let done = self.bucket.objects.put_opts(at, payload, o).await;
-            if done.is_ok() {
-                self.note(Operation::Stored { object: at.to_string() });
-            }
-            done
-        };
-        self.change(act).await
+        let at = at.clone();
+        self.change(move |bucket| bucket.put(&at, payload, o)).await
     }
 
     async fn put_multipart_opts(
@@ -278,19 +349,8 @@ impl ObjectStore for Way {
             let way = way.clone();
             async move {
                 let location = location?;
-                let act = async {
-                    let one = stream::once({
-                        let location = location.clone();
-                        async move { Ok(location) }
-                    });
-                    let mut done = way.bucket.objects.delete_stream(one.boxed());
-                    while let Some(deleted) = done.next().await {
-                        deleted?;
-                    }
-                    way.note(Operation::Deleted { object: location.to_string() });
-                    Ok(())
-                };
-                way.change(act).await?;
+                let object = location.clone();
+                way.change(move |bucket| bucket.delete(object)).await?;
                 Ok(location)
             }
         };

@@ -32,11 +32,11 @@ const AFTERWARDS: Duration = Duration::from_secs(6);
 const TOPICS: u32 = 2;
 const PARTITIONS: u32 = 3;
 /// Records a second of each producer.
-const RATE: u64 = 7;
+const RATE: u64 = 4;
 const HISTORY: &str = "history.jsonl";
 
 /// Panics of this process, in the order in which they came.
-static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+pub(crate) static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// What a seed came to.
 #[derive(Debug, Default)]
@@ -47,6 +47,8 @@ pub(crate) struct Verdict {
     pub(crate) faults: u64,
     pub(crate) crashes: u64,
     pub(crate) struck: u64,
+    /// Faults by what was done.
+    pub(crate) kinds: BTreeMap<&'static str, u64>,
     /// What was violated, and how.
     pub(crate) violations: Vec<(String, String)>,
 }
@@ -62,6 +64,8 @@ enum Stage {
 #[derive(Default)]
 struct Told {
     working: bool,
+    /// It came to its end.
+    audited: bool,
     problems: Vec<String>,
     recorder: Option<Arc<Recorder>>,
 }
@@ -116,8 +120,11 @@ pub(crate) fn run(seed: u64, faults_last: Duration) -> Verdict {
     }
     verdict.seconds = sim.elapsed().as_secs_f64();
     verdict.struck = bucket.struck();
-    if let Some(nemesis) = &course.nemesis {
+    if let Some(nemesis) = course.nemesis.take() {
         (verdict.faults, verdict.crashes) = (nemesis.done.faults, nemesis.done.crashes);
+        verdict.kinds = nemesis.done.kinds;
+        let hung = nemesis.done.hung.into_iter();
+        verdict.violations.extend(hung.map(|who| ("hung".to_owned(), who)));
     }
     verdict.violations.extend(std::mem::take(&mut course.invariants.violations));
     let deaths = std::mem::take(&mut rig.borrow_mut().deaths);
@@ -149,6 +156,7 @@ impl Course {
         stop: &CancellationToken,
     ) {
         let now = sim.elapsed();
+        bucket.arrive(now);
         self.invariants.look(&rig.borrow());
         if self.nemesis.is_none() && told.borrow().working {
             self.nemesis = Some(Nemesis::new(self.random.clone(), now + Duration::from_secs(1)));
@@ -159,6 +167,7 @@ impl Course {
             nemesis.go_on(sim, rig, bucket);
         } else if now < healed + AFTERWARDS {
             nemesis.heal(sim, rig, bucket);
+            bucket.arrive(Duration::MAX);
         } else {
             stop.cancel();
         }
@@ -247,6 +256,7 @@ impl First {
     async fn run(mut self) -> turmoil::Result {
         simulated::arrive(CLIENTS[0]);
         let recorder = Arc::new(Recorder::create(Path::new(HISTORY))?);
+        self.told.borrow_mut().recorder = Some(Arc::clone(&recorder));
         self.bucket.record(Arc::clone(&recorder));
         let topics: Vec<LogTopic> = (0..TOPICS)
             .map(|number| LogTopic { name: format!("log-{number}").into(), partitions: PARTITIONS })
@@ -279,11 +289,11 @@ impl First {
         run_clients(&world, self.crew).await?;
         self.all_ended.wait_for(|ended| *ended == CLIENTS.len() - 1).await?;
         let drained = drain_and_probe(&world).await?;
+        self.told.borrow_mut().problems.extend(drained.problems);
         let audited = audit(&world).await?;
         let mut told = self.told.borrow_mut();
-        told.problems.extend(drained.problems);
         told.problems.extend(audited.problems.iter().map(|problem| format!("{problem:?}")));
-        told.recorder = Some(recorder);
+        told.audited = true;
         Ok(())
     }
 }
@@ -299,10 +309,16 @@ fn judge(told: &Told, verdict: &mut Verdict) {
             return;
         }
     };
-    let asked = |outcome| matches!(outcome, Outcome::Invoke);
-    verdict.operations = history.events.iter().filter(|event| asked(event.outcome)).count();
+    let done = |outcome| matches!(outcome, Outcome::Ok);
+    verdict.operations = history.events.iter().filter(|event| done(event.outcome)).count();
     let report = check(&history);
     verdict.acknowledged = report.acknowledged;
+    let undecided = report.undecided.iter().map(|key| ("undecided".to_owned(), key.clone()));
+    verdict.violations.extend(undecided);
+    if !told.audited {
+        let detail = "it ended before everything was read and looked at".to_owned();
+        verdict.violations.push(("stuck".to_owned(), detail));
+    }
     for kind in report.kinds() {
         let first = report.anomalies.iter().find(|anomaly| anomaly.kind == kind);
         let detail = first.map_or_else(String::new, |anomaly| anomaly.detail.clone());
@@ -326,6 +342,7 @@ impl Verdict {
             "faults": self.faults,
             "crashes": self.crashes,
             "store_requests_in_trouble": self.struck,
+            "kinds": self.kinds,
             "violations": violations,
         })
     }

@@ -127,7 +127,7 @@ impl Db {
             return Err(unreadable(what.into()));
         }
         let damaged = |what: String| OpenError::Damaged { path: data.to_owned(), what };
-        let manifest = ManifestNote::check(data).map_err(damaged)?;
+        let manifest = ManifestNote::check(data).map_err(|error| error.at(data))?;
         let db = DB::open_cf_descriptors(&options(), data.join(DATABASE), families())
             .map_err(|e| open_error(data, &e))?;
         let db = Self { db, manifest };

@@ -110,12 +110,13 @@ impl RaftNode {
         let core = self.core();
         // One that cannot be read counts as none here; it shows elsewhere.
         let snapshot = core.state.snapshots().current().ok().flatten();
-        let file = snapshot.and_then(|snapshot| snapshot.snapshot.file.metadata().ok());
+        let file = snapshot.map(|snapshot| snapshot.snapshot.file);
         let limit = core.gate.limits().in_flight_bytes;
-        let written = file.as_ref().and_then(|file| file.modified().ok());
+        let bytes = file.as_ref().and_then(|file| file.metadata().ok());
+        let written = file.as_ref().and_then(|file| streamhouse_host::clock::modified(file));
         Sizes {
             state_bytes: core.db.state_bytes(),
-            snapshot_bytes: file.map_or(0, |file| file.len()),
+            snapshot_bytes: bytes.map_or(0, |file| file.len()),
             snapshot_age: written.map(clock::since),
             log_bytes: core.log.bytes(),
             log_queue: core.log.writer().queued(),

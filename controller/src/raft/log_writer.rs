@@ -24,7 +24,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use streamhouse_host::{Mistake, Worker, is_planted};
+use streamhouse_host::{Mistake, Worker, disk_latency, is_planted};
 use tokio::sync::{mpsc, oneshot};
 
 /// BOUND on requests that wait for the writer.
@@ -165,6 +165,7 @@ impl Writer {
                 self.add(&mut pending, request);
             }
             let stop = pending.stop;
+            disk_latency().await;
             self.commit(pending);
             *self.progress.started.lock() = None;
             if stop {
@@ -239,7 +240,7 @@ impl Writer {
         if let Some(vote) = &pending.vote {
             self.synced.vote_term = vote.leader_id.term;
         }
-        self.note();
+        noted(self.file.note(&self.synced));
         {
             let mut tail = self.tail.write();
             if let Some(durable) = pending.last {
@@ -257,14 +258,15 @@ impl Writer {
                 }
             }
         }
+        // It waits for the disk once more, if tables were written.
+        noted(self.db.note_manifest());
     }
+}
 
-    /// A note that cannot be written proves nothing, and an old one too much.
-    fn note(&self) {
-        let noted = self.file.note(&self.synced).and_then(|()| self.db.note_manifest());
-        if let Err(error) = noted {
-            fatal(FatalReason::LogDiskFailed, error);
-        }
+/// A note that cannot be written proves nothing, and an old one too much.
+fn noted(result: io::Result<()>) {
+    if let Err(error) = result {
+        fatal(FatalReason::LogDiskFailed, error);
     }
 }
 

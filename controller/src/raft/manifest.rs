@@ -12,10 +12,11 @@
 //! number of the MANIFEST u64 LE | its length u64 LE | CRC-32C u32 LE
 //! ```
 
-use super::db::DATABASE;
+use super::db::{DATABASE, ReadError};
 use parking_lot::Mutex;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 pub(crate) const NAME: &str = "manifest";
@@ -35,25 +36,31 @@ struct Manifest {
 #[derive(Debug)]
 pub(crate) struct ManifestNote {
     data: PathBuf,
+    file: File,
     noted: Mutex<Option<Manifest>>,
 }
 
 impl ManifestNote {
     /// Compares what is there with what was noted, before the database is
-    /// opened; what is wrong with it.
-    pub(crate) fn check(data: &Path) -> Result<Self, String> {
-        let noted = fs::read(data.join(NAME)).ok().and_then(|bytes| decode(&bytes));
-        let now = in_use(data).map_err(|e| format!("{CURRENT}: {e}"))?;
+    /// opened.
+    pub(crate) fn check(data: &Path) -> Result<Self, ReadError> {
+        let failed = |name: &str, error: io::Error| ReadError::Failed(format!("{name}: {error}"));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(data.join(NAME)).map_err(|error| failed(NAME, error))?;
+        let mut bytes = [0; LENGTH + 4];
+        let noted = file.read_exact_at(&mut bytes, 0).ok().and_then(|()| decode(&bytes));
+        let now = in_use(data).map_err(|error| failed(CURRENT, error))?;
         if let (Some(noted), Some(now)) = (noted, now)
             && (now.number < noted.number
                 || (now.number == noted.number && now.bytes < noted.bytes))
         {
-            return Err(format!(
+            return Err(ReadError::Damaged(format!(
                 "{PREFIX}{:06} has {} bytes, {PREFIX}{:06} had {}",
                 now.number, now.bytes, noted.number, noted.bytes
-            ));
+            )));
         }
-        Ok(Self { data: data.to_owned(), noted: Mutex::new(noted) })
+        Ok(Self { data: data.to_owned(), file, noted: Mutex::new(noted) })
     }
 
     /// Notes how long it is now, if it has grown. Blocks.
@@ -65,8 +72,13 @@ impl ManifestNote {
             return Ok(());
         }
         let Some(now) = in_use(&self.data)? else { return Ok(()) };
-        File::open(path(&self.data, now.number))?.sync_data()?;
-        fs::write(self.data.join(NAME), encode(now))?;
+        match File::open(path(&self.data, now.number)) {
+            Ok(manifest) => manifest.sync_data()?,
+            // Another one has taken its place meanwhile; the next note is of that.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.file.write_all_at(&encode(now), 0)?;
         *noted = Some(now);
         Ok(())
     }
@@ -107,7 +119,7 @@ fn encode(manifest: Manifest) -> [u8; LENGTH + 4] {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Manifest> {
+fn decode(bytes: &[u8; LENGTH + 4]) -> Option<Manifest> {
     let (body, checksum) = bytes.split_last_chunk::<4>()?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
         return None;
@@ -131,10 +143,14 @@ mod tests {
     fn a_manifest_that_is_shorter_or_older_than_it_was_is_damage() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path();
-        let check = || ManifestNote::check(data).map(drop);
+        let check = || match ManifestNote::check(data) {
+            Ok(_) => Ok(()),
+            Err(ReadError::Damaged(what)) => Err(what),
+            Err(ReadError::Failed(what)) => panic!("{what}"),
+        };
         // There is no database yet.
         ManifestNote::check(data).unwrap().note().unwrap();
-        assert!(!data.join(NAME).exists());
+        assert_eq!(fs::metadata(data.join(NAME)).unwrap().len(), 0);
         set(data, 5, 100);
         ManifestNote::check(data).unwrap().note().unwrap();
         assert_eq!(check(), Ok(()));
@@ -157,5 +173,19 @@ mod tests {
         // A torn note proves nothing.
         fs::write(data.join(NAME), [1; 7]).unwrap();
         assert_eq!(check(), Ok(()));
+        // Neither does what cannot be read: it may be as it was.
+        fs::remove_file(data.join(DATABASE).join(CURRENT)).unwrap();
+        fs::create_dir(data.join(DATABASE).join(CURRENT)).unwrap();
+        assert!(matches!(ManifestNote::check(data), Err(ReadError::Failed(_))));
+    }
+
+    #[test]
+    fn its_bytes_are_as_they_were_released() {
+        let released = [3, 2, 1, 0, 0, 0, 0, 0, 9, 8, 0, 0, 0, 0, 0, 0];
+        let manifest = Manifest { number: 0x01_02_03, bytes: 0x0809 };
+        let bytes = encode(manifest);
+        assert_eq!(bytes[..LENGTH], released);
+        assert_eq!(bytes[LENGTH..], 0x8fb8_d1f3_u32.to_le_bytes());
+        assert_eq!(decode(&bytes), Some(manifest));
     }
 }

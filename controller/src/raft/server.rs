@@ -178,7 +178,7 @@ impl Raft for RaftService {
         let install = core.tasks.spawn(async move {
             let response = raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await;
             // It is still there if Raft did not want it.
-            let _ = tokio::fs::remove_file(received).await;
+            let _ = streamhouse_host::spawn_blocking(|| std::fs::remove_file(received)).await;
             drop(receiving);
             response
         });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use streamhouse_proto::v1;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
-use streamhouse_tests::{LocalCluster, Random, Tail, until};
+use streamhouse_tests::{LocalCluster, Random, Tail, in_bounds, unless_paused, until};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
@@ -128,6 +128,10 @@ fn a_power_cut_everywhere_at_once_loses_nothing_acknowledged() {
 
 #[test]
 fn a_leader_whose_disk_hangs_is_replaced_and_one_whose_disk_fails_ends() {
+    unless_paused(hangs_and_fails);
+}
+
+fn hangs_and_fails() -> Result<(), String> {
     let runtime = Runtime::new().unwrap();
     let mut cluster = LocalCluster::start_on_disks(3);
     let leader = cluster.leader();
@@ -160,7 +164,7 @@ fn a_leader_whose_disk_hangs_is_replaced_and_one_whose_disk_fails_ends() {
         })
     });
     println!("replaced by controller {replaced} after {begun:?}");
-    assert!(begun < Duration::from_secs(3), "{begun:?}");
+    let in_time = in_bounds(begun < Duration::from_secs(3), || format!("replaced after {begun:?}"));
     let _ = runtime.block_on(waiting);
     until("a write succeeds while the old leader's disk hangs", PATIENCE, || {
         create("during", 2).then_some(())
@@ -187,4 +191,5 @@ fn a_leader_whose_disk_hangs_is_replaced_and_one_whose_disk_fails_ends() {
     cluster.disk(leader).mend().unwrap();
     cluster.start_controller(leader);
     cluster.wait_until_whole();
+    in_time
 }

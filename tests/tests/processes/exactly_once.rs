@@ -156,6 +156,7 @@ fn a_producer_that_takes_over_a_name_fences_the_one_before_with_its_batches_on_t
     moved(&cluster, stopped);
     second.flow(&cluster);
     // What the first has in the agent that was stopped comes too late, and it may send nothing more.
+    first.feed(STEP);
     cluster.continue_agent(stopped);
     let (old, new) = (first.end(), second.acknowledged());
     let fenced = |error: &ProduceError| matches!(error, ProduceError::Fenced { .. });
