@@ -356,6 +356,10 @@ impl Sessions for FakeController {
             return Err(to_status(error));
         }
         let session = self.with(|state| {
+            // RETRY: an attempt whose answer came too late is made again.
+            if state.instances.last() == Some(&request.instance) {
+                return state.session;
+            }
             state.instances.push(request.instance);
             state.session += 1;
             state.last_sequence = 0;
@@ -384,7 +388,8 @@ impl Sessions for FakeController {
         let first = inbound.message().await?.unwrap_or_default();
         let (stream, news) = mpsc::unbounded_channel();
         self.with(|state| {
-            let ended = AttachResponse { ended: true, ..Default::default() };
+            let applied = u64::MAX;
+            let ended = AttachResponse { ended: true, applied, ..Default::default() };
             let current = first.session == state.session;
             let _ = stream.send(Ok(if current { state.leases(false) } else { ended }));
             state.streams.push(stream);

@@ -54,7 +54,7 @@ impl Rig {
     async fn leased(&self) {
         let leased = async {
             while self.agent.leases() < PARTITIONS {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         patiently(leased).await;
