@@ -51,11 +51,12 @@ fn find(
                     }
                     match children::one(seed, seconds, &["--plant", mistake.name()]) {
                         Ok(verdict) => {
-                            let mut names: Vec<String> = children::violations(&verdict)
-                                .into_iter()
-                                .map(|one| one.0)
-                                .collect();
-                            names.dedup();
+                            let mut names = Vec::new();
+                            for (name, _) in children::violations(&verdict) {
+                                if !names.contains(&name) {
+                                    names.push(name);
+                                }
+                            }
                             if !names.is_empty() {
                                 over.store(true, Ordering::SeqCst);
                                 let mut found =
