@@ -268,6 +268,11 @@ impl Consumer {
     ) -> Result<Vec<(Option<u64>, Option<u64>)>, ConsumeError> {
         let committed = match &self.options.group_id {
             Some(group) if !new.is_empty() => {
+                // GROUP: commits of before, which may be under way yet, count: whoever lost partitions and has them again
+                // would go back behind what it had committed.
+                if let Some(queue) = &self.commits {
+                    let _ = queue.commit(Vec::new()).await.await;
+                }
                 let keys: Vec<_> = new.iter().map(|a| (a.topic, a.at.partition)).collect();
                 self.metadata.fetch_offsets(group, &keys).await?
             }
