@@ -271,7 +271,7 @@ impl Consumer {
                 // GROUP: commits of before, which may be under way yet, count: whoever lost partitions and has them again
                 // would go back behind what it had committed.
                 if let Some(queue) = &self.commits {
-                    let _ = queue.commit(Vec::new()).await.await;
+                    queue.settle().await;
                 }
                 let keys: Vec<_> = new.iter().map(|a| (a.topic, a.at.partition)).collect();
                 self.metadata.fetch_offsets(group, &keys).await?

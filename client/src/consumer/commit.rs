@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use parking_lot::Mutex;
 use streamhouse_proto::v1;
 use streamhouse_segment::ids::TopicId;
 use tokio::sync::{mpsc, oneshot};
@@ -80,6 +81,8 @@ pub(super) struct CommitQueue {
     requests: mpsc::Sender<Request>,
     /// As which member.
     lease: Arc<Lease>,
+    /// As which member the last commit was handed in, if there was one.
+    newest: Mutex<Option<Option<MemberId>>>,
 }
 
 impl CommitQueue {
@@ -107,14 +110,30 @@ impl CommitQueue {
                 let _ = request.outcome.send(outcome);
             }
         };
-        (Self { group, requests, lease }, task)
+        (Self { group, requests, lease, newest: Mutex::default() }, task)
+    }
+
+    /// In whose name a commit is handed in.
+    fn identity(&self) -> (Option<MemberId>, u32) {
+        let identity = self.lease.identity();
+        *self.newest.lock() = Some(identity.0);
+        identity
+    }
+
+    /// Waits until the commits of this membership were answered. Those of an earlier one are refused, if they come at all:
+    /// nobody needs to wait for them.
+    pub(super) async fn settle(&self) {
+        let newest = *self.newest.lock();
+        if newest == Some(self.lease.identity().0) {
+            let _ = self.commit(Vec::new()).await.await;
+        }
     }
 
     /// Hands a commit in, once there is room.
     pub(super) async fn commit(&self, offsets: Vec<Offset>) -> PendingCommit {
         let (outcome, pending) = oneshot::channel();
         // Without the task the sender is dropped, and the outcome says so.
-        let identity = self.lease.identity();
+        let identity = self.identity();
         let _ = self.requests.send(Request { identity, offsets, outcome }).await;
         PendingCommit(pending)
     }
@@ -122,7 +141,7 @@ impl CommitQueue {
     /// Hands a commit in, if there is room.
     pub(super) fn try_commit(&self, offsets: Vec<Offset>) -> Result<PendingCommit, ConsumeError> {
         let (outcome, pending) = oneshot::channel();
-        let identity = self.lease.identity();
+        let identity = self.identity();
         match self.requests.try_send(Request { identity, offsets, outcome }) {
             Ok(()) => Ok(PendingCommit(pending)),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ConsumeError::Ended),
