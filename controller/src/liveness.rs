@@ -122,8 +122,8 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     /// `leads_anew`: nobody is given up any more, and silence counts only after
     /// that time, in which the leader before may still tell some that they live.
     /// Whoever has no stream yet is awaited: that they are gone counts from when
-    /// one of them last came back, for no longer than one may be silent, because
-    /// after a restart of all a thousand may stand in line. Within one leadership
+    /// one of them last came back, for no longer than silence is borne beyond
+    /// that, because after a restart of all a thousand may stand in line. Within one leadership
     /// those who are given up stay so, for their end may be on its way.
     pub(crate) fn begin(
         &self,

@@ -120,8 +120,8 @@ impl CommitQueue {
         identity
     }
 
-    /// Waits until the commits of this membership were answered. Those of an earlier one are refused, if they come at all:
-    /// nobody needs to wait for them.
+    /// Waits until the commits of this membership were answered, if it has handed any in. Those of an earlier one are
+    /// refused, if they come at all: for them alone nobody needs to wait.
     pub(super) async fn settle(&self) {
         let newest = *self.newest.lock();
         if newest == Some(self.lease.identity().0) {
