@@ -75,7 +75,7 @@ impl Agent {
         };
         store.probe("").await?;
         let listening = |error| StartError::Listen { listen: options.listen, error };
-        let listener = TcpListener::bind(options.listen).await.map_err(listening)?;
+        let listener = net::listen(options.listen).await.map_err(listening)?;
         let bound = listener.local_addr().map_err(listening)?;
         let address = options.advertised(bound)?;
         marker::check(&store, &controllers).await?;

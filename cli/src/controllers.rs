@@ -45,6 +45,9 @@ pub(crate) fn address(text: &str) -> Result<String, Failure> {
     if host.is_empty() || host.contains(['/', ' ', '@']) {
         return Err(wrong("names no host"));
     }
+    if host.contains(';') {
+        return Err(wrong("has a ';': commas stand between addresses"));
+    }
     if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
         return Err(wrong("is IPv6 without brackets"));
     }

@@ -199,6 +199,9 @@ fn kind_of(cause: &(dyn Error + 'static)) -> Option<Kind> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.kind);
     }
+    if let Some(error) = cause.downcast_ref::<io::Error>() {
+        return (error.kind() == io::ErrorKind::NotFound).then_some(Kind::Name);
+    }
     if let Some(error) = cause.downcast_ref::<CallError>() {
         return Some(call_kind(error));
     }

@@ -22,7 +22,7 @@ use futures::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use streamhouse_host::net::{self, TcpListener};
+use streamhouse_host::net;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::backups_server::BackupsServer;
 use streamhouse_proto::v1::collector_server::CollectorServer;
@@ -137,7 +137,7 @@ impl Controller {
         };
         let advertise = options.advertise.clone().unwrap_or_else(|| own.clone());
         let listen = |error| StartError::Listen { address: options.listen, error };
-        let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
+        let listener = net::listen(options.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let hub = Arc::new(Hub::new());
         let clock = Arc::new(ClusterClock::default());

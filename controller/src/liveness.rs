@@ -62,9 +62,22 @@ struct Since {
 struct Signs<K> {
     of: HashMap<K, Sign>,
     since: Since,
-    /// Until then whoever is awaited and comes moves `since.gone` along.
-    gathering: Instant,
+    gathering: Gathering,
 }
+
+/// Most had no stream here when this controller began to lead, as after a
+/// restart of all: they stand in line, and that none has come is no sign yet.
+#[derive(Debug, Clone, Copy)]
+struct Gathering {
+    /// Whoever is awaited and comes gives the others so much longer,
+    longer: Duration,
+    /// but not beyond that.
+    until: Instant,
+}
+
+/// How many times over silence is borne while they gather: longer than a
+/// connection takes that found no room twice (one and two seconds).
+const GATHERING: u32 = 4;
 
 /// Signs of life.
 pub(crate) struct Liveness<K>(Mutex<Signs<K>>);
@@ -73,7 +86,8 @@ impl<K> Default for Liveness<K> {
     fn default() -> Self {
         let now = clock::now();
         let since = Since { silent: now, gone: now };
-        Self(Mutex::new(Signs { of: HashMap::new(), since, gathering: now }))
+        let gathering = Gathering { longer: Duration::ZERO, until: now };
+        Self(Mutex::new(Signs { of: HashMap::new(), since, gathering }))
     }
 }
 
@@ -92,8 +106,9 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
         let now = clock::now();
         let signs = &mut *self.0.lock();
         let sign = signs.of.entry(key).or_insert(Sign::new(now, patience));
-        if std::mem::take(&mut sign.awaited) && now < signs.gathering {
-            signs.since.gone = signs.since.gone.max(now);
+        let Gathering { longer, until } = signs.gathering;
+        if std::mem::take(&mut sign.awaited) && now < until {
+            signs.since.gone = signs.since.gone.max(until.min(now + longer));
         }
         sign.streams += 1;
         sign.at = now;
@@ -121,10 +136,10 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     ///
     /// `leads_anew`: nobody is given up any more, and silence counts only after
     /// that time, in which the leader before may still tell some that they live.
-    /// Whoever has no stream yet is awaited: that they are gone counts from when
-    /// one of them last came back, for no longer than silence is borne beyond
-    /// that, because after a restart of all a thousand may stand in line. Within one leadership
-    /// those who are given up stay so, for their end may be on its way.
+    /// If more are awaited than are here, they [gather](Gathering): each may be
+    /// gone for as long as it may be silent, from when one of them last came.
+    /// Within one leadership those who are given up stay so, for their end may
+    /// be on its way.
     pub(crate) fn begin(
         &self,
         live: impl IntoIterator<Item = (K, Patience)>,
@@ -132,14 +147,10 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     ) {
         let now = clock::now();
         let live: HashMap<K, Patience> = live.into_iter().collect();
-        let mut signs = self.0.lock();
-        if let Some(overlap) = leads_anew {
-            let judged = now + overlap;
-            signs.since = Since { silent: judged, gone: judged };
-            let longer = |patience: &Patience| patience.silent.saturating_sub(patience.gone);
-            let longest = live.values().map(longer).max();
-            signs.gathering = judged + longest.unwrap_or_default();
-        }
+        let longer = |patience: &Patience| patience.silent.saturating_sub(patience.gone);
+        let longer = live.values().map(longer).max().unwrap_or_default();
+        let known = live.len();
+        let signs = &mut *self.0.lock();
         signs.of.retain(|key, sign| {
             sign.known = live.contains_key(key);
             sign.known || sign.streams > 0
@@ -150,6 +161,14 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
             if leads_anew.is_some() {
                 (sign.awaited, sign.given_up) = (sign.streams == 0, false);
             }
+        }
+        let Some(overlap) = leads_anew else { return };
+        let judged = now + overlap;
+        signs.since = Since { silent: judged, gone: judged };
+        signs.gathering = Gathering { longer, until: judged };
+        if signs.of.values().filter(|sign| sign.awaited).count() * 2 > known {
+            signs.since.gone = judged + longer;
+            signs.gathering.until = judged + GATHERING * longer;
         }
     }
 
@@ -197,9 +216,9 @@ mod tests {
     #[test]
     fn a_broken_stream_expires_after_the_grace_and_a_silent_one_after_the_ttl() {
         let liveness = Liveness::default();
-        liveness.begin([(1, PATIENCE), (2, PATIENCE)], Some(Duration::ZERO));
         liveness.attached(1, PATIENCE);
         liveness.attached(2, PATIENCE);
+        liveness.begin([(1, PATIENCE), (2, PATIENCE)], Some(Duration::ZERO));
         liveness.detached(&2, true);
         while liveness.expired().is_empty() {
             std::thread::yield_now();
@@ -210,11 +229,15 @@ mod tests {
     #[test]
     fn a_session_with_two_streams_lives_on_when_one_breaks() {
         let liveness = Liveness::default();
+        liveness.attached(1, PATIENCE);
+        liveness.attached(1, PATIENCE);
         liveness.begin([(1, PATIENCE)], Some(Duration::ZERO));
-        liveness.attached(1, PATIENCE);
-        liveness.attached(1, PATIENCE);
         liveness.detached(&1, true);
         assert!(liveness.expired().is_empty());
+        liveness.detached(&1, true);
+        while liveness.expired().is_empty() {
+            std::thread::yield_now();
+        }
     }
 
     #[test]
@@ -258,45 +281,69 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_is_judged_from_when_an_awaited_one_last_came_back() {
+    fn a_leader_that_hears_of_most_gives_the_others_the_grace_alone() {
         let liveness = Liveness::default();
-        let gone = Duration::from_millis(1);
-        let passes = |time: Duration| {
-            let end = clock::now() + time;
-            while clock::now() <= end {
-                std::thread::yield_now();
-            }
-        };
+        liveness.attached(1, PATIENCE);
+        liveness.begin([1, 2].map(|key| (key, PATIENCE)), Some(Duration::ZERO));
+        // The grace is none here; neither one who comes back nor a new one adds to it.
+        liveness.attached(2, PATIENCE);
+        liveness.detached(&2, true);
+        liveness.opened(3, PATIENCE);
+        liveness.attached(3, PATIENCE);
+        while liveness.expired().is_empty() {
+            std::thread::yield_now();
+        }
+        assert_eq!(liveness.expired(), [2]);
+    }
+
+    #[test]
+    fn a_leader_that_hears_of_few_waits_for_as_long_as_others_come() {
+        let liveness = Liveness::default();
+        let longer = PATIENCE.silent;
         let since = || liveness.0.lock().since;
-        // Who may be away for as long as silent, as members of groups, awaits nobody.
-        for (silent, moves) in [(Duration::from_secs(3_600), true), (gone, false)] {
-            let patience = Patience { silent, gone };
-            liveness.attached(3, patience);
-            liveness.begin([1, 2, 3].map(|key| (key, patience)), Some(Duration::ZERO));
-            let begun = since();
-            passes(gone);
-            // Neither one that the state has not, nor a new one, nor one that had a stream.
-            liveness.opened(8, patience);
-            for key in [8, 9, 3] {
-                liveness.attached(key, patience);
-                liveness.detached(&key, true);
-            }
-            liveness.forget(&8);
-            assert_eq!(since().gone, begun.gone);
-            let back = clock::now();
-            liveness.attached(1, patience);
-            assert_eq!(since().gone >= back, moves);
-            // Whoever comes and goes was awaited once.
-            let moved = since();
-            passes(gone);
-            liveness.detached(&1, true);
-            liveness.attached(1, patience);
-            assert_eq!((since().gone, since().silent), (moved.gone, begun.silent));
-            passes(gone * 2);
-            let mut expired = liveness.expired();
-            expired.sort_unstable();
-            assert_eq!(expired, if moves { vec![2] } else { vec![1, 2, 3] });
-            [1, 3].iter().for_each(|key| liveness.detached(key, false));
+        liveness.attached(3, PATIENCE);
+        let before = clock::now();
+        liveness.begin([1, 2, 3, 4].map(|key| (key, PATIENCE)), Some(Duration::ZERO));
+        let begun = since();
+        assert!(begun.gone >= before + longer && begun.silent < before + longer);
+        let passes = |time: Instant| while clock::now() <= time {};
+        passes(clock::now());
+        // Neither one that the state has not, nor a new one, nor one that had a stream.
+        liveness.opened(8, PATIENCE);
+        for key in [8, 9, 3] {
+            liveness.attached(key, PATIENCE);
+            liveness.detached(&key, true);
+        }
+        assert_eq!(since().gone, begun.gone);
+        let back = clock::now();
+        liveness.attached(1, PATIENCE);
+        let moved = since();
+        assert!(moved.gone >= back + longer);
+        assert_eq!(moved.silent, begun.silent);
+        // Whoever comes and goes was awaited once.
+        passes(clock::now());
+        liveness.detached(&1, true);
+        liveness.attached(1, PATIENCE);
+        assert_eq!(since().gone, moved.gone);
+        // They gather for so long and no longer.
+        let until = begun.silent + GATHERING * longer;
+        assert_eq!(liveness.0.lock().gathering.until, until);
+        liveness.0.lock().gathering.until = back + longer;
+        liveness.attached(2, PATIENCE);
+        assert_eq!(since().gone, moved.gone);
+        liveness.0.lock().gathering.until = clock::now();
+        liveness.attached(4, PATIENCE);
+        assert_eq!(since().gone, moved.gone);
+    }
+
+    #[test]
+    fn who_may_be_gone_for_as_long_as_silent_is_waited_for_no_longer() {
+        let liveness = Liveness::default();
+        let member = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
+        liveness.begin([1, 2].map(|key| (key, member)), Some(Duration::ZERO));
+        liveness.attached(1, member);
+        while liveness.expired().len() < 2 {
+            std::thread::yield_now();
         }
     }
 

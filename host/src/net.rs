@@ -2,6 +2,7 @@
 
 use futures::Stream;
 use std::io;
+use std::net::SocketAddr;
 use tonic::transport::{Channel, Endpoint, Error};
 
 #[cfg(not(feature = "simulated"))]
@@ -9,6 +10,33 @@ pub use tokio::net::{TcpListener, TcpStream};
 
 #[cfg(feature = "simulated")]
 pub use crate::simulated::net::{TcpListener, TcpStream};
+
+/// Connections that may wait to be accepted. After a restart thousands come at once, and one for which there is no room
+/// is tried again only after a second, then two, then four. The system has a bound of its own
+/// (`net.core.somaxconn`, 4,096 unless set), and the smaller of the two holds.
+#[cfg(not(feature = "simulated"))]
+const BACKLOG: u32 = 16_384;
+
+/// Listens; where connections of the last process still linger, too.
+///
+/// # Errors
+/// If the address is taken, or not this machine's.
+#[cfg_attr(
+    not(feature = "simulated"),
+    expect(clippy::unused_async, reason = "the simulated one waits")
+)]
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    #[cfg(feature = "simulated")]
+    return TcpListener::bind(address).await;
+    #[cfg(not(feature = "simulated"))]
+    {
+        use tokio::net::TcpSocket;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    }
+}
 
 /// Connections as they come. Small messages leave at once: of an HTTP/2 connection every one counts (TCP_NODELAY).
 pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> + Send {

@@ -118,7 +118,14 @@ pub fn from_status(status: &Status) -> ErrorInfo {
         // The transport itself failed, perhaps after the peer had acted.
         _ => ErrorCode::ConnectionLost,
     };
-    ErrorInfo { code: code.into(), message: status.message().to_owned(), address: String::new() }
+    let message = match status.code() {
+        // Of whoever answers HTTP, or gRPC but not this call; what the transport makes of it helps nobody.
+        Code::Unimplemented => {
+            "the peer does not know the call: it is another kind of process, or another version"
+        }
+        _ => status.message(),
+    };
+    ErrorInfo::new(code, message)
 }
 
 impl ErrorInfo {
@@ -142,6 +149,12 @@ mod tests {
     fn an_error_survives_the_way_through_a_status() {
         let info = ErrorInfo::new(ErrorCode::NotLeaseHolder, "orders/3 moved").at("10.0.0.1:7");
         assert_eq!(from_status(&to_status(info.clone())), info);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_know_the_call_is_said_to_be_something_else() {
+        let info = from_status(&Status::unimplemented(""));
+        assert!(info.message.contains("another kind of process"), "{info:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use clap::ValueEnum;
 use serde::Serialize;
-use streamhouse_client::{Admin, Consumer, OffsetReset};
+use streamhouse_client::{Admin, AdminError, Consumer, OffsetReset};
 
 use crate::clock;
 use crate::controllers::{CONNECT_TIMEOUT, Controllers};
@@ -33,8 +33,7 @@ pub(crate) struct Args {
     /// The topic.
     topic: String,
     /// Join this group, which shares the partitions out among its members; go on where it stopped, and commit to it what
-    /// was written out. With --partition: read that one whoever else does; commits then count only while the group has no
-    /// members.
+    /// was written out. With --partition: read that one, which is refused while the group has members, for only they commit.
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
     /// Which instance of the group's members this is: started again in time, it gets what it had.
@@ -107,13 +106,20 @@ impl Session {
         if args.group.as_deref() == Some("") {
             return Err(Failure::usage("--group is empty").into());
         }
+        let admin = Admin::builder()
+            .controllers(controllers.clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .build()?;
+        if let (Some(group), Some(_)) = (&args.group, args.partition) {
+            without_members(&admin, group).await?;
+        }
         let reset = match args.from {
             From::Earliest => OffsetReset::Earliest,
             From::Latest => OffsetReset::Latest,
         };
         let mut builder = Consumer::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .controllers(controllers.clone())
+            .controllers(controllers)
             .offset_reset(reset)
             // As a member: what goes to another one is committed first.
             .auto_commit(args.group.is_some() && args.partition.is_none())
@@ -138,10 +144,6 @@ impl Session {
             positions.passed(at.partition, next);
         }
         if args.to_end {
-            let admin = Admin::builder()
-                .controllers(controllers)
-                .connect_timeout(CONNECT_TIMEOUT)
-                .build()?;
             let topic = admin.describe_topic(&args.topic).await?;
             positions.end_at(topic.partitions.iter().map(|p| (p.partition, p.high_watermark)));
         }
@@ -265,13 +267,29 @@ impl Session {
     }
 }
 
+/// Of a group that has members only they commit; better said before anything is read.
+async fn without_members(admin: &Admin, group: &str) -> anyhow::Result<()> {
+    let members = match admin.describe_group(group).await {
+        Ok(group) => group.summary.members,
+        // Its first commit makes it.
+        Err(AdminError::UnknownGroup { .. }) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    if members > 0 {
+        let members = output::counted(members, "member");
+        let message = format!("group '{group}' has {members}: leave --partition out, or --group");
+        return Err(Failure::usage(message).into());
+    }
+    Ok(())
+}
+
 /// On stderr: stdout is for records.
 fn tell(summary: &Summary, format: Format) {
     let text = match format {
         Format::Json => serde_json::to_string(summary).unwrap_or_default(),
         Format::Human if std::io::stderr().is_terminal() => format!(
-            "{} records, {} in {:.2} s: {} records/s",
-            output::count(summary.records),
+            "{}, {} in {:.2} s: {} records/s",
+            output::counted(summary.records, "record"),
             output::bytes(summary.bytes),
             summary.seconds,
             output::count(summary.records_per_second as u64)

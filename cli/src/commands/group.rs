@@ -57,7 +57,8 @@ struct Described {
     assignor: &'static str,
     members: Vec<Member>,
     /// Over all partitions with an offset.
-    lag: u64,
+    /// Of the partitions that have an offset; null where none has.
+    lag: Option<u64>,
     partitions: Vec<Partition>,
 }
 
@@ -153,7 +154,7 @@ impl From<GroupDescription> for Described {
         });
         Self {
             members: members.collect(),
-            lag: group.partitions.iter().filter_map(|p| p.lag()).sum(),
+            lag: group.partitions.iter().filter_map(|p| p.lag()).reduce(|sum, lag| sum + lag),
             partitions: partitions.collect(),
             group: group.summary.name,
             state: group.summary.state.as_str(),
@@ -174,7 +175,7 @@ fn human_list(groups: &[Listed]) -> String {
 
 fn human_description(group: &Described) -> String {
     let Described { group: name, state, epoch, assignor, .. } = group;
-    let lag = output::count(group.lag);
+    let lag = output::or_dash(group.lag.map(output::count));
     let unread = match group.partitions.iter().filter(|p| p.committed.is_none()).count() {
         0 => String::new(),
         count => format!(" · without an offset: {count} of {}", group.partitions.len()),

@@ -276,9 +276,18 @@ impl<'a> Sender<'a> {
 }
 
 fn human(report: &Report) -> String {
+    if report.failed > 0 {
+        return format!(
+            "{} of {} acknowledged, {} not, in {:.2} s",
+            output::count(report.acknowledged),
+            output::counted(report.records, "record"),
+            output::count(report.failed),
+            report.seconds,
+        );
+    }
     let mut text = format!(
-        "{} records, {} in {:.2} s: {} records/s, {}/s",
-        output::count(report.records),
+        "{}, {} in {:.2} s: {} records/s, {}/s",
+        output::counted(report.records, "record"),
         output::bytes(report.bytes),
         report.seconds,
         output::count(report.records_per_second as u64),

@@ -178,8 +178,10 @@ fn human(status: &Status) -> String {
     }
     let store = status.store.as_deref().unwrap_or("not known before the first agent");
     let mut text = format!(
-        "cluster {} · generation {} · {} topics · store {store}\n{controllers}\n{agents}",
-        status.cluster, status.generation, status.topics
+        "cluster {} · generation {} · {} · store {store}\n{controllers}\n{agents}",
+        status.cluster,
+        status.generation,
+        output::counted(status.topics, "topic")
     );
     if status.leader.is_none() {
         text.push_str("\nno controller leads with a majority behind it just now");

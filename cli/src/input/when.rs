@@ -4,12 +4,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::exit::Failure;
 
+/// The form of a day.
+const DAY: &str = "2026-11-21";
+
 /// Milliseconds since 1970 of `2026-11-21T12:00:00Z`, of `1795262400000` or `@1795262400000`, or of `-1h`, which is an hour
-/// before `now_ms`. Without a zone a date is one of UTC.
+/// before `now_ms`. Without a zone a date is one of UTC; a day alone is its beginning.
 pub(crate) fn parse(text: &str, now_ms: i64) -> Result<i64, Failure> {
     let wrong = || {
         Failure::usage(format!(
-            "'{text}' is no time: write 2026-11-21T12:00:00Z, milliseconds since 1970, or -1h for an hour ago"
+            "'{text}' is no time: write 2026-11-21T12:00:00Z or 2026-11-21, milliseconds since 1970, or -1h for an hour \
+             ago"
         ))
     };
     // As `group reset` has it, where a bare number is an offset.
@@ -25,7 +29,9 @@ pub(crate) fn parse(text: &str, now_ms: i64) -> Result<i64, Failure> {
     if let Ok(milliseconds) = text.parse::<u64>() {
         return i64::try_from(milliseconds).map_err(|_| wrong());
     }
-    let time = humantime::parse_rfc3339_weak(text).map_err(|_| wrong())?;
+    let midnight = (text.len() == DAY.len()).then(|| format!("{text} 00:00:00"));
+    let time = humantime::parse_rfc3339_weak(midnight.as_deref().unwrap_or(text));
+    let time = time.map_err(|_| wrong())?;
     time.duration_since(UNIX_EPOCH).map(millis).map_err(|_| wrong())
 }
 
@@ -57,6 +63,7 @@ mod tests {
         for (text, expected) in [
             ("2023-11-14T22:13:20Z", now),
             ("2023-11-14 22:13:20", now),
+            ("2023-11-14", now - 80_000_000),
             ("1700000000000", now),
             ("@1700000000000", now),
             ("-1h", now - 3_600_000),
@@ -64,7 +71,7 @@ mod tests {
         ] {
             assert_eq!(parse(text, now).unwrap(), expected, "{text}");
         }
-        for wrong in ["yesterday", "", "-1", "-1y2", "2023-13-01T00:00:00Z"] {
+        for wrong in ["yesterday", "", "-1", "-1y2", "2023-13-01T00:00:00Z", "2023-02-30"] {
             let error = parse(wrong, now).unwrap_err().to_string();
             assert!(error.starts_with(&format!("'{wrong}' is no time")), "{error}");
         }

@@ -230,7 +230,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// How long no controller at all may be reachable before the first one was. Default: as long as a call.
+    /// How long no controller at all may be reachable before the first one was; never longer than a call may take.
+    /// Default: 15 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.pool.connect_timeout = timeout;
         self

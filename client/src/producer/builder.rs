@@ -92,7 +92,8 @@ impl ProducerBuilder {
         self
     }
 
-    /// How long no controller at all may be reachable before the first one was. Default: as long as a call.
+    /// How long no controller at all may be reachable before the first one was; never longer than a call may take.
+    /// Default: 15 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.pool.connect_timeout = timeout;
         self

@@ -37,13 +37,21 @@ pub(super) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let audit = Audit { controllers, store, deep: args.deep, patience: args.wait };
     let report = audit.run(&mut NoWitness).await?;
     format.print(&report, |report| human(report, args.deep))?;
-    match report.problems.len() {
-        0 => Ok(()),
-        count => {
-            let message = format!("{count} problems were found");
-            Err(Failure::new(Kind::Damaged, message).into())
-        }
+    outcome(&report.problems)
+}
+
+fn outcome(problems: &[Problem]) -> anyhow::Result<()> {
+    if problems.is_empty() {
+        return Ok(());
     }
+    // A controller that is away damages nothing.
+    let unknown = problems.iter().all(|problem| matches!(problem, Problem::NotCompared { .. }));
+    let (kind, what) = match unknown {
+        true => (Kind::Unavailable, "nothing is damaged, but not all could be compared"),
+        false => (Kind::Damaged, "not everything is as it must be"),
+    };
+    let count = output::counted(problems.len() as u64, "problem");
+    Err(Failure::new(kind, format!("{what}: {count}")).into())
 }
 
 async fn open(args: &Args, controllers: &[String]) -> anyhow::Result<Store> {

@@ -15,8 +15,8 @@ use crate::output::{self, Format};
 pub(crate) struct Args {
     /// The topic.
     name: String,
-    /// Show the first record that is not older than this, too: a date as 2026-11-21T12:00:00Z, milliseconds since 1970,
-    /// or -1h for an hour ago.
+    /// Show the first record that is not older than this, too: 2026-11-21T12:00:00Z or 2026-11-21, milliseconds since
+    /// 1970 with or without an @ in front, or -1h for an hour ago.
     #[arg(long, value_name = "TIMESTAMP", allow_hyphen_values = true)]
     at: Option<String>,
     #[command(flatten)]
