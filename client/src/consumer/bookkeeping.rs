@@ -13,13 +13,18 @@ use streamhouse_host::{Mistake, is_planted};
 struct Entry {
     position: Option<u64>,
     taken: Option<u64>,
+    /// What its group has, where that is known.
     committed: Option<u64>,
+    /// The number of its newest commit.
+    newest: u64,
 }
 
 /// See the module. Partitions go by their slot.
 #[derive(Debug, Default)]
 pub(super) struct Bookkeeping {
     entries: Vec<Option<Entry>>,
+    /// How many commits were handed in; each goes by its number.
+    handed_in: u64,
     /// Whether the records of the last poll were iterated to the end.
     last_poll: Option<Arc<AtomicBool>>,
 }
@@ -30,7 +35,7 @@ impl Bookkeeping {
         if self.entries.len() <= slot {
             self.entries.resize(slot + 1, None);
         }
-        self.entries[slot] = Some(Entry { position, taken: position, committed });
+        self.entries[slot] = Some(Entry { position, taken: position, committed, newest: 0 });
     }
 
     /// The slot's partition is not read any more.
@@ -93,15 +98,29 @@ impl Bookkeeping {
         positions.filter_map(|(slot, entry)| Some((slot, entry.as_ref()?.position?))).collect()
     }
 
-    /// This offset is committed.
-    pub(super) fn committed(&mut self, slot: usize, offset: u64) {
-        if let Some(entry) = &mut self.entries[slot] {
+    /// A commit of these slots is handed in. From here on nobody knows what their group has, until that commit is known to
+    /// have been taken: it may take effect although it fails, or nobody waits for its answer. Returns its number.
+    pub(super) fn hand_in(&mut self, slots: impl IntoIterator<Item = usize>) -> u64 {
+        self.handed_in += 1;
+        for slot in slots {
+            if let Some(entry) = &mut self.entries[slot] {
+                (entry.committed, entry.newest) = (None, self.handed_in);
+            }
+        }
+        self.handed_in
+    }
+
+    /// That commit of this offset was taken. Only of the slot's newest one that tells what its group has.
+    pub(super) fn committed(&mut self, slot: usize, offset: u64, number: u64) {
+        if let Some(entry) = &mut self.entries[slot]
+            && entry.newest == number
+        {
             entry.committed = Some(offset);
         }
     }
 
-    /// The application asks for this offset to be committed, so it has taken all before it: no automatic commit goes back
-    /// behind it.
+    /// The application asks for this offset to be committed, so it has taken all before it: until it polls again, no
+    /// automatic commit goes back behind it. Afterwards its position counts, also where that is lower, as in Kafka.
     pub(super) fn take(&mut self, slot: usize, offset: u64) {
         if let Some(entry) = &mut self.entries[slot] {
             entry.taken = entry.taken.map(|taken| taken.max(offset));
@@ -162,8 +181,32 @@ mod tests {
         books.begin_poll();
         let due = books.taken();
         assert_eq!(due, [(0, 4)]);
-        books.committed(0, due[0].1);
+        let number = books.hand_in([0]);
+        books.committed(0, due[0].1, number);
         assert_eq!(books.taken(), []);
+    }
+
+    #[test]
+    fn what_is_committed_is_known_by_the_newest_commit_alone() {
+        let mut books = Bookkeeping::default();
+        books.add(0, Some(5), Some(5));
+        poll(&mut books, 8);
+        books.begin_poll();
+        let automatic = books.hand_in([0]);
+        // Whoever goes back before the answer may go back behind what it was.
+        books.seek(0, 5);
+        assert_eq!(books.taken(), [(0, 5)]);
+        let explicit = books.hand_in([0]);
+        books.committed(0, 5, explicit);
+        // The earlier one's answer comes late.
+        books.committed(0, 8, automatic);
+        assert_eq!(books.taken(), []);
+        // Nor does one count of the partition that had the slot before.
+        let late = books.hand_in([0]);
+        books.remove(0);
+        books.add(0, Some(0), None);
+        books.committed(0, 0, late);
+        assert_eq!(books.taken(), [(0, 0)]);
     }
 
     #[test]
@@ -172,7 +215,8 @@ mod tests {
         books.add(0, Some(0), Some(0));
         poll(&mut books, 10);
         books.take(0, 10);
-        books.committed(0, 10);
+        let number = books.hand_in([0]);
+        books.committed(0, 10, number);
         // Nothing is left for an automatic commit, least of all the position before that poll.
         assert_eq!(books.taken(), []);
         books.seek(0, 3);
@@ -204,8 +248,9 @@ mod tests {
         let mut books = Bookkeeping::default();
         books.add(0, Some(1), None);
         books.add(1, Some(2), None);
+        let number = books.hand_in([0]);
         books.remove(0);
-        books.committed(0, 9);
+        books.committed(0, 9, number);
         books.advance(0, 9);
         assert_eq!((books.positions(), books.position(0)), (vec![(1, 2)], None));
         assert_eq!(books.lost(), None);

@@ -9,6 +9,7 @@ use crate::types::TopicPartition;
 /// An automatic commit that is under way.
 #[derive(Debug)]
 pub(super) struct Automatic {
+    number: u64,
     offsets: Vec<Offset>,
     pending: PendingCommit,
 }
@@ -27,6 +28,7 @@ impl Consumer {
     pub fn commit_async(&mut self) -> Result<PendingCommit, ConsumeError> {
         let offsets = self.positions_to_commit();
         self.take(&offsets);
+        self.number(&offsets);
         self.queue()?.try_commit(offsets)
     }
 
@@ -84,16 +86,23 @@ impl Consumer {
     }
 
     async fn commit_now(&mut self, offsets: Vec<Offset>) -> Result<(), ConsumeError> {
+        let number = self.number(&offsets);
         // GROUP: it goes behind an automatic one that is under way, which it makes good if that fails.
         self.queue()?.commit(offsets.clone()).await.await?;
-        self.note(&offsets);
+        self.note(number, &offsets);
         Ok(())
     }
 
-    fn note(&mut self, offsets: &[Offset]) {
+    /// The number of a commit of these, which is about to be handed in.
+    fn number(&mut self, offsets: &[Offset]) -> u64 {
+        let slots = offsets.iter().filter_map(|offset| self.table.slot(&offset.at));
+        self.books.hand_in(slots)
+    }
+
+    fn note(&mut self, number: u64, offsets: &[Offset]) {
         for offset in offsets {
             if let Some(slot) = self.table.slot(&offset.at) {
-                self.books.committed(slot, offset.committed.offset);
+                self.books.committed(slot, offset.committed.offset, number);
             }
         }
     }
@@ -117,8 +126,9 @@ impl Consumer {
         if offsets.is_empty() {
             return;
         }
+        let number = self.number(&offsets);
         match self.queue().and_then(|queue| queue.try_commit(offsets.clone())) {
-            Ok(pending) => self.automatic = Some(Automatic { offsets, pending }),
+            Ok(pending) => self.automatic = Some(Automatic { number, offsets, pending }),
             Err(error) => tracing::warn!(%error, "automatic commit failed"),
         }
     }
@@ -130,7 +140,7 @@ impl Consumer {
     fn settled(&mut self, outcome: Result<(), ConsumeError>) {
         let Some(automatic) = self.automatic.take() else { return };
         match outcome {
-            Ok(()) => self.note(&automatic.offsets),
+            Ok(()) => self.note(automatic.number, &automatic.offsets),
             Err(error) => tracing::warn!(%error, "automatic commit failed"),
         }
     }

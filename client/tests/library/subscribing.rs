@@ -131,6 +131,32 @@ async fn what_was_committed_by_hand_is_not_taken_back_when_its_partition_goes() 
 }
 
 #[tokio::test]
+async fn a_rewind_is_committed_whoever_waited_for_the_commit_before_it() {
+    let (world, controller, producer) = cluster(1).await;
+    fill(&producer, 0, 0..20).await;
+    for waits in [true, false] {
+        let mut consumer = committing(&world, &controller).await;
+        consumer.seek("orders", 0, 10).unwrap();
+        consumer.commit().await.unwrap();
+        read(&mut consumer, 10).await;
+        if waits {
+            consumer.commit_async().unwrap().await.unwrap();
+        } else {
+            // It is sent, but nobody hears of the answer.
+            world.commits_held.send_replace(true);
+            let commit = tokio::time::timeout(Duration::from_millis(50), consumer.commit());
+            assert!(commit.await.is_err());
+            world.commits_held.send_replace(false);
+        }
+        consumer.seek("orders", 0, 10).unwrap();
+        consumer.close().await.unwrap();
+        let commits = world.state.lock().commits.clone();
+        let said: Vec<u64> = commits.iter().map(|commit| commit.offsets[0].offset).collect();
+        assert_eq!(said[said.len() - 2..], [20, 10]);
+    }
+}
+
+#[tokio::test]
 async fn given_offsets_are_committed_with_the_application_s_words() {
     let (world, controller, producer) = cluster(2).await;
     fill(&producer, 0, 0..20).await;
