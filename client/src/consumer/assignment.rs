@@ -20,10 +20,11 @@ use super::discovery::{self, Discovery};
 use super::error::ConsumeError;
 use super::handle::Consumer;
 use super::offsets::describe;
+use super::ready::{Body, Chunk};
 use super::subscription::{Known, Subscription};
 use super::targets::Place;
+use super::times::Found;
 use super::watch::WatchTask;
-use crate::clock;
 use crate::types::{PartitionDescription, TopicPartition};
 
 /// BOUND: events that poll has not followed yet; whoever sends more waits.
@@ -47,6 +48,14 @@ impl Assigned {
             high_watermark: state.high_watermark,
         }
     }
+}
+
+/// Where a partition begins.
+struct Start {
+    /// The offset to read from, if it has one; or why that could not be found.
+    position: Result<Option<u64>, ConsumeError>,
+    /// The offset that its group has committed.
+    committed: Option<u64>,
 }
 
 /// See the module.
@@ -251,21 +260,26 @@ impl Consumer {
         let new = partitions.iter().filter(|assigned| self.table.slot(&assigned.at).is_none());
         let new: Vec<Assigned> = new.cloned().collect();
         let starts = self.starts(&new, noticed).await?;
-        for (assigned, (position, committed)) in new.into_iter().zip(starts) {
-            let Some(slot) = self.table.insert(&assigned.at, assigned.topic) else { continue };
-            self.books.add(slot, position, committed);
-            let Assigned { at, topic, high_watermark, .. } = assigned;
-            self.targets.assign(slot, Place { at, topic, high_watermark }, position);
+        for (assigned, start) in new.into_iter().zip(starts) {
+            self.begin(assigned, start);
         }
         Ok(())
     }
 
-    /// Per partition the offset to read from, and the one that its group has committed.
-    async fn starts(
-        &self,
-        new: &[Assigned],
-        noticed: bool,
-    ) -> Result<Vec<(Option<u64>, Option<u64>)>, ConsumeError> {
+    fn begin(&mut self, assigned: Assigned, start: Start) {
+        let Some(slot) = self.table.insert(&assigned.at, assigned.topic) else { return };
+        let position = start.position.as_ref().copied().unwrap_or_default();
+        self.books.add(slot, position, start.committed);
+        let Assigned { at, topic, high_watermark, .. } = assigned;
+        self.targets.assign(slot, Place { at, topic, high_watermark }, position);
+        if let Err(error) = start.position {
+            // Told like one that reading it meets, and then tried again.
+            let version = self.targets.version(slot);
+            self.ready.push(Chunk { slot, version, body: Body::Failed(error) });
+        }
+    }
+
+    async fn starts(&self, new: &[Assigned], noticed: bool) -> Result<Vec<Start>, ConsumeError> {
         let committed = match &self.options.group_id {
             Some(group) if !new.is_empty() => {
                 // GROUP: commits of before, which may be under way yet, count: whoever lost partitions and has them again
@@ -281,22 +295,27 @@ impl Consumer {
         let committed = |assigned: &Assigned| {
             committed.get(&(assigned.topic, assigned.at.partition)).map(|known| known.offset)
         };
-        let mut by_time = BTreeMap::new();
-        if let OffsetReset::Since(age) = self.options.offset_reset {
+        let mut by_time = Found::new();
+        if let Some(since) = self.reset_time() {
             let without = new.iter().filter(|assigned| committed(assigned).is_none());
-            let since = clock::wall_ms().saturating_sub_unsigned(age.as_millis() as u64);
-            by_time = self.search(without.map(|a| (a.clone(), since)).collect()).await?;
+            let searches = without.map(|assigned| (assigned.clone(), since)).collect();
+            by_time = self.searcher().search(searches).await?;
         }
-        let start = |assigned: &Assigned| match self.options.offset_reset {
-            OffsetReset::Latest if !noticed => Some(assigned.high_watermark),
-            OffsetReset::Earliest | OffsetReset::Latest => Some(assigned.log_start),
+        let mut reset = |assigned: &Assigned| match self.options.offset_reset {
+            OffsetReset::Latest if !noticed => Ok(Some(assigned.high_watermark)),
+            OffsetReset::Earliest | OffsetReset::Latest => Ok(Some(assigned.log_start)),
             OffsetReset::Since(_) => {
-                let found = by_time.get(&*assigned.at).copied().flatten();
-                Some(found.map_or(assigned.high_watermark, |found| found.offset))
+                let found = by_time.remove(&*assigned.at).transpose()?.flatten();
+                Ok(Some(found.map_or(assigned.high_watermark, |found| found.offset)))
             }
-            OffsetReset::None => None,
+            OffsetReset::None => Ok(None),
         };
-        Ok(new.iter().map(|a| (committed(a).or_else(|| start(a)), committed(a))).collect())
+        let start = |assigned: &Assigned| {
+            let committed = committed(assigned);
+            let position = if committed.is_some() { Ok(committed) } else { reset(assigned) };
+            Start { position, committed }
+        };
+        Ok(new.iter().map(start).collect())
     }
 
     fn remove(&mut self, partitions: &[TopicPartition]) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use streamhouse_host::{Mistake, is_planted};
 use streamhouse_proto::v1;
 use streamhouse_segment::ids::{ClusterId, TopicId};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::assignment::{AssignmentEvent, Events};
 use super::bookkeeping::Bookkeeping;
 use super::budget::Memory;
-use super::builder::{ConsumerBuilder, OffsetReset};
+use super::builder::ConsumerBuilder;
 use super::commit::CommitQueue;
 use super::committing::Automatic;
 use super::error::ConsumeError;
@@ -55,6 +55,8 @@ pub struct Consumer {
     memory: Arc<Memory>,
     /// What the last poll handed out.
     loan: Option<Arc<Loan>>,
+    /// Held by the search by time that runs beside poll.
+    pub(super) search: Arc<Mutex<()>>,
     // Changes of the assignment: where they come from, and those that are not yet followed.
     pub(super) events: Option<Events>,
     pub(super) pending: VecDeque<AssignmentEvent>,
@@ -132,6 +134,7 @@ impl Consumer {
             ready: Arc::default(),
             memory,
             loan: None,
+            search: Arc::default(),
             events: None,
             pending: VecDeque::new(),
             news: Arc::default(),
@@ -203,16 +206,10 @@ impl Consumer {
             self.follow_events().await?;
             // Where it begins with what it was just given may be due.
             self.commit_automatically();
-            if let Some(slot) = self.books.lost() {
+            if let Some(slot) = self.books.lost().filter(|_| self.reset_time().is_none()) {
                 return Err(ConsumeError::NoOffset { at: (**self.table.at(slot)).clone() });
             }
-            let records = match self.gather() {
-                Err(ConsumeError::OffsetOutOfRange { at, .. }) if self.resets_by_time() => {
-                    self.reset_by_time(&at).await?;
-                    continue;
-                }
-                gathered => gathered?,
-            };
+            let records = self.gather()?;
             self.targets.ring();
             if !records.is_empty() {
                 if !self.may_hand_out().await? {
@@ -236,27 +233,40 @@ impl Consumer {
     }
 
     fn gather(&mut self) -> Result<Records, ConsumeError> {
-        let limit = self.options.max_poll_records;
-        let gathered = self.ready.gather(limit, &self.table, &self.targets, &mut self.books);
-        gathered.map_err(|failed| {
-            let (slot, error) = *failed;
-            // READ: the partition is read again from where it stands, never further on. One that is gone is not.
-            let gone = matches!(error, ConsumeError::TopicDeleted { .. });
-            let early = u64::from(is_planted(Mistake::StaleReadPlan));
-            let position = self.books.position(slot).filter(|_| !gone);
-            self.targets.set(slot, position.map(|position| position.saturating_sub(early)));
-            error
-        })
+        loop {
+            let limit = self.options.max_poll_records;
+            let gathered = self.ready.gather(limit, &self.table, &self.targets, &mut self.books);
+            let (slot, error) = match gathered {
+                Ok(records) => return Ok(records),
+                Err(failed) => *failed,
+            };
+            match (&error, self.reset_time()) {
+                (ConsumeError::TopicDeleted { .. }, _) => self.targets.set(slot, None),
+                (ConsumeError::OffsetOutOfRange { .. }, Some(since)) => {
+                    self.read_since(slot, since);
+                    continue;
+                }
+                _ => self.read_on(slot),
+            }
+            return Err(error);
+        }
+    }
+
+    /// READ: the partition is read from where it stands, never further on. Where a search by time failed it stands
+    /// nowhere: that is searched again.
+    fn read_on(&mut self, slot: usize) {
+        let position = self.books.position(slot);
+        if let (None, Some(since)) = (position, self.reset_time()) {
+            return self.read_since(slot, since);
+        }
+        let early = u64::from(is_planted(Mistake::StaleReadPlan));
+        self.targets.set(slot, position.map(|position| position.saturating_sub(early)));
     }
 
     /// What was handed out and not taken is handed out again.
     pub(super) fn take_back(&mut self, rest: IntoIter) {
         self.counters.records.fetch_sub(rest.len() as u64, Relaxed);
         self.ready.take_back(rest, &self.targets, &mut self.books);
-    }
-
-    fn resets_by_time(&self) -> bool {
-        matches!(self.options.offset_reset, OffsetReset::Since(_))
     }
 
     /// Reads the partition from `offset` on. An offset that is not in the log follows the reset policy when it is read.
@@ -300,7 +310,7 @@ impl Consumer {
         for at in partitions {
             let slot = self.slot(&at.into())?;
             if self.paused.remove(&slot) {
-                self.targets.set(slot, self.books.position(slot));
+                self.read_on(slot);
             }
         }
         Ok(())
@@ -312,7 +322,7 @@ impl Consumer {
     }
 
     /// The offset of the next record that poll will hand out; `None` if there is no such partition here, or if it has
-    /// no position (see [`OffsetReset::None`]).
+    /// no position (see [`OffsetReset::None`]; and of [`OffsetReset::Since`] while that cannot be found).
     pub fn position(&self, topic: &str, partition: u32) -> Option<u64> {
         self.books.position(self.slot(&TopicPartition::new(topic, partition)).ok()?)
     }

@@ -14,7 +14,7 @@ use super::records::{IntoIter, Part, Records};
 use super::table::Table;
 use super::targets::Targets;
 
-/// What the fetcher has for a partition.
+/// What the fetcher, or a search by time, has for a partition.
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) slot: usize,
@@ -28,6 +28,8 @@ pub(super) enum Body {
     Batch(ReadyBatch),
     /// The reset policy goes on at that offset.
     Reset(u64),
+    /// A search by time says where to begin.
+    Begin(u64),
     /// The partition has stopped.
     Failed(ConsumeError),
 }
@@ -109,6 +111,10 @@ impl Ready {
             }
             match &mut chunk.body {
                 Body::Reset(offset) => books.seek(chunk.slot, *offset),
+                Body::Begin(offset) => {
+                    books.seek(chunk.slot, *offset);
+                    targets.set(chunk.slot, Some(*offset));
+                }
                 Body::Failed(error) if records.is_empty() => {
                     return Err(Box::new((chunk.slot, error.clone())));
                 }

@@ -8,14 +8,19 @@ use std::sync::Arc;
 
 use streamhouse_proto::v1;
 use streamhouse_segment::batch::{self, Limits};
+use streamhouse_segment::ids::{ClusterId, TopicId};
 use streamhouse_segment::object::verify_slice;
 
 use super::assignment::Assigned;
+use super::builder::OffsetReset;
 use super::error::ConsumeError;
 use super::handle::Consumer;
 use super::offsets::describe;
 use super::plan::{self, Slice};
-use crate::routing::Client;
+use super::ready::{Body, Chunk};
+use super::source::Source;
+use crate::errors::Code;
+use crate::routing::{Client, Metadata};
 use crate::types::TopicPartition;
 use crate::{clock, convert};
 
@@ -31,8 +36,8 @@ pub struct OffsetAndTimestamp {
     pub timestamp: i64,
 }
 
-/// What was found, by partition: `None` where every record is older.
-pub(super) type Found = BTreeMap<TopicPartition, Option<OffsetAndTimestamp>>;
+/// What became of each partition's search: `None` where every record is older.
+pub(super) type Found = BTreeMap<TopicPartition, Result<Option<OffsetAndTimestamp>, ConsumeError>>;
 
 /// A partition that is being searched.
 struct Search {
@@ -42,14 +47,12 @@ struct Search {
     from: u64,
 }
 
-/// What an answer says about it.
+/// What comes of an answer about it.
 enum Step {
-    /// Look into this slice.
-    Read(Slice),
     /// Ask again from there.
     On(u64),
-    /// There is nothing.
-    End,
+    /// That is the record, or there is none.
+    End(Option<OffsetAndTimestamp>),
 }
 
 impl Consumer {
@@ -77,26 +80,72 @@ impl Consumer {
                 searches.push((Assigned::new(&name, found.topic.id, state), since));
             }
         }
-        self.search(searches).await
+        let found = self.searcher().search(searches).await?;
+        found.into_iter().map(|(at, found)| Ok((at, found?))).collect()
     }
 
-    /// Goes on where the reset policy by time says, after the position was found outside the log.
-    pub(super) async fn reset_by_time(&mut self, at: &TopicPartition) -> Result<(), ConsumeError> {
-        let super::OffsetReset::Since(age) = self.options.offset_reset else { return Ok(()) };
-        let since = clock::wall_ms().saturating_sub_unsigned(age.as_millis() as u64);
-        let found = self.offsets_for_times([(at.clone(), since)]).await?;
-        let offset = match found.get(at).copied().flatten() {
-            Some(found) => found.offset,
-            None => {
-                let state = describe(&self.metadata, &at.topic).await?;
-                let end = state.partitions.iter().find(|s| s.partition == at.partition);
-                end.map_or(0, |state| state.high_watermark)
-            }
+    pub(super) fn searcher(&self) -> Searcher {
+        let (metadata, source) = (self.metadata.clone(), self.source.clone());
+        Searcher { cluster: self.cluster, metadata, source }
+    }
+
+    /// The time from which on the reset policy reads, in milliseconds since 1970, if it goes by time.
+    pub(super) fn reset_time(&self) -> Option<i64> {
+        let OffsetReset::Since(age) = self.options.offset_reset else { return None };
+        Some(clock::wall_ms().saturating_sub_unsigned(age.as_millis() as u64))
+    }
+
+    /// Reads the partition from the first record that is not before `since`. That is searched beside poll, which goes on
+    /// with the others; until it is found, the partition is not read.
+    pub(super) fn read_since(&mut self, slot: usize, since: i64) {
+        self.targets.set(slot, None);
+        let version = self.targets.version(slot);
+        let (at, topic) = (self.table.at(slot).clone(), self.table.topic(slot));
+        let (searcher, ready, turn) = (self.searcher(), self.ready.clone(), self.search.clone());
+        let cancel = self.cancel.clone();
+        let search = async move {
+            // BOUND: one at a time, for each holds a slice.
+            let _turn = turn.lock().await;
+            let body = match searcher.first(&at, topic, since).await {
+                Ok(offset) => Body::Begin(offset),
+                Err(error) => Body::Failed(error),
+            };
+            ready.push(Chunk { slot, version, body });
         };
-        self.seek(&at.topic, at.partition, offset)
+        self.tasks.spawn(async move { cancel.run_until_cancelled(search).await });
+    }
+}
+
+/// Looks for records by time.
+pub(super) struct Searcher {
+    cluster: ClusterId,
+    metadata: Metadata,
+    source: Arc<Source>,
+}
+
+impl Searcher {
+    /// The partition's first offset that is not before `since`: its end, if all are.
+    async fn first(
+        &self,
+        at: &TopicPartition,
+        topic: TopicId,
+        since: i64,
+    ) -> Result<u64, ConsumeError> {
+        let found = self.metadata.describe_id(topic, true).await;
+        let found = found.map_err(|error| match error.code() {
+            Some(Code::UnknownTopic) => ConsumeError::TopicDeleted { topic: at.topic.clone() },
+            _ => ConsumeError::Call(error),
+        })?;
+        let Some(state) = found.partitions.iter().find(|s| s.partition == at.partition) else {
+            let partitions = found.topic.partitions;
+            return Err(ConsumeError::UnknownPartition { at: at.clone(), partitions });
+        };
+        let assigned = Assigned::new(&at.topic, topic, state);
+        let record = self.search(vec![(assigned, since)]).await?.remove(at).transpose()?.flatten();
+        Ok(record.map_or(state.high_watermark, |record| record.offset))
     }
 
-    /// The searches, several partitions to a question.
+    /// The searches, several partitions to a question. What is wrong with one partition fails no other.
     pub(super) async fn search(
         &self,
         searches: Vec<(Assigned, i64)>,
@@ -116,20 +165,16 @@ impl Consumer {
             let answer = self.ask(&open).await?;
             let mut on = Vec::new();
             for (mut search, plan) in open.into_iter().zip(answer.plans) {
-                match self.step(&search, plan)? {
-                    Step::End => drop(found.insert((*search.at).clone(), None)),
-                    Step::On(from) => {
+                let result = match self.step(&search, plan).await {
+                    Ok(Step::On(from)) => {
                         search.from = from;
                         on.push(search);
+                        continue;
                     }
-                    Step::Read(slice) => match self.look_into(&search, &slice).await? {
-                        Some(record) => drop(found.insert((*search.at).clone(), Some(record))),
-                        None => {
-                            search.from = slice.last_offset + 1;
-                            on.push(search);
-                        }
-                    },
-                }
+                    Ok(Step::End(record)) => Ok(record),
+                    Err(error) => Err(error),
+                };
+                found.insert((*search.at).clone(), result);
             }
             on.extend(rest);
             open = on;
@@ -165,7 +210,7 @@ impl Consumer {
         Ok(answer)
     }
 
-    fn step(&self, search: &Search, plan: v1::ReadPlan) -> Result<Step, ConsumeError> {
+    async fn step(&self, search: &Search, plan: v1::ReadPlan) -> Result<Step, ConsumeError> {
         if let Some(info) = plan.error {
             // Its oldest records were deleted meanwhile.
             if info.code() == v1::ErrorCode::OffsetOutOfRange && search.from < plan.log_start {
@@ -175,12 +220,17 @@ impl Consumer {
             return Err(ConsumeError::LookUp { at: (*search.at).clone(), refusal });
         }
         match plan.segments.into_iter().next() {
-            Some(segment) => Ok(Step::Read(plan::slice(self.cluster, segment)?)),
+            Some(segment) => {
+                let slice = plan::slice(self.cluster, segment)?;
+                let record = self.look_into(search, &slice).await?;
+                let next = Step::On(slice.last_offset + 1);
+                Ok(record.map_or(next, |record| Step::End(Some(record))))
+            }
             // Not a step further where the question was too large: then the first partition of it was looked through.
             None if (search.from..plan.high_watermark).contains(&plan.scanned_to) => {
                 Ok(Step::On(plan.scanned_to))
             }
-            None => Ok(Step::End),
+            None => Ok(Step::End(None)),
         }
     }
 

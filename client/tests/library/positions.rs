@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use crate::world::reading::{SOON, at, builder, cluster, fill, idle, offsets, read, with_objects};
-use streamhouse_client::consumer::OffsetAndTimestamp;
+use crate::world::reading::{
+    SOON, at, builder, cluster, fill, idle, offsets, read, read_through, with_objects,
+};
+use streamhouse_client::consumer::{ConsumeError, OffsetAndTimestamp};
 use streamhouse_client::{Consumer, OffsetReset, Producer, Record};
 
 #[tokio::test]
@@ -149,6 +151,35 @@ async fn a_consumer_can_begin_with_what_is_not_older_than_some_time() {
     assert_eq!(read(&mut consumer, 1).await[0].offset, 11);
     let all = since(Duration::from_secs(100 * 365 * 24 * 3_600)).build().await.unwrap();
     assert_eq!(all.position("orders", 0), Some(0));
+}
+
+#[tokio::test]
+async fn a_partition_whose_beginning_cannot_be_found_keeps_no_other_from_being_read() {
+    let (world, controller, _producer) = cluster(2).await;
+    for partition in 0..2 {
+        world.append_object("orders", partition..partition + 1).await;
+    }
+    // Partition 0 has no commit, and what the search would look into is gone.
+    let missing = world.get(&world.key(1)).await;
+    world.delete(&world.key(1)).await;
+    let since = OffsetReset::Since(Duration::from_secs(100 * 365 * 24 * 3_600));
+    let builder = builder(&world, &controller).group_id("g").offset_reset(since);
+    let mut consumer = builder.build().await.unwrap();
+    let (seen, _) = read_through(&mut consumer, 10).await;
+    assert!(seen.iter().all(|(partition, _)| *partition == 1), "{seen:?}");
+    assert_eq!(consumer.position("orders", 0), None);
+    // It is told as often as it is searched again, between the others' records.
+    for _ in 0..2 {
+        let error = consumer.poll(SOON).await.unwrap_err();
+        assert!(matches!(error, ConsumeError::MissingObject { .. }), "{error}");
+    }
+    world.append_object("orders", 1..2).await;
+    assert_eq!(read_through(&mut consumer, 10).await.0[0], (1, 10));
+    // Also after a pause.
+    consumer.pause([("orders", 0)]).unwrap();
+    world.put(&world.key(1), missing).await;
+    consumer.resume([("orders", 0)]).unwrap();
+    assert_eq!(read_through(&mut consumer, 10).await.0[0], (0, 0));
 }
 
 #[tokio::test]

@@ -56,7 +56,8 @@ use crate::types::TopicPartition;
 /// # drop(builder);
 /// ```
 pub trait RebalanceListener: Send + Sync {
-    /// These partitions are read from now on, besides those that are read already. Their positions are known.
+    /// These partitions are read from now on, besides those that are read already. Their positions are known, unless they
+    /// are searched by time and the search failed: then poll tells.
     fn assigned(&self, partitions: &[TopicPartition]) {
         let _ = partitions;
     }
