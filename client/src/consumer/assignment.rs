@@ -16,6 +16,7 @@ use tokio_util::sync::DropGuard;
 
 use super::builder::OffsetReset;
 use super::commit::Offset;
+use super::committing::Fence;
 use super::discovery::{self, Discovery};
 use super::error::ConsumeError;
 use super::handle::Consumer;
@@ -146,16 +147,37 @@ impl Consumer {
                 None => gone.push((**at).clone()),
             }
         }
-        // What an earlier subscription still had to say is of no interest.
-        self.events = None;
-        self.pending.clear();
-        self.apply(&AssignmentEvent::Lost(lost)).await?;
-        let event = AssignmentEvent::Assigned { partitions: wanted, noticed: false };
-        self.apply(&event).await?;
-        self.apply(&AssignmentEvent::Revoked(gone)).await?;
+        let stays = |assigned: &Assigned| {
+            let slot = self.table.slot(&assigned.at);
+            slot.is_some_and(|slot| self.table.topic(slot) == assigned.topic)
+        };
+        let new: Vec<_> = wanted.into_iter().filter(|assigned| !stays(assigned)).collect();
+        if !new.is_empty() {
+            self.wait_for_commits().await;
+        }
+        let starts = self.starts(&new, false).await?;
+        self.commit_before_revocation(&gone).await;
+        // Nothing fails or waits from here on. What an earlier subscription still had to say is of no interest.
+        self.forget_events();
+        self.remove(&lost);
+        self.remove(&gone);
+        self.begin(new.into_iter().zip(starts));
         self.discover(&subscription, known);
         self.subscription = subscription;
         Ok(())
+    }
+
+    /// What whoever decided until now still had to say is not followed any more.
+    pub(super) fn forget_events(&mut self) {
+        (self.events, self.fence) = (None, Fence::None);
+        self.pending.clear();
+    }
+
+    /// See [`settling`](Self::settling).
+    async fn wait_for_commits(&mut self) {
+        if let Some(queue) = &mut self.commits {
+            queue.answered(queue.of_this_membership()).await;
+        }
     }
 
     /// The partitions that it wants as the cluster is now.
@@ -225,7 +247,7 @@ impl Consumer {
         self.events = Some(Events { receiver, _source: cancel.drop_guard() });
     }
 
-    /// Follows what has come in. An event that fails is followed again by the next poll.
+    /// Follows what has come in, so far as it need not wait. An event that fails is followed again by the next poll.
     pub(super) async fn follow_events(&mut self) -> Result<(), ConsumeError> {
         if let Some(events) = &mut self.events {
             while let Ok(event) = events.receiver.try_recv() {
@@ -233,8 +255,15 @@ impl Consumer {
             }
         }
         while let Some(event) = self.pending.front().cloned() {
+            if matches!((&self.fence, &event), (Fence::None, AssignmentEvent::Assigned { .. })) {
+                self.fence = self.settling();
+            }
+            if !self.fence_passed() {
+                return Ok(());
+            }
             self.apply(&event).await?;
             self.pending.pop_front();
+            self.fence = Fence::None;
         }
         Ok(())
     }
@@ -252,7 +281,6 @@ impl Consumer {
                 self.remove(partitions);
             }
         }
-        self.watch();
         Ok(())
     }
 
@@ -260,13 +288,18 @@ impl Consumer {
         let new = partitions.iter().filter(|assigned| self.table.slot(&assigned.at).is_none());
         let new: Vec<Assigned> = new.cloned().collect();
         let starts = self.starts(&new, noticed).await?;
-        for (assigned, start) in new.into_iter().zip(starts) {
-            self.begin(assigned, start);
-        }
+        self.begin(new.into_iter().zip(starts));
         Ok(())
     }
 
-    fn begin(&mut self, assigned: Assigned, start: Start) {
+    fn begin(&mut self, partitions: impl IntoIterator<Item = (Assigned, Start)>) {
+        for (assigned, start) in partitions {
+            self.begin_one(assigned, start);
+        }
+        self.watch();
+    }
+
+    fn begin_one(&mut self, assigned: Assigned, start: Start) {
         let Some(slot) = self.table.insert(&assigned.at, assigned.topic) else { return };
         let position = start.position.as_ref().copied().unwrap_or_default();
         self.books.add(slot, position, start.committed);
@@ -282,11 +315,6 @@ impl Consumer {
     async fn starts(&self, new: &[Assigned], noticed: bool) -> Result<Vec<Start>, ConsumeError> {
         let committed = match &self.options.group_id {
             Some(group) if !new.is_empty() => {
-                // GROUP: commits of before, which may be under way yet, count: whoever lost partitions and has them again
-                // would go back behind what it had committed.
-                if let Some(queue) = &self.commits {
-                    queue.settle().await;
-                }
                 let keys: Vec<_> = new.iter().map(|a| (a.topic, a.at.partition)).collect();
                 self.metadata.fetch_offsets(group, &keys).await?
             }
@@ -318,7 +346,7 @@ impl Consumer {
         Ok(new.iter().map(start).collect())
     }
 
-    fn remove(&mut self, partitions: &[TopicPartition]) {
+    pub(super) fn remove(&mut self, partitions: &[TopicPartition]) {
         for at in partitions {
             if let Some(slot) = self.table.remove(at) {
                 self.books.remove(slot);
@@ -326,6 +354,7 @@ impl Consumer {
                 self.targets.release(slot);
             }
         }
+        self.watch();
     }
 
     /// What the application has taken of them, if that is not committed yet.

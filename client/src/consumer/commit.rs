@@ -3,22 +3,26 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use parking_lot::Mutex;
 use streamhouse_proto::v1;
 use streamhouse_segment::ids::TopicId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::error::ConsumeError;
 use super::group::{Lease, MemberId};
 use super::metrics::{Counters, count};
-use crate::convert;
 use crate::errors::{CallError, Code};
 use crate::routing::{Client, MAX_OFFSETS, Metadata, Requester};
 use crate::types::TopicPartition;
+use crate::{clock, convert};
 
-/// BOUND: commits that wait for their turn.
-pub(super) const WAITING: usize = 64;
+/// BOUND: commits that were handed in and have no answer yet.
+pub(super) const WAITING: u64 = 64;
+
+/// What errors call it.
+const COMMIT: &str = "commit offsets";
 
 /// An offset to commit, or one that was: the next one to read, and what the application noted beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +74,8 @@ impl PendingCommit {
 struct Request {
     /// GROUP: who asked, so that nothing is committed in the name of a later membership.
     identity: (Option<MemberId>, u32),
+    /// It has failed if it has no answer by then, its turn included.
+    until: Instant,
     offsets: Vec<Offset>,
     outcome: oneshot::Sender<Result<(), ConsumeError>>,
 }
@@ -78,11 +84,19 @@ struct Request {
 #[derive(Debug)]
 pub(super) struct CommitQueue {
     pub(super) group: Arc<str>,
-    requests: mpsc::Sender<Request>,
+    /// BOUND: see [`WAITING`].
+    requests: mpsc::UnboundedSender<Request>,
     /// As which member.
     lease: Arc<Lease>,
-    /// As which member the last commit was handed in, if there was one.
-    newest: Mutex<Option<Option<MemberId>>>,
+    /// How long a commit may take, its turn included.
+    patience: Duration,
+    /// No commit takes longer than that.
+    close_by: Option<Instant>,
+    /// How many were handed in, and as which member the last one was.
+    handed_in: u64,
+    newest: Option<Option<MemberId>>,
+    /// How many were answered, one after the other.
+    answered: watch::Receiver<u64>,
 }
 
 impl CommitQueue {
@@ -92,63 +106,87 @@ impl CommitQueue {
         metadata: Metadata,
         counters: Arc<Counters>,
         lease: Arc<Lease>,
+        patience: Duration,
     ) -> (Self, impl Future<Output = ()> + Send) {
-        let (requests, mut waiting) = mpsc::channel::<Request>(WAITING);
+        let (requests, mut waiting) = mpsc::unbounded_channel::<Request>();
+        let (count_answer, answered) = watch::channel(0);
         let requester = Requester::new();
-        let committer = Committer { group: group.clone(), metadata, requester };
+        let committer = Committer { group: group.clone(), metadata, requester, patience };
         // GROUP: one at a time, so that the controllers get them in the order of their numbers.
         let task = async move {
             while let Some(request) = waiting.recv().await {
-                let outcome = committer.commit(request.identity, &request.offsets).await;
+                let outcome = committer.commit(&request).await;
                 let counter = match outcome {
                     Ok(()) => &counters.commits,
                     Err(_) => &counters.failed_commits,
                 };
-                // One of nothing only waits for those ahead of it.
+                // One of nothing is none.
                 count(counter, u64::from(!request.offsets.is_empty()));
                 // The caller need not wait for it.
                 let _ = request.outcome.send(outcome);
+                count_answer.send_modify(|answered| *answered += 1);
             }
         };
-        (Self { group, requests, lease, newest: Mutex::default() }, task)
+        let (close_by, handed_in, newest) = (None, 0, None);
+        let queue =
+            Self { group, requests, lease, patience, close_by, handed_in, newest, answered };
+        (queue, task)
     }
 
-    /// In whose name a commit is handed in.
-    fn identity(&self) -> (Option<MemberId>, u32) {
-        let identity = self.lease.identity();
-        *self.newest.lock() = Some(identity.0);
-        identity
+    /// Commits that have no answer by then have failed, those that are still to be handed in included.
+    pub(super) fn close_by(&mut self, until: Instant) {
+        self.close_by = Some(until);
     }
 
-    /// Waits until the commits of this membership were answered, if it has handed any in. Those of an earlier one are
-    /// refused, if they come at all: for them alone nobody needs to wait.
-    pub(super) async fn settle(&self) {
-        let newest = *self.newest.lock();
-        if newest == Some(self.lease.identity().0) {
-            let _ = self.commit(Vec::new()).await.await;
-        }
+    /// How many commits are to be [answered](Self::answered) so that those of this membership are. Those of an earlier one
+    /// are refused, if they come at all: for them alone nobody needs to wait. One whose outcome is unknown was answered.
+    pub(super) fn of_this_membership(&self) -> u64 {
+        if self.newest == Some(self.lease.identity().0) { self.handed_in } else { 0 }
+    }
+
+    pub(super) fn has_answered(&self, commits: u64) -> bool {
+        *self.answered.borrow() >= commits || self.requests.is_closed()
+    }
+
+    /// Waits until so many commits were answered.
+    pub(super) async fn answered(&mut self, commits: u64) {
+        // Without the task there are no answers to wait for.
+        let _ = self.answered.wait_for(|answered| *answered >= commits).await;
     }
 
     /// Hands a commit in, once there is room.
-    pub(super) async fn commit(&self, offsets: Vec<Offset>) -> PendingCommit {
-        let (outcome, pending) = oneshot::channel();
-        // Without the task the sender is dropped, and the outcome says so.
-        let identity = self.identity();
-        let _ = self.requests.send(Request { identity, offsets, outcome }).await;
-        PendingCommit(pending)
+    pub(super) async fn commit(&mut self, offsets: Vec<Offset>) -> PendingCommit {
+        self.answered((self.handed_in + 1).saturating_sub(WAITING)).await;
+        self.hand_in(offsets)
     }
 
     /// Hands a commit in, if there is room.
-    pub(super) fn try_commit(&self, offsets: Vec<Offset>) -> Result<PendingCommit, ConsumeError> {
-        let (outcome, pending) = oneshot::channel();
-        let identity = self.identity();
-        match self.requests.try_send(Request { identity, offsets, outcome }) {
-            Ok(()) => Ok(PendingCommit(pending)),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(ConsumeError::Ended),
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                Err(ConsumeError::CommitsWaiting { group: self.group.clone(), limit: WAITING })
-            }
+    pub(super) fn try_commit(
+        &mut self,
+        offsets: Vec<Offset>,
+    ) -> Result<PendingCommit, ConsumeError> {
+        if self.handed_in - *self.answered.borrow() >= WAITING {
+            let (group, limit) = (self.group.clone(), WAITING as usize);
+            return Err(ConsumeError::CommitsWaiting { group, limit });
         }
+        Ok(self.hand_in(offsets))
+    }
+
+    /// Hands a commit in, room or not: for one that is alone of its kind. Returns how many that makes.
+    pub(super) fn commit_urgently(&mut self, offsets: Vec<Offset>) -> (PendingCommit, u64) {
+        (self.hand_in(offsets), self.handed_in)
+    }
+
+    fn hand_in(&mut self, offsets: Vec<Offset>) -> PendingCommit {
+        let (outcome, pending) = oneshot::channel();
+        let identity = self.lease.identity();
+        let until = clock::later(clock::now(), self.patience);
+        let until = self.close_by.map_or(until, |close_by| until.min(close_by));
+        self.handed_in += 1;
+        self.newest = Some(identity.0);
+        // Without the task the sender is dropped, and the outcome says so.
+        let _ = self.requests.send(Request { identity, until, offsets, outcome });
+        PendingCommit(pending)
     }
 }
 
@@ -157,25 +195,25 @@ struct Committer {
     group: Arc<str>,
     metadata: Metadata,
     requester: Requester,
+    patience: Duration,
 }
 
 impl Committer {
-    async fn commit(
-        &self,
-        identity: (Option<MemberId>, u32),
-        offsets: &[Offset],
-    ) -> Result<(), ConsumeError> {
-        for some in offsets.chunks(MAX_OFFSETS) {
-            self.commit_some(identity, some).await?;
+    async fn commit(&self, request: &Request) -> Result<(), ConsumeError> {
+        for some in request.offsets.chunks(MAX_OFFSETS) {
+            self.commit_some(request, some).await?;
         }
         Ok(())
     }
 
     async fn commit_some(
         &self,
-        (member, member_epoch): (Option<MemberId>, u32),
+        &Request { identity: (member, member_epoch), until, .. }: &Request,
         offsets: &[Offset],
     ) -> Result<(), ConsumeError> {
+        if clock::now() >= until {
+            return Err(self.failed(self.too_late()));
+        }
         let request = v1::CommitOffsetsRequest {
             request: Some(self.requester.next()),
             group: self.group.to_string(),
@@ -186,7 +224,7 @@ impl Committer {
         let answer = self
             .metadata
             .pool
-            .call("commit offsets", |mut client: Client| {
+            .call_by(until, COMMIT, |mut client: Client| {
                 let request = request.clone();
                 async move { client.commit_offsets(request).await }
             })
@@ -207,6 +245,16 @@ impl Committer {
             }
         }
         Ok(())
+    }
+
+    /// Its time was over before its turn came.
+    fn too_late(&self) -> CallError {
+        CallError::TimedOut {
+            operation: COMMIT,
+            after: self.patience,
+            last: "commits before it had no answer".to_owned(),
+            may_have_taken_effect: false,
+        }
     }
 
     fn failed(&self, error: CallError) -> ConsumeError {

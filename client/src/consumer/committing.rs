@@ -6,12 +6,32 @@ use super::handle::Consumer;
 use crate::clock;
 use crate::types::TopicPartition;
 
-/// An automatic commit that is under way.
+/// A commit that is under way, and its number.
 #[derive(Debug)]
-pub(super) struct Automatic {
+pub(super) struct UnderWay {
     number: u64,
     offsets: Vec<Offset>,
     pending: PendingCommit,
+}
+
+/// What the next change of the assignment waits for, while poll goes on with the partitions that stay.
+#[derive(Debug, Default)]
+pub(super) enum Fence {
+    /// Nothing was begun for it.
+    #[default]
+    None,
+    /// So many commits are to be answered; the last of them may be the change's own.
+    Answers(u64, Option<UnderWay>),
+    /// It can be followed.
+    Passed,
+}
+
+/// Waits until the change that waits can be followed.
+pub(super) async fn passed(fence: &Fence, commits: &mut Option<CommitQueue>) {
+    match (fence, commits) {
+        (Fence::Answers(count, _), Some(queue)) => queue.answered(*count).await,
+        _ => std::future::pending().await,
+    }
 }
 
 impl Consumer {
@@ -24,7 +44,7 @@ impl Consumer {
     }
 
     /// The same without waiting: the answer is the outcome of the future that is returned. Commits are sent in the order
-    /// in which they were asked for; past 64 that wait, another one is [`ConsumeError::CommitsWaiting`].
+    /// in which they were asked for; past 64 without an answer, another one is [`ConsumeError::CommitsWaiting`].
     pub fn commit_async(&mut self) -> Result<PendingCommit, ConsumeError> {
         let offsets = self.positions_to_commit();
         self.take(&offsets);
@@ -81,8 +101,8 @@ impl Consumer {
         Offset { at, topic, committed: offset.into() }
     }
 
-    fn queue(&self) -> Result<&CommitQueue, ConsumeError> {
-        self.commits.as_ref().ok_or(ConsumeError::NoGroup)
+    fn queue(&mut self) -> Result<&mut CommitQueue, ConsumeError> {
+        self.commits.as_mut().ok_or(ConsumeError::NoGroup)
     }
 
     async fn commit_now(&mut self, offsets: Vec<Offset>) -> Result<(), ConsumeError> {
@@ -115,7 +135,7 @@ impl Consumer {
         }
         if let Some(automatic) = &mut self.automatic {
             let Some(outcome) = automatic.pending.outcome() else { return };
-            self.settled(outcome);
+            self.end_automatic(outcome);
         }
         if clock::now() < self.next_commit {
             return;
@@ -128,7 +148,7 @@ impl Consumer {
         }
         let number = self.number(&offsets);
         match self.queue().and_then(|queue| queue.try_commit(offsets.clone())) {
-            Ok(pending) => self.automatic = Some(Automatic { number, offsets, pending }),
+            Ok(pending) => self.automatic = Some(UnderWay { number, offsets, pending }),
             Err(error) => tracing::warn!(%error, "automatic commit failed"),
         }
     }
@@ -137,7 +157,7 @@ impl Consumer {
         self.options.auto_commit && self.commits.is_some()
     }
 
-    fn settled(&mut self, outcome: Result<(), ConsumeError>) {
+    fn end_automatic(&mut self, outcome: Result<(), ConsumeError>) {
         let Some(automatic) = self.automatic.take() else { return };
         match outcome {
             Ok(()) => self.note(automatic.number, &automatic.offsets),
@@ -159,6 +179,44 @@ impl Consumer {
         }
     }
 
+    /// The same for poll, which goes on meanwhile: what the change waits for.
+    pub(super) fn committing(&mut self, partitions: &[TopicPartition]) -> Fence {
+        let offsets = self.taken_of(partitions);
+        if !self.commits_itself() || offsets.is_empty() {
+            return Fence::Passed;
+        }
+        let number = self.number(&offsets);
+        let Some(queue) = &mut self.commits else { return Fence::Passed };
+        let (pending, count) = queue.commit_urgently(offsets.clone());
+        Fence::Answers(count, Some(UnderWay { number, offsets, pending }))
+    }
+
+    /// Before partitions come. GROUP: commits of before, which may be under way yet, count: whoever lost partitions and has
+    /// them again would go back behind what it had committed.
+    pub(super) fn settling(&self) -> Fence {
+        let count = self.commits.as_ref().map(CommitQueue::of_this_membership);
+        count.map_or(Fence::Passed, |count| Fence::Answers(count, None))
+    }
+
+    /// Whether what the next change waits for has come.
+    pub(super) fn fence_passed(&mut self) -> bool {
+        let Fence::Answers(count, own) = &mut self.fence else { return true };
+        if !self.commits.as_ref().is_none_or(|queue| queue.has_answered(*count)) {
+            return false;
+        }
+        if let Some(mut own) = own.take() {
+            match own.pending.outcome() {
+                Some(Ok(())) => self.note(own.number, &own.offsets),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "the offsets of revoked partitions could not be committed");
+                }
+                None => {}
+            }
+        }
+        self.fence = Fence::Passed;
+        true
+    }
+
     /// The last automatic commit.
     pub(super) async fn commit_at_close(&mut self) -> Result<(), ConsumeError> {
         if !self.commits_itself() {
@@ -167,7 +225,7 @@ impl Consumer {
         // What an automatic one under way has committed need not be committed again.
         if let Some(automatic) = &mut self.automatic {
             let outcome = (&mut automatic.pending).await;
-            self.settled(outcome);
+            self.end_automatic(outcome);
         }
         let taken = self.books.taken_at_close().into_iter();
         let offsets: Vec<Offset> = taken.map(|(slot, offset)| self.offset(slot, offset)).collect();

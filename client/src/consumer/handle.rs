@@ -18,7 +18,7 @@ use super::bookkeeping::Bookkeeping;
 use super::budget::Memory;
 use super::builder::ConsumerBuilder;
 use super::commit::CommitQueue;
-use super::committing::Automatic;
+use super::committing::{Fence, UnderWay, passed};
 use super::error::ConsumeError;
 use super::fetcher::{Fetcher, Parts};
 use super::group::{Group, Lease, news};
@@ -60,6 +60,7 @@ pub struct Consumer {
     // Changes of the assignment: where they come from, and those that are not yet followed.
     pub(super) events: Option<Events>,
     pub(super) pending: VecDeque<AssignmentEvent>,
+    pub(super) fence: Fence,
     pub(super) news: Arc<Notify>,
     pub(super) updates: mpsc::Sender<v1::WatchResponse>,
     pub(super) watched: BTreeSet<TopicId>,
@@ -69,7 +70,7 @@ pub struct Consumer {
     pub(super) group: Option<Group>,
     // Commits.
     pub(super) commits: Option<CommitQueue>,
-    pub(super) automatic: Option<Automatic>,
+    pub(super) automatic: Option<UnderWay>,
     pub(super) next_commit: Instant,
     // Tasks.
     pub(super) tasks: TaskTracker,
@@ -111,7 +112,9 @@ impl Consumer {
         let lease = Arc::new(Lease::new());
         let commits = options.group_id.clone().map(|group| {
             let (metadata, counters) = (metadata.clone(), counters.clone());
-            let (queue, task) = CommitQueue::new(group, metadata, counters, lease.clone());
+            let patience = options.pool.operation_timeout;
+            let (queue, task) =
+                CommitQueue::new(group, metadata, counters, lease.clone(), patience);
             tasks.spawn(task);
             queue
         });
@@ -137,6 +140,7 @@ impl Consumer {
             search: Arc::default(),
             events: None,
             pending: VecDeque::new(),
+            fence: Fence::None,
             news: Arc::default(),
             updates,
             watched: BTreeSet::new(),
@@ -227,6 +231,7 @@ impl Consumer {
                 () = self.ready.arrived() => {}
                 event = next(&mut self.events) => self.pending.push_back(event),
                 () = news(&mut self.group) => {}
+                () = passed(&self.fence, &mut self.commits) => {}
                 () = tokio::time::sleep_until(until) => return Ok(records),
             }
         }
@@ -339,14 +344,20 @@ impl Consumer {
     }
 
     /// Ends the consumer. With automatic commits, what the application has taken is committed: the last poll's records
-    /// only if they were iterated to the end. Commits that are under way are waited for.
+    /// only if they were iterated to the end. Commits that are under way are waited for. All of it takes no longer than the
+    /// operation timeout: what has no answer by then has failed.
     ///
     /// A member leaves its group at once, so that others get its partitions; a static one (see
     /// [`group_instance_id`](ConsumerBuilder::group_instance_id)) stays a member until its session timeout.
     pub async fn close(mut self) -> Result<(), ConsumeError> {
+        let until = clock::later(clock::now(), self.options.pool.operation_timeout);
+        if let Some(queue) = &mut self.commits {
+            queue.close_by(until);
+        }
         self.tell_of_leaving();
         let committed = self.commit_at_close().await;
-        self.leave().await;
+        // Without an answer by then, the session timeout does it.
+        let _ = tokio::time::timeout_at(until, self.leave()).await;
         drop(self.end_with_me);
         // Its task ends when it has sent what it has.
         drop(self.commits);

@@ -81,6 +81,13 @@ impl Targets {
         self.ring();
     }
 
+    /// Reads the slot's partition no further. What was fetched for it is dropped.
+    pub(super) fn stop(&self, slot: usize) {
+        if self.state.lock().slots[slot].target.offset.is_some() {
+            self.set(slot, None);
+        }
+    }
+
     /// What changed since this was asked last.
     pub(super) fn changes(&self) -> Vec<(usize, Target, Option<Arc<Place>>)> {
         let mut state = self.state.lock();

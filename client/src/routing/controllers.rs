@@ -150,6 +150,20 @@ impl ControllerPool {
         Call::new(self, operation).run(attempt).await
     }
 
+    /// The same, but no longer than until then.
+    pub(crate) async fn call_by<T, F, Fut>(
+        &self,
+        until: Instant,
+        operation: &'static str,
+        attempt: F,
+    ) -> Result<T, CallError>
+    where
+        F: FnMut(Client) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        Call { until: Some(until), ..Call::new(self, operation) }.run(attempt).await
+    }
+
     /// A connection to the current controller, and its address: for streams, which choose anew when they break.
     pub(crate) async fn connect(&self) -> Result<(Arc<str>, Client), String> {
         let address = self.current();
@@ -227,6 +241,8 @@ struct Call<'a> {
     pool: &'a ControllerPool,
     operation: &'static str,
     started: Instant,
+    /// When whoever asked waits no longer.
+    until: Option<Instant>,
     backoff: Backoff,
     /// Failures since the last pause: after a round of all controllers we wait.
     failures: usize,
@@ -243,6 +259,7 @@ impl<'a> Call<'a> {
             pool,
             operation,
             started: clock::now(),
+            until: None,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
             failures: 0,
             reached: false,
@@ -282,7 +299,8 @@ impl<'a> Call<'a> {
             true => config.operation_timeout,
             false => config.operation_timeout.min(config.connect_timeout),
         };
-        patience.saturating_sub(self.started.elapsed())
+        let left = patience.saturating_sub(self.started.elapsed());
+        self.until.map_or(left, |until| left.min(until.saturating_duration_since(clock::now())))
     }
 
     fn unreachable(&mut self, address: &str, error: String) {

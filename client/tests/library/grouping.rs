@@ -37,6 +37,80 @@ async fn what_is_asked_for_is_revoked_committed_and_only_then_released() {
 }
 
 #[tokio::test]
+async fn what_stays_is_read_on_while_what_goes_is_committed() {
+    let mut setting = Setting::new(2).await;
+    setting.send(1).await;
+    setting.read_to(1, 1).await;
+    setting.world.commits_held.send_replace(true);
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false), (1, 1, true)]));
+    setting.poll_until("revoked 1").await;
+    setting.send(1).await;
+    setting.send(0).await;
+    setting.read_to(0, 1).await;
+    // Of what goes nothing is handed out any more, and it is not given up before its commit was answered.
+    assert_eq!(setting.consumer.position("orders", 1), Some(1));
+    assert_eq!(setting.asked(), ["join", "assigned 0 1", "revoked 1"]);
+    setting.world.commits_held.send_replace(false);
+    setting.poll_until("release 1@1").await;
+    assert_eq!(setting.asked()[3..], ["commit 1", "release 1@1"]);
+}
+
+#[tokio::test]
+async fn what_stays_is_read_on_while_what_comes_waits_for_commits() {
+    let options = |builder: ConsumerBuilder| builder.topics(["orders"]).auto_commit(false);
+    let mut setting = Setting::with(2, options).await;
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false)]));
+    setting.poll_until("lost 1").await;
+    setting.world.commits_held.send_replace(true);
+    let first = setting.consumer.commit_async().unwrap();
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false), (1, 2, false)]));
+    // It comes within the first of these. Polls that nobody waits for to the end leave nothing behind them.
+    for _ in 0..100 {
+        let poll = setting.consumer.poll(SOON);
+        assert!(tokio::time::timeout(Duration::from_millis(5), poll).await.is_err());
+    }
+    let second = setting.consumer.commit_async().unwrap();
+    setting.send(0).await;
+    setting.read_to(0, 1).await;
+    assert_eq!(setting.asked(), ["join", "assigned 0 1", "lost 1"]);
+    setting.world.commits_held.send_replace(false);
+    setting.poll_until("assigned 1").await;
+    first.await.unwrap();
+    second.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_member_whose_leaving_nobody_waits_for_commits_as_nobody_afterwards() {
+    let options = |builder: ConsumerBuilder| builder.topics(["orders"]).auto_commit(false);
+    let mut setting = Setting::with(1, options).await;
+    let member = setting.member();
+    setting.world.commits_held.send_replace(true);
+    let first = setting.consumer.commit_async().unwrap();
+    let leaving = tokio::time::timeout(Duration::from_millis(100), setting.consumer.unsubscribe());
+    assert!(leaving.await.is_err());
+    setting.consumer.assign([("orders", 0)]).await.unwrap();
+    let second = setting.consumer.commit_async().unwrap();
+    setting.world.commits_held.send_replace(false);
+    first.await.unwrap();
+    second.await.unwrap();
+    let commits = setting.world.state.lock().commits.clone();
+    let by: Vec<_> = commits.iter().map(|commit| &commit.member_id[..]).collect();
+    assert_eq!(by, [&member[..], &[]]);
+}
+
+#[tokio::test]
+async fn a_subscription_whose_first_assignment_nobody_waited_for_is_followed_by_poll() {
+    let mut setting = Setting::with(1, |builder| builder).await;
+    // The coordinator still computes: nothing is complete.
+    setting.order(|groups| groups.assigning = true);
+    let subscribe = setting.consumer.subscribe(["orders"]);
+    assert!(tokio::time::timeout(Duration::from_millis(200), subscribe).await.is_err());
+    setting.order(|groups| groups.assigning = false);
+    setting.send(0).await;
+    setting.read_to(0, 1).await;
+}
+
+#[tokio::test]
 async fn what_is_being_released_is_not_read_again_before_that_is_answered() {
     let options = |builder: ConsumerBuilder| builder.topics(["orders"]).auto_commit(false);
     let mut setting = Setting::with(2, options).await;

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::world::World;
+use crate::world::faulty::FaultyReads;
 use crate::world::reading::{SOON, at, builder, cluster, fill, idle, offsets, read, with_objects};
 use futures::{StreamExt, TryStreamExt};
 use streamhouse_client::consumer::{CommittedOffset, ConsumeError};
@@ -213,6 +214,44 @@ async fn commits_beyond_the_limit_are_refused() {
     let refused = (0..100).filter_map(|_| consumer.commit_async().err()).last().unwrap();
     let text = "64 commits of group g are waiting already, no more may";
     assert_eq!((refused.to_string().as_str(), refused.retryable()), (text, true));
+}
+
+#[tokio::test]
+async fn close_takes_no_longer_than_one_commit_may() {
+    let (world, controller, _producer) = cluster(1).await;
+    let builder = builder(&world, &controller).group_id("g").auto_commit(false);
+    let mut consumer = builder.operation_timeout(Duration::from_secs(2)).build().await.unwrap();
+    world.commits_held.send_replace(true);
+    // One after the other would take longer than the test waits.
+    let pending: Vec<_> = (0..40).map(|_| consumer.commit_async().unwrap()).collect();
+    tokio::time::timeout(SOON, consumer.close()).await.unwrap().unwrap();
+    for commit in pending {
+        let error = commit.await.unwrap_err();
+        assert!(error.retryable(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_outlives_another_one_that_nobody_waited_for() {
+    let (world, controller, _producer) = cluster(1).await;
+    world.add_topic("audit", 1, "");
+    world.append_object("audit", 0..1).await;
+    let faulty = FaultyReads::new(world.objects.clone(), []);
+    let since = OffsetReset::Since(Duration::from_secs(100 * 365 * 24 * 3_600));
+    let builder = builder(&world, &controller).object_store(faulty.store()).offset_reset(since);
+    let builder = builder.metadata_refresh(Duration::from_millis(50));
+    let mut consumer = builder.build().await.unwrap();
+    // Where `audit` begins takes too long to find.
+    faulty.hold(true);
+    let subscribe = consumer.subscribe(["orders", "audit"]);
+    assert!(tokio::time::timeout(Duration::from_millis(200), subscribe).await.is_err());
+    faulty.hold(false);
+    // What comes into being of the topic that is read is noticed still.
+    let log = crate::world::Log::default();
+    world.state.lock().topics.get_mut("orders").unwrap().1.push(log);
+    world.append_object("orders", 1..2).await;
+    assert_eq!(read(&mut consumer, 10).await[0].partition, 1);
+    assert_eq!(consumer.assignment(), [at("orders", 0), at("orders", 1)]);
 }
 
 #[tokio::test]

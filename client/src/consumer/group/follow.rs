@@ -13,6 +13,8 @@ use crate::clock;
 use crate::consumer::Consumer;
 use crate::consumer::assignment::{Assigned, AssignmentEvent};
 use crate::consumer::builder::OffsetReset;
+use crate::consumer::commit::CommitQueue;
+use crate::consumer::committing::{Fence, passed};
 use crate::consumer::discovery::topics;
 use crate::consumer::error::ConsumeError;
 use crate::consumer::offsets::describe;
@@ -50,16 +52,17 @@ impl Consumer {
             return Ok(());
         }
         // Until now the application decided.
-        self.events = None;
-        self.pending.clear();
-        self.apply(&AssignmentEvent::Revoked(self.assignment())).await?;
+        let before = self.assignment();
+        self.commit_before_revocation(&before).await;
+        self.forget_events();
+        self.remove(&before);
         let mut known = Known::default();
         found.iter().for_each(|(name, id, partitions)| known.note(name, *id, *partitions));
         self.begin_membership(subscription.clone(), known);
+        // From here on poll goes on with it, if nobody waits for this.
+        self.subscription = subscription;
         let settled = self.settle().await;
-        if settled.is_ok() {
-            self.subscription = subscription;
-        } else {
+        if settled.is_err() {
             // Neither one nor the other: what was assigned before is given up, and this it did not get.
             if !self.assignment().is_empty() {
                 self.tell_of_leaving();
@@ -110,6 +113,7 @@ impl Consumer {
             events: receiver,
             pending: VecDeque::new(),
             settled: false,
+            lost: false,
             words,
             _task: cancel.drop_guard(),
         });
@@ -120,9 +124,14 @@ impl Consumer {
         let until = clock::later(clock::now(), self.options.pool.operation_timeout);
         loop {
             let Some(group) = &mut self.group else { return Ok(()) };
-            if group.settled || tokio::time::timeout_at(until, group.news()).await.is_err() {
-                // What is still to come is followed by poll.
+            if group.settled {
                 return Ok(());
+            }
+            tokio::select! {
+                () = group.news() => {}
+                () = passed(&self.fence, &mut self.commits) => {}
+                // What is still to come is followed by poll.
+                () = tokio::time::sleep_until(until) => return Ok(()),
             }
             self.follow_group().await?;
         }
@@ -130,20 +139,23 @@ impl Consumer {
 
     /// GROUP: whether what is read may be handed out. If not, it is lost.
     pub(in crate::consumer) async fn may_hand_out(&mut self) -> Result<bool, ConsumeError> {
-        let Some(group) = &self.group else { return Ok(true) };
+        let Some(group) = &mut self.group else { return Ok(true) };
         if group.lease.holds() {
             return Ok(true);
         }
-        let _ = group.words.send(Word::Lost).await;
+        group.lost = true;
         let all = self.assignment();
         self.lose(all).await?;
         Ok(false)
     }
 
-    /// Follows what has come in. A change that fails is followed again by the next poll.
+    /// Follows what has come in, so far as it need not wait. A change that fails is followed again by the next poll.
     pub(in crate::consumer) async fn follow_group(&mut self) -> Result<(), ConsumeError> {
         loop {
             let Some(group) = &mut self.group else { return Ok(()) };
+            if group.lost && group.words.send(Word::Lost).await.is_ok() {
+                group.lost = false;
+            }
             while let Ok(event) = group.events.try_recv() {
                 group.pending.push_back(event);
             }
@@ -155,9 +167,44 @@ impl Consumer {
                 }
                 return Err(error);
             }
+            if matches!(self.fence, Fence::None) {
+                self.fence = self.prepare(&event);
+            }
+            if !self.fence_passed() {
+                self.withhold();
+                return Ok(());
+            }
             self.follow_change(event).await?;
+            self.fence = Fence::None;
             if let Some(group) = &mut self.group {
                 group.pending.pop_front();
+            }
+        }
+    }
+
+    /// What must have happened before the change is followed. The order is documented at
+    /// [`RebalanceListener`](super::RebalanceListener).
+    fn prepare(&mut self, event: &Event) -> Fence {
+        let keys = match event {
+            Event::Assigned(..) => return self.settling(),
+            Event::Revoked(keys) => keys,
+            _ => return Fence::Passed,
+        };
+        self.withhold();
+        let partitions = self.names_of(keys);
+        if let Some(listener) = self.listener().filter(|_| !partitions.is_empty()) {
+            listener.revoked(&partitions);
+        }
+        self.committing(&partitions)
+    }
+
+    /// GROUP: of partitions that are to go nothing is handed out, also while changes before that are waited for.
+    fn withhold(&self) {
+        let Some(group) = &self.group else { return };
+        for event in &group.pending {
+            let (Event::Revoked(keys) | Event::Lost(keys)) = event else { continue };
+            for at in self.names_of(keys) {
+                self.table.slot(&at).into_iter().for_each(|slot| self.targets.stop(slot));
             }
         }
     }
@@ -174,7 +221,7 @@ impl Consumer {
                 }
             }
             Event::Assigned(keys, epoch) => self.take_over(&keys, epoch).await?,
-            Event::Revoked(keys) => self.give_up(keys).await?,
+            Event::Revoked(keys) => self.give_up(keys).await,
             Event::Lost(keys) => {
                 let partitions = self.names_of(&keys);
                 self.lose(partitions).await?;
@@ -230,17 +277,11 @@ impl Consumer {
         Ok(())
     }
 
-    /// The order is documented at [`RebalanceListener`](super::RebalanceListener).
-    async fn give_up(&mut self, keys: Vec<Key>) -> Result<(), ConsumeError> {
-        let partitions = self.names_of(&keys);
-        if let Some(listener) = self.listener().filter(|_| !partitions.is_empty()) {
-            listener.revoked(&partitions);
-        }
-        self.apply(&AssignmentEvent::Revoked(partitions)).await?;
+    async fn give_up(&mut self, keys: Vec<Key>) {
+        self.remove(&self.names_of(&keys));
         if let Some(group) = &self.group {
             let _ = group.words.send(Word::GivenUp(keys)).await;
         }
-        Ok(())
     }
 
     async fn lose(&mut self, partitions: Vec<TopicPartition>) -> Result<(), ConsumeError> {
@@ -281,14 +322,16 @@ impl Consumer {
     /// then, for it may come again.
     pub(in crate::consumer) async fn leave(&mut self) {
         let Some(group) = self.group.take() else { return };
-        self.subscription = Subscription::None;
+        (self.subscription, self.fence) = (Subscription::None, Fence::None);
         // What was to be committed is; a commit of less would take it back.
         self.apply_quietly(AssignmentEvent::Lost(self.assignment())).await;
-        if let Some(queue) = &self.commits {
-            // What was handed in before goes out first, while it counts: an empty commit comes behind it.
-            let _ = queue.commit(Vec::new()).await.await;
-        }
+        let commits = self.commits.as_ref().map_or(0, CommitQueue::of_this_membership);
+        // GROUP: what was handed in before goes out as the member that it was handed in by; nothing does from here on, also
+        // if nobody waits for the rest of this.
         group.lease.unfollow();
+        if let Some(queue) = &mut self.commits {
+            queue.answered(commits).await;
+        }
         let (done, left) = oneshot::channel();
         if group.words.send(Word::Leave(done)).await.is_ok() {
             // Without an answer the session timeout does it.

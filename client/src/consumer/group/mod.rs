@@ -114,11 +114,13 @@ pub(super) struct Group {
     pending: VecDeque<Event>,
     /// The assignment that followed the joining was complete.
     settled: bool,
+    /// The task is to be told so.
+    lost: bool,
     words: mpsc::Sender<Word>,
     _task: DropGuard,
 }
 
-/// Waits until the group has something for poll to follow.
+/// Waits until the group has something more for poll to follow.
 pub(super) async fn news(group: &mut Option<Group>) {
     match group {
         Some(group) => group.news().await,
@@ -127,11 +129,8 @@ pub(super) async fn news(group: &mut Option<Group>) {
 }
 
 impl Group {
-    /// Waits until there is something to follow.
+    /// Waits until there is something more to follow.
     async fn news(&mut self) {
-        if !self.pending.is_empty() {
-            return;
-        }
         match self.events.recv().await {
             Some(event) => self.pending.push_back(event),
             None => std::future::pending().await,

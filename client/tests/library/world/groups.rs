@@ -18,6 +18,8 @@ pub struct Coordinator {
     pub grants: Option<Vec<(u32, u32, bool)>>,
     /// It confirms no sign of life.
     pub deaf: bool,
+    /// It has not computed yet who is to read what.
+    pub assigning: bool,
     /// Its answers are as of so many entries before.
     pub behind: u64,
     /// Answers to members so far.
@@ -133,6 +135,7 @@ fn answer(world: &World, sign: &v1::AttendGroupRequest) -> v1::AttendGroupRespon
         fenced: member.is_none(),
         group_epoch: 1,
         assignment: true,
+        assigning: state.groups.assigning,
         partitions: partitions.collect(),
         controllers: state.groups.controllers.clone(),
         ..Default::default()
