@@ -277,6 +277,7 @@ fn consume_kind(error: &ConsumeError) -> Kind {
             refusal_kind(refusal)
         }
         ConsumeError::Call(error) | ConsumeError::Commit { error, .. } => call_kind(error),
+        ConsumeError::CommittedInPart { error, .. } => consume_kind(error),
         ConsumeError::Store { error, .. } if error.can_retry() => Kind::Unavailable,
         ConsumeError::Store { .. }
         | ConsumeError::NotAssigned { .. }

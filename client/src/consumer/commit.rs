@@ -47,27 +47,46 @@ pub(super) struct Offset {
     pub(super) committed: CommittedOffset,
 }
 
+/// What became of a commit.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// What the controllers took of it, also where the rest failed.
+    pub(super) taken: Vec<Offset>,
+    pub(super) result: Result<(), ConsumeError>,
+}
+
 /// A commit that is under way: a future of its outcome. Dropping it does not call it back.
 #[derive(Debug)]
-pub struct PendingCommit(oneshot::Receiver<Result<(), ConsumeError>>);
+pub struct PendingCommit(oneshot::Receiver<Outcome>);
 
 impl Future for PendingCommit {
     type Output = Result<(), ConsumeError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = Pin::new(&mut self.0).poll(context);
-        outcome.map(|answer| answer.unwrap_or(Err(ConsumeError::Ended)))
+        outcome.map(|answer| answer.map_or(Err(ConsumeError::Ended), |outcome| outcome.result))
     }
 }
 
 impl PendingCommit {
     /// The outcome, once there is one.
-    pub(super) fn outcome(&mut self) -> Option<Result<(), ConsumeError>> {
+    pub(super) fn outcome(&mut self) -> Option<Outcome> {
         match self.0.try_recv() {
             Ok(outcome) => Some(outcome),
             Err(oneshot::error::TryRecvError::Empty) => None,
-            Err(oneshot::error::TryRecvError::Closed) => Some(Err(ConsumeError::Ended)),
+            Err(oneshot::error::TryRecvError::Closed) => Some(Outcome::ended()),
         }
+    }
+
+    /// Waits for it.
+    pub(super) async fn answer(&mut self) -> Outcome {
+        (&mut self.0).await.unwrap_or_else(|_| Outcome::ended())
+    }
+}
+
+impl Outcome {
+    fn ended() -> Self {
+        Self { taken: Vec::new(), result: Err(ConsumeError::Ended) }
     }
 }
 
@@ -77,7 +96,7 @@ struct Request {
     /// It has failed if it has no answer by then, its turn included.
     until: Instant,
     offsets: Vec<Offset>,
-    outcome: oneshot::Sender<Result<(), ConsumeError>>,
+    outcome: oneshot::Sender<Outcome>,
 }
 
 /// Where commits are handed in.
@@ -116,7 +135,7 @@ impl CommitQueue {
         let task = async move {
             while let Some(request) = waiting.recv().await {
                 let outcome = committer.commit(&request).await;
-                let counter = match outcome {
+                let counter = match outcome.result {
                     Ok(()) => &counters.commits,
                     Err(_) => &counters.failed_commits,
                 };
@@ -199,20 +218,66 @@ struct Committer {
 }
 
 impl Committer {
-    async fn commit(&self, request: &Request) -> Result<(), ConsumeError> {
+    /// Commits all that it can: of what is refused, the first is told.
+    async fn commit(&self, request: &Request) -> Outcome {
+        let (mut taken, mut failed) = (Vec::new(), None);
         for some in request.offsets.chunks(MAX_OFFSETS) {
-            self.commit_some(request, some).await?;
+            match self.commit_some(request, some).await {
+                Ok(results) => self.judge(some, results, &mut taken, &mut failed),
+                Err(error) => {
+                    // Whether the others would fare no better.
+                    let hopeless = match &error {
+                        CallError::Refused(refusal) => refusal.code == Code::FencedMember,
+                        CallError::Unreachable { .. } | CallError::TimedOut { .. } => true,
+                    };
+                    failed.get_or_insert(self.failed(error));
+                    if hopeless {
+                        break;
+                    }
+                }
+            }
         }
-        Ok(())
+        let result = match failed {
+            None => Ok(()),
+            Some(error) if taken.is_empty() => Err(error),
+            Some(error) => {
+                let (taken, error) = (taken.len(), Box::new(error));
+                Err(ConsumeError::CommittedInPart { taken, error })
+            }
+        };
+        Outcome { taken, result }
+    }
+
+    /// Which of the offsets were taken, and the first that was not.
+    fn judge(
+        &self,
+        offsets: &[Offset],
+        results: Vec<v1::ErrorInfo>,
+        taken: &mut Vec<Offset>,
+        failed: &mut Option<ConsumeError>,
+    ) {
+        for (offset, info) in offsets.iter().zip(results) {
+            // An entry without a code says that this offset was taken.
+            if info.code() == v1::ErrorCode::Unspecified {
+                taken.push(offset.clone());
+                continue;
+            }
+            let (refusal, _) = convert::refusal(info);
+            let (group, at) = (self.group.clone(), (*offset.at).clone());
+            failed.get_or_insert(match refusal.code {
+                Code::UnknownTopic => ConsumeError::TopicDeleted { topic: at.topic },
+                _ => ConsumeError::CommitRefused { group, at, refusal },
+            });
+        }
     }
 
     async fn commit_some(
         &self,
         &Request { identity: (member, member_epoch), until, .. }: &Request,
         offsets: &[Offset],
-    ) -> Result<(), ConsumeError> {
+    ) -> Result<Vec<v1::ErrorInfo>, CallError> {
         if clock::now() >= until {
-            return Err(self.failed(self.too_late()));
+            return Err(self.too_late());
         }
         let request = v1::CommitOffsetsRequest {
             request: Some(self.requester.next()),
@@ -228,23 +293,9 @@ impl Committer {
                 let request = request.clone();
                 async move { client.commit_offsets(request).await }
             })
-            .await
-            .map_err(|error| self.failed(error))?;
+            .await?;
         self.metadata.pool.observe(answer.applied);
-        for (offset, info) in offsets.iter().zip(answer.results) {
-            // An entry without a code says that this offset was taken.
-            if info.code() != v1::ErrorCode::Unspecified {
-                let (refusal, _) = convert::refusal(info);
-                let (group, at) = (self.group.clone(), (*offset.at).clone());
-                return Err(match refusal.code {
-                    Code::UnknownTopic => {
-                        ConsumeError::TopicDeleted { topic: offset.at.topic.clone() }
-                    }
-                    _ => ConsumeError::CommitRefused { group, at, refusal },
-                });
-            }
-        }
-        Ok(())
+        Ok(answer.results)
     }
 
     /// Its time was over before its turn came.

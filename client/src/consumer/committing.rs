@@ -1,6 +1,6 @@
 //! The consumer's commits: asked for, and automatic.
 
-use super::commit::{CommitQueue, CommittedOffset, Offset, PendingCommit};
+use super::commit::{CommitQueue, CommittedOffset, Offset, Outcome, PendingCommit};
 use super::error::ConsumeError;
 use super::handle::Consumer;
 use crate::clock;
@@ -10,7 +10,6 @@ use crate::types::TopicPartition;
 #[derive(Debug)]
 pub(super) struct UnderWay {
     number: u64,
-    offsets: Vec<Offset>,
     pending: PendingCommit,
 }
 
@@ -108,9 +107,8 @@ impl Consumer {
     async fn commit_now(&mut self, offsets: Vec<Offset>) -> Result<(), ConsumeError> {
         let number = self.number(&offsets);
         // GROUP: it goes behind an automatic one that is under way, which it makes good if that fails.
-        self.queue()?.commit(offsets.clone()).await.await?;
-        self.note(number, &offsets);
-        Ok(())
+        let outcome = self.queue()?.commit(offsets).await.answer().await;
+        self.note(number, outcome)
     }
 
     /// The number of a commit of these, which is about to be handed in.
@@ -119,12 +117,14 @@ impl Consumer {
         self.books.hand_in(slots)
     }
 
-    fn note(&mut self, number: u64, offsets: &[Offset]) {
-        for offset in offsets {
+    /// Notes what was taken of a commit, and hands on the rest of its outcome.
+    fn note(&mut self, number: u64, outcome: Outcome) -> Result<(), ConsumeError> {
+        for offset in outcome.taken {
             if let Some(slot) = self.table.slot(&offset.at) {
                 self.books.committed(slot, offset.committed.offset, number);
             }
         }
+        outcome.result
     }
 
     /// Starts an automatic commit when its time has come and none is under way. One that fails is made again at the
@@ -147,8 +147,8 @@ impl Consumer {
             return;
         }
         let number = self.number(&offsets);
-        match self.queue().and_then(|queue| queue.try_commit(offsets.clone())) {
-            Ok(pending) => self.automatic = Some(UnderWay { number, offsets, pending }),
+        match self.queue().and_then(|queue| queue.try_commit(offsets)) {
+            Ok(pending) => self.automatic = Some(UnderWay { number, pending }),
             Err(error) => tracing::warn!(%error, "automatic commit failed"),
         }
     }
@@ -157,11 +157,10 @@ impl Consumer {
         self.options.auto_commit && self.commits.is_some()
     }
 
-    fn end_automatic(&mut self, outcome: Result<(), ConsumeError>) {
+    fn end_automatic(&mut self, outcome: Outcome) {
         let Some(automatic) = self.automatic.take() else { return };
-        match outcome {
-            Ok(()) => self.note(automatic.number, &automatic.offsets),
-            Err(error) => tracing::warn!(%error, "automatic commit failed"),
+        if let Err(error) = self.note(automatic.number, outcome) {
+            tracing::warn!(%error, "automatic commit failed");
         }
     }
 
@@ -187,8 +186,8 @@ impl Consumer {
         }
         let number = self.number(&offsets);
         let Some(queue) = &mut self.commits else { return Fence::Passed };
-        let (pending, count) = queue.commit_urgently(offsets.clone());
-        Fence::Answers(count, Some(UnderWay { number, offsets, pending }))
+        let (pending, count) = queue.commit_urgently(offsets);
+        Fence::Answers(count, Some(UnderWay { number, pending }))
     }
 
     /// Before partitions come. GROUP: commits of before, which may be under way yet, count: whoever lost partitions and has
@@ -204,14 +203,11 @@ impl Consumer {
         if !self.commits.as_ref().is_none_or(|queue| queue.has_answered(*count)) {
             return false;
         }
-        if let Some(mut own) = own.take() {
-            match own.pending.outcome() {
-                Some(Ok(())) => self.note(own.number, &own.offsets),
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "the offsets of revoked partitions could not be committed");
-                }
-                None => {}
-            }
+        if let Some(mut own) = own.take()
+            && let Some(outcome) = own.pending.outcome()
+            && let Err(error) = self.note(own.number, outcome)
+        {
+            tracing::warn!(%error, "the offsets of revoked partitions could not be committed");
         }
         self.fence = Fence::Passed;
         true
@@ -224,7 +220,7 @@ impl Consumer {
         }
         // What an automatic one under way has committed need not be committed again.
         if let Some(automatic) = &mut self.automatic {
-            let outcome = (&mut automatic.pending).await;
+            let outcome = automatic.pending.answer().await;
             self.end_automatic(outcome);
         }
         let taken = self.books.taken_at_close().into_iter();

@@ -154,6 +154,14 @@ pub enum ConsumeError {
         /// Why.
         refusal: Refusal,
     },
+    /// Some offsets of the commit were taken, others not.
+    #[error("{taken} offsets were committed, but not all: {error}")]
+    CommittedInPart {
+        /// How many were taken.
+        taken: usize,
+        /// Why others were not: the first reason there was.
+        error: Box<ConsumeError>,
+    },
     /// More commits wait for their turn than may.
     #[error("{limit} commits of group {group} are waiting already, no more may")]
     CommitsWaiting {
@@ -212,6 +220,7 @@ impl ConsumeError {
             | Self::Cache(_)
             | Self::Ended => false,
             Self::CommitsWaiting { .. } => true,
+            Self::CommittedInPart { error, .. } => error.retryable(),
             Self::Store { error, .. } => error.can_retry(),
             Self::LookUp { refusal, .. } | Self::CommitRefused { refusal, .. } => {
                 refusal.code.retryable()
@@ -244,6 +253,7 @@ impl ConsumeError {
             | Self::ReplacedMember { .. }
             | Self::Cache(_)
             | Self::Ended => false,
+            Self::CommittedInPart { .. } => true,
             Self::Commit { error, .. } => error.may_have_taken_effect(),
             Self::CommitRefused { refusal, .. } => refusal.code.may_have_taken_effect(),
         }

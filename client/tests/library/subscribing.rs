@@ -232,6 +232,32 @@ async fn close_takes_no_longer_than_one_commit_may() {
 }
 
 #[tokio::test]
+async fn of_a_commit_that_is_refused_in_part_the_rest_is_known_to_be_taken() {
+    let (world, controller, producer) = cluster(2).await;
+    for partition in 0..2 {
+        fill(&producer, partition, 0..10).await;
+    }
+    let mut consumer = committing(&world, &controller).await;
+    read(&mut consumer, 20).await;
+    world.state.lock().groups.refuse_commits.insert(1);
+    let error = consumer.commit().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "1 offsets were committed, but not all: committing offset of orders/1 for group g: not its owner"
+    );
+    assert!(error.may_have_taken_effect() && matches!(error, ConsumeError::CommittedInPart { .. }));
+    assert_eq!(committed(&world), [(0, 10)]);
+    // Only what was refused is committed again.
+    world.state.lock().groups.refuse_commits.clear();
+    consumer.close().await.unwrap();
+    let last = world.state.lock().commits.last().unwrap().clone();
+    let again: Vec<u32> =
+        last.offsets.into_iter().map(|one| one.partition.unwrap().partition).collect();
+    assert_eq!(again, [1]);
+    assert_eq!(committed(&world), [(0, 10), (1, 10)]);
+}
+
+#[tokio::test]
 async fn a_subscription_outlives_another_one_that_nobody_waited_for() {
     let (world, controller, _producer) = cluster(1).await;
     world.add_topic("audit", 1, "");

@@ -207,13 +207,19 @@ impl v1::metadata_server::Metadata for Fake {
             let partition = commit.partition.as_ref().unwrap().partition;
             state.groups.asked.push(format!("commit {partition}"));
         }
+        let mut results = Vec::new();
         for commit in &request.offsets {
             let at = commit.partition.clone().unwrap();
+            if state.groups.refuse_commits.contains(&at.partition) {
+                let refusal = v1::ErrorInfo::new(v1::ErrorCode::StaleMember, "not its owner");
+                results.push(refusal);
+                continue;
+            }
             let key = (request.group.clone(), at.topic_id, at.partition);
             state.offsets.insert(key, (commit.offset, commit.metadata.clone()));
+            results.push(v1::ErrorInfo::default());
         }
         state.applied += 1;
-        let results = vec![v1::ErrorInfo::default(); request.offsets.len()];
         Ok(Response::new(v1::CommitOffsetsResponse { results, applied: state.applied }))
     }
 

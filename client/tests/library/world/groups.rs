@@ -20,6 +20,8 @@ pub struct Coordinator {
     pub deaf: bool,
     /// It has not computed yet who is to read what.
     pub assigning: bool,
+    /// Commits of these partitions are refused.
+    pub refuse_commits: BTreeSet<u32>,
     /// Its answers are as of so many entries before.
     pub behind: u64,
     /// Answers to members so far.
