@@ -177,6 +177,14 @@ pub enum Operation {
         /// The one before.
         from: u32,
     },
+    /// A client has ended that may write a record twice: of the records of these processes at most so many stand twice, by
+    /// its own account.
+    Repeated {
+        /// Every process that the client was.
+        processes: Vec<u32>,
+        /// How many records.
+        most: u64,
+    },
     /// A consumer's offset.
     CommitOffset {
         /// The group.

@@ -29,6 +29,8 @@ pub(super) struct Log {
     pub(super) read: BTreeMap<Place, (Value, usize)>,
     /// Processes whose records may be there twice.
     repeating: HashSet<u32>,
+    /// How many of which processes may be, at most, and who says so.
+    accounts: Vec<(Vec<u32>, u64, usize)>,
     drained: bool,
 }
 
@@ -45,6 +47,9 @@ impl Log {
         match (&line.operation, line.outcome) {
             (Operation::Start { duplicates: true, .. }, _) => {
                 self.repeating.insert(line.process);
+            }
+            (Operation::Repeated { processes, most }, Outcome::Ok) => {
+                self.accounts.push((processes.clone(), *most, event));
             }
             (Operation::Send { value, .. }, Outcome::Invoke) => {
                 self.invoked.insert(*value);
@@ -114,6 +119,7 @@ impl Log {
 
     fn check_values(&self, report: &mut Report) {
         let mut places: HashMap<Value, (Place, usize)> = HashMap::with_capacity(self.read.len());
+        let mut repeated: HashMap<u32, u64> = HashMap::new();
         for (place, (value, event)) in &self.read {
             let (at, offset) = place;
             if let Some((failed, fenced)) = self.failed.get(value) {
@@ -129,9 +135,24 @@ impl Log {
             };
             if self.repeating.contains(&value.process) {
                 report.allowed_duplicates += 1;
+                *repeated.entry(value.process).or_default() += 1;
             } else {
                 let detail = format!("{value} is at {first}@{low} and {at}@{offset}");
                 report.found(AnomalyKind::Duplicate, detail, vec![seen, *event]);
+            }
+        }
+        self.check_accounts(&repeated, report);
+    }
+
+    /// A client that may repeat a record counts what it repeats without knowing what became of it.
+    fn check_accounts(&self, repeated: &HashMap<u32, u64>, report: &mut Report) {
+        for (processes, most, event) in &self.accounts {
+            let twice: u64 = processes.iter().filter_map(|process| repeated.get(process)).sum();
+            if twice > *most {
+                let detail = format!(
+                    "{twice} records of processes {processes:?} stand twice, by their own account at most {most}"
+                );
+                report.found(AnomalyKind::Duplicate, detail, vec![*event]);
             }
         }
     }

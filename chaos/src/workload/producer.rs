@@ -68,6 +68,8 @@ pub(crate) struct Producer {
     kind: Kind,
     client: streamhouse_client::Producer,
     process: u32,
+    /// All that it was until now.
+    processes: Vec<u32>,
     counter: u64,
     pending: Pending,
     random: Random,
@@ -116,7 +118,9 @@ impl Producer {
         let client = builder.build().await.ok()?;
         let process = kind.start(world);
         let (pending, world) = (Pending::new(), world.clone());
-        Some(Self { world, kind, client, process, counter: 0, pending, random, replaced: false })
+        let processes = vec![process];
+        let (counter, replaced) = (0, false);
+        Some(Self { world, kind, client, process, processes, counter, pending, random, replaced })
     }
 
     /// Sends and takes answers until `end`, or until clients are to stop; what `end` came to.
@@ -180,6 +184,7 @@ impl Producer {
                 // What is said of one that was taken over from goes by its number.
                 if value.process == self.process && !self.replaced {
                     self.process = self.kind.start(&self.world);
+                    self.processes.push(self.process);
                     self.counter = 0;
                 }
             }
@@ -205,6 +210,11 @@ impl Producer {
         let _ = self.client.close().await;
         while let Some((at, value, result)) = self.pending.next().await {
             self.answered(at, value, result);
+        }
+        if self.kind == Kind::Plain {
+            let most = self.client.metrics().ambiguous_records;
+            let repeated = Operation::Repeated { processes: self.processes, most };
+            self.world.recorder.record(self.process, Outcome::Ok, repeated);
         }
     }
 

@@ -46,6 +46,20 @@ fn a_duplicate_of_a_client_that_may_is_counted_only() {
 }
 
 #[test]
+fn more_duplicates_than_the_client_knows_of_are_reported() {
+    let start = Operation::Start { client: "plain producer".into(), duplicates: true };
+    let twice = [read(0, 1), read(1, 1), read(2, 2), read(3, 2)];
+    let told = |most| {
+        let repeated = Operation::Repeated { processes: vec![1], most };
+        let history = Writer::default().event(1, Outcome::Ok, start.clone()).acked(1, 0);
+        history.acked(2, 2).event(1, Outcome::Ok, repeated).drain(&twice)
+    };
+    told(1).shows(AnomalyKind::Duplicate);
+    let history = told(2).0;
+    assert_eq!(check(&history).anomalies, []);
+}
+
+#[test]
 fn the_same_offset_of_another_topic_is_another_place() {
     let other = Read { at: Partition { topic: 1, partition: 0 }, offset: 0, value: Some(value(2)) };
     Writer::default()
