@@ -246,7 +246,13 @@ impl Consumer {
                 Err(failed) => *failed,
             };
             match (&error, self.reset_time()) {
-                (ConsumeError::TopicDeleted { .. }, _) => self.targets.set(slot, None),
+                (ConsumeError::TopicDeleted { .. }, _) => {
+                    self.targets.set(slot, None);
+                    if self.group.is_some() {
+                        // Its group tells that the partition is lost; the member goes on.
+                        continue;
+                    }
+                }
                 (ConsumeError::OffsetOutOfRange { .. }, Some(since)) => {
                     self.read_since(slot, since);
                     continue;

@@ -56,6 +56,26 @@ async fn what_stays_is_read_on_while_what_goes_is_committed() {
 }
 
 #[tokio::test]
+async fn of_a_deleted_topic_a_member_hears_that_it_is_lost_whoever_tells_first() {
+    let mut setting = Setting::new(1).await;
+    let agent = setting.world.state.lock().topics["orders"].1[0].agent.clone();
+    setting.world.add_topic("gone", 1, &agent);
+    setting.consumer.subscribe(["orders", "gone"]).await.unwrap();
+    assert_eq!(setting.consumer.assignment().len(), 2);
+    setting.order(|groups| groups.mute = true);
+    setting.world.state.lock().topics.remove("gone");
+    setting.world.announce();
+    // Those who know of segments tell first.
+    for position in 1..=5 {
+        setting.send(0).await;
+        setting.read_to(0, position).await;
+    }
+    setting.order(|groups| groups.mute = false);
+    setting.poll_until("lost 0").await;
+    assert_eq!(setting.consumer.assignment(), [TopicPartition::new("orders", 0)]);
+}
+
+#[tokio::test]
 async fn what_stays_is_read_on_while_what_comes_waits_for_commits() {
     let options = |builder: ConsumerBuilder| builder.topics(["orders"]).auto_commit(false);
     let mut setting = Setting::with(2, options).await;

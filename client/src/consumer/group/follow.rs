@@ -342,7 +342,8 @@ impl Consumer {
     /// The application is about to make it leave.
     pub(in crate::consumer) fn tell_of_leaving(&self) {
         let partitions = self.assignment();
-        if let Some(listener) = self.listener().filter(|_| self.group.is_some()) {
+        let any = self.group.is_some() && !partitions.is_empty();
+        if let Some(listener) = self.listener().filter(|_| any) {
             listener.revoked(&partitions);
         }
     }

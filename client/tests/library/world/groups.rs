@@ -18,6 +18,8 @@ pub struct Coordinator {
     pub grants: Option<Vec<(u32, u32, bool)>>,
     /// It confirms no sign of life.
     pub deaf: bool,
+    /// It answers no sign of life.
+    pub mute: bool,
     /// It has not computed yet who is to read what.
     pub assigning: bool,
     /// Commits of these partitions are refused.
@@ -108,13 +110,17 @@ pub(super) fn attend(
             News::Changed => true,
             News::Sign(Err(_)) | News::Over => false,
         };
-        let answer = goes_on.then(|| Ok(answer(&world, last)));
+        let answer = goes_on.then(|| answer(&world, last).map(Ok));
         async move { answer }
     })
+    .filter_map(async |answer| answer)
 }
 
-fn answer(world: &World, sign: &v1::AttendGroupRequest) -> v1::AttendGroupResponse {
+fn answer(world: &World, sign: &v1::AttendGroupRequest) -> Option<v1::AttendGroupResponse> {
     let mut state = world.state.lock();
+    if state.groups.mute {
+        return None;
+    }
     state.groups.answers += 1;
     let member = state.groups.members.iter().find(|(id, _)| *id == sign.member_id);
     let of =
@@ -129,7 +135,7 @@ fn answer(world: &World, sign: &v1::AttendGroupRequest) -> v1::AttendGroupRespon
             revoking,
         })
     });
-    v1::AttendGroupResponse {
+    Some(v1::AttendGroupResponse {
         leader: true,
         term: 1,
         applied: state.applied - state.groups.behind,
@@ -141,5 +147,5 @@ fn answer(world: &World, sign: &v1::AttendGroupRequest) -> v1::AttendGroupRespon
         partitions: partitions.collect(),
         controllers: state.groups.controllers.clone(),
         ..Default::default()
-    }
+    })
 }
