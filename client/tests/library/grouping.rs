@@ -61,7 +61,7 @@ async fn of_a_deleted_topic_a_member_hears_that_it_is_lost_whoever_tells_first()
     let agent = setting.world.state.lock().topics["orders"].1[0].agent.clone();
     setting.world.add_topic("gone", 1, &agent);
     setting.consumer.subscribe(["orders", "gone"]).await.unwrap();
-    assert_eq!(setting.consumer.assignment().len(), 2);
+    setting.poll_while(|setting| setting.consumer.assignment().len() < 2).await;
     setting.order(|groups| groups.mute = true);
     setting.world.state.lock().topics.remove("gone");
     setting.world.announce();
