@@ -56,7 +56,6 @@ struct Described {
     epoch: u32,
     assignor: &'static str,
     members: Vec<Member>,
-    /// Over all partitions with an offset.
     /// Of the partitions that have an offset; null where none has.
     lag: Option<u64>,
     partitions: Vec<Partition>,

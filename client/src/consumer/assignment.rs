@@ -250,7 +250,9 @@ impl Consumer {
     /// Follows what has come in, so far as it need not wait. An event that fails is followed again by the next poll.
     pub(super) async fn follow_events(&mut self) -> Result<(), ConsumeError> {
         if let Some(events) = &mut self.events {
-            while let Ok(event) = events.receiver.try_recv() {
+            while self.pending.len() < EVENTS
+                && let Ok(event) = events.receiver.try_recv()
+            {
                 self.pending.push_back(event);
             }
         }

@@ -184,6 +184,9 @@ impl CommitQueue {
         &mut self,
         offsets: Vec<Offset>,
     ) -> Result<PendingCommit, ConsumeError> {
+        if self.requests.is_closed() {
+            return Err(ConsumeError::Ended);
+        }
         if self.handed_in - *self.answered.borrow() >= WAITING {
             let (group, limit) = (self.group.clone(), WAITING as usize);
             return Err(ConsumeError::CommitsWaiting { group, limit });

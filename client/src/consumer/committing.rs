@@ -1,10 +1,18 @@
 //! The consumer's commits: asked for, and automatic.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::commit::{CommitQueue, CommittedOffset, Offset, Outcome, PendingCommit};
 use super::error::ConsumeError;
 use super::handle::Consumer;
 use crate::clock;
 use crate::types::TopicPartition;
+
+/// How long poll waits, with records at hand, for the commits that a change of the assignment waits for: an answer comes
+/// sooner, and the application may take its time before it polls again.
+const SOON: Duration = Duration::from_millis(100);
 
 /// A commit that is under way, and its number.
 #[derive(Debug)]
@@ -19,16 +27,42 @@ pub(super) enum Fence {
     /// Nothing was begun for it.
     #[default]
     None,
-    /// So many commits are to be answered; the last of them may be the change's own.
-    Answers(u64, Option<UnderWay>),
+    /// Commits are to be answered.
+    Answers(Answers),
     /// It can be followed.
     Passed,
+}
+
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// So many.
+    count: u64,
+    /// The last of them, if it is the change's own.
+    own: Option<UnderWay>,
+    /// Until then poll waits for them, whatever records there are.
+    soon: Instant,
+}
+
+impl Answers {
+    fn new(count: u64, own: Option<UnderWay>) -> Self {
+        Self { count, own, soon: clock::later(clock::now(), SOON) }
+    }
+}
+
+impl Fence {
+    /// Until when poll waits for it, whatever records there are.
+    pub(super) fn soon(&self) -> Option<Instant> {
+        match self {
+            Self::Answers(answers) => Some(answers.soon),
+            Self::None | Self::Passed => None,
+        }
+    }
 }
 
 /// Waits until the change that waits can be followed.
 pub(super) async fn passed(fence: &Fence, commits: &mut Option<CommitQueue>) {
     match (fence, commits) {
-        (Fence::Answers(count, _), Some(queue)) => queue.answered(*count).await,
+        (Fence::Answers(answers), Some(queue)) => queue.answered(answers.count).await,
         _ => std::future::pending().await,
     }
 }
@@ -187,23 +221,23 @@ impl Consumer {
         let number = self.number(&offsets);
         let Some(queue) = &mut self.commits else { return Fence::Passed };
         let (pending, count) = queue.commit_urgently(offsets);
-        Fence::Answers(count, Some(UnderWay { number, pending }))
+        Fence::Answers(Answers::new(count, Some(UnderWay { number, pending })))
     }
 
     /// Before partitions come. GROUP: commits of before, which may be under way yet, count: whoever lost partitions and has
     /// them again would go back behind what it had committed.
     pub(super) fn settling(&self) -> Fence {
         let count = self.commits.as_ref().map(CommitQueue::of_this_membership);
-        count.map_or(Fence::Passed, |count| Fence::Answers(count, None))
+        count.map_or(Fence::Passed, |count| Fence::Answers(Answers::new(count, None)))
     }
 
     /// Whether what the next change waits for has come.
     pub(super) fn fence_passed(&mut self) -> bool {
-        let Fence::Answers(count, own) = &mut self.fence else { return true };
-        if !self.commits.as_ref().is_none_or(|queue| queue.has_answered(*count)) {
+        let Fence::Answers(answers) = &mut self.fence else { return true };
+        if !self.commits.as_ref().is_none_or(|queue| queue.has_answered(answers.count)) {
             return false;
         }
-        if let Some(mut own) = own.take()
+        if let Some(mut own) = answers.own.take()
             && let Some(outcome) = own.pending.outcome()
             && let Err(error) = self.note(own.number, outcome)
         {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::assignment::{AssignmentEvent, Events};
+use super::assignment::{AssignmentEvent, EVENTS, Events};
 use super::bookkeeping::Bookkeeping;
 use super::budget::Memory;
 use super::builder::ConsumerBuilder;
@@ -208,6 +208,12 @@ impl Consumer {
         loop {
             self.follow_group().await?;
             self.follow_events().await?;
+            if let Some(soon) = self.fence.soon()
+                && let passed = passed(&self.fence, &mut self.commits)
+                && tokio::time::timeout_at(soon.min(until), passed).await.is_ok()
+            {
+                continue;
+            }
             // Where it begins with what it was just given may be due.
             self.commit_automatically();
             if let Some(slot) = self.books.lost().filter(|_| self.reset_time().is_none()) {
@@ -229,7 +235,10 @@ impl Consumer {
             }
             tokio::select! {
                 () = self.ready.arrived() => {}
-                event = next(&mut self.events) => self.pending.push_back(event),
+                // BOUND: whoever sends more waits until poll has followed some.
+                event = next(&mut self.events), if self.pending.len() < EVENTS => {
+                    self.pending.push_back(event);
+                }
                 () = news(&mut self.group) => {}
                 () = passed(&self.fence, &mut self.commits) => {}
                 () = tokio::time::sleep_until(until) => return Ok(records),

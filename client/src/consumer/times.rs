@@ -101,11 +101,16 @@ impl Consumer {
         self.targets.set(slot, None);
         let version = self.targets.version(slot);
         let (at, topic) = (self.table.at(slot).clone(), self.table.topic(slot));
-        let (searcher, ready, turn) = (self.searcher(), self.ready.clone(), self.search.clone());
+        let (searcher, turn) = (self.searcher(), self.search.clone());
+        let (targets, ready) = (self.targets.clone(), self.ready.clone());
         let cancel = self.cancel.clone();
         let search = async move {
             // BOUND: one at a time, for each holds a slice.
             let _turn = turn.lock().await;
+            // The partition went, or is read from elsewhere: there may be another search for it.
+            if targets.version(slot) != version {
+                return;
+            }
             let body = match searcher.first(&at, topic, since).await {
                 Ok(offset) => Body::Begin(offset),
                 Err(error) => Body::Failed(error),
@@ -215,6 +220,9 @@ impl Searcher {
             // Its oldest records were deleted meanwhile.
             if info.code() == v1::ErrorCode::OffsetOutOfRange && search.from < plan.log_start {
                 return Ok(Step::On(plan.log_start));
+            }
+            if info.code() == v1::ErrorCode::UnknownTopic {
+                return Err(ConsumeError::TopicDeleted { topic: search.at.topic.clone() });
             }
             let (refusal, _) = convert::refusal(info);
             return Err(ConsumeError::LookUp { at: (*search.at).clone(), refusal });

@@ -56,6 +56,23 @@ async fn what_stays_is_read_on_while_what_goes_is_committed() {
 }
 
 #[tokio::test]
+async fn what_goes_is_gone_within_the_poll_that_its_commit_is_answered_in() {
+    let options = |builder: ConsumerBuilder| builder.topics(["orders"]).max_poll_records(1);
+    let mut setting = Setting::with(2, options).await;
+    setting.send(1).await;
+    setting.read_to(1, 1).await;
+    for _ in 0..500 {
+        setting.send(0).await;
+    }
+    setting.read_to(0, 1).await;
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false), (1, 1, true)]));
+    // Each of these returns a record of what stays.
+    let records = setting.poll_until("revoked 1").await;
+    assert!(records > 0 && setting.consumer.position("orders", 0) < Some(500));
+    until("it is released", || setting.asked().iter().any(|asked| asked == "release 1@1")).await;
+}
+
+#[tokio::test]
 async fn of_a_deleted_topic_a_member_hears_that_it_is_lost_whoever_tells_first() {
     let mut setting = Setting::new(1).await;
     let agent = setting.world.state.lock().topics["orders"].1[0].agent.clone();

@@ -156,7 +156,9 @@ impl Consumer {
             if group.lost && group.words.send(Word::Lost).await.is_ok() {
                 group.lost = false;
             }
-            while let Ok(event) = group.events.try_recv() {
+            while group.pending.len() < EVENTS
+                && let Ok(event) = group.events.try_recv()
+            {
                 group.pending.push_back(event);
             }
             let Some(event) = group.pending.front().cloned() else { return Ok(()) };
@@ -341,10 +343,21 @@ impl Consumer {
 
     /// The application is about to make it leave.
     pub(in crate::consumer) fn tell_of_leaving(&self) {
-        let partitions = self.assignment();
+        let mut partitions = self.assignment();
+        let told = self.told_of_leaving();
+        partitions.retain(|at| !told.contains(at));
         let any = self.group.is_some() && !partitions.is_empty();
         if let Some(listener) = self.listener().filter(|_| any) {
             listener.revoked(&partitions);
+        }
+    }
+
+    /// Of these it was told, though they are not gone yet.
+    fn told_of_leaving(&self) -> Vec<TopicPartition> {
+        let first = self.group.as_ref().and_then(|group| group.pending.front());
+        match (&self.fence, first) {
+            (Fence::Answers(_) | Fence::Passed, Some(Event::Revoked(keys))) => self.names_of(keys),
+            _ => Vec::new(),
         }
     }
 

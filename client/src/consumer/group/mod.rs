@@ -131,6 +131,10 @@ pub(super) async fn news(group: &mut Option<Group>) {
 impl Group {
     /// Waits until there is something more to follow.
     async fn news(&mut self) {
+        // BOUND: whoever sends more waits until poll has followed some.
+        if self.pending.len() >= EVENTS {
+            return std::future::pending().await;
+        }
         match self.events.recv().await {
             Some(event) => self.pending.push_back(event),
             None => std::future::pending().await,
