@@ -16,6 +16,10 @@ const CRASH_EVERY: u64 = 3;
 /// From one fault to the next, and how long one lasts, in milliseconds.
 const PAUSE: std::ops::Range<u64> = 500..5_000;
 const LASTS: std::ops::Range<u64> = 500..9_000;
+/// How long an agent goes unanswered: for a commit or more. And how long it is cut off then: until its session of three
+/// seconds is over, and not so long that producers have turned to another agent before it is back.
+const UNANSWERED: std::ops::Range<u64> = 300..800;
+const CUT_OFF: std::ops::Range<u64> = 3_300..4_500;
 /// What a restart in good order may take: more than all that a process waits for as it ends.
 const RESTART: Duration = Duration::from_secs(25);
 const HOUR_MS: i64 = 3_600_000;
@@ -23,13 +27,14 @@ const HOUR_MS: i64 = 3_600_000;
 const UNSYNCED: [&str; 1] = ["synced"];
 
 /// All kinds of faults.
-pub(crate) const KINDS: [&str; 18] = [
+pub(crate) const KINDS: [&str; 19] = [
     "power cut",
     "power and network cut",
     "restart",
     "link cut",
     "link cut one way",
     "link held",
+    "unanswered, then cut off",
     "slow disk",
     "wrong time of day",
     "latency",
@@ -54,6 +59,9 @@ enum Fault {
     Cut { these: Vec<String>, those: Vec<String>, one_way: bool },
     /// What is sent between these and those is kept, and delivered in the end.
     Hold { these: Vec<String>, those: Vec<String> },
+    /// What the controllers send to this agent is lost, while they hear it and do what it asks; after that it is cut off
+    /// from them, and comes back to ask what became of it when its session is over.
+    Unanswered(String),
     /// The disk, and other threads, are late by up to this.
     Slow(String, Duration),
     /// The clock's time of day is off.
@@ -113,6 +121,12 @@ impl Nemesis {
                 self.done.hung.push(format!("{machine} did not end for {RESTART:?}"));
             }
             self.end(sim, rig, bucket, &over.fault);
+            if let Fault::Unanswered(agent) = over.fault {
+                let (these, those) = (vec![agent], hosts::controllers());
+                let cut = Fault::Cut { these, those, one_way: false };
+                let lasts = self.random.within(CUT_OFF);
+                self.start(sim, rig, bucket, cut, now + Duration::from_millis(lasts));
+            }
         }
         if now < self.next {
             return;
@@ -130,8 +144,20 @@ impl Nemesis {
         *self.done.kinds.entry(kind(&fault)).or_default() += 1;
         let until = match fault {
             Fault::Restart(_) => now + RESTART,
+            Fault::Unanswered(_) => now + Duration::from_millis(self.random.within(UNANSWERED)),
             _ => now + Duration::from_millis(self.random.within(LASTS)),
         };
+        self.start(sim, rig, bucket, fault, until);
+    }
+
+    fn start(
+        &mut self,
+        sim: &mut Sim<'_>,
+        rig: &Shared,
+        bucket: &Bucket,
+        fault: Fault,
+        until: Duration,
+    ) {
         tracing::info!(?fault, "begins");
         self.begin(sim, rig, bucket, &fault);
         self.active.push(Active { fault, until });
@@ -148,7 +174,7 @@ impl Nemesis {
         if self.done.faults.is_multiple_of(CRASH_EVERY) {
             return self.crash(rig);
         }
-        match self.random.below(12) {
+        match self.random.below(14) {
             0 | 1 => self.crash(rig),
             2 => Fault::Restart(self.one(&[hosts::controllers(), hosts::agents()].concat())),
             3..=5 => self.cut(rig),
@@ -173,6 +199,7 @@ impl Nemesis {
                 };
                 Fault::Store(who, trouble.unwrap_or(Trouble::Silence), percent)
             }
+            11 | 12 => Fault::Unanswered(self.one(&hosts::agents())),
             _ => Fault::Latency(Duration::from_millis(self.random.within(20..400))),
         }
     }
@@ -268,6 +295,11 @@ impl Nemesis {
                     }
                 }
             }
+            Fault::Unanswered(agent) => {
+                for controller in hosts::controllers() {
+                    sim.partition_oneway(controller, agent.as_str());
+                }
+            }
             Fault::Slow(machine, latest) => simulated::slow(machine, Some(*latest)),
             Fault::Skew(machine, by_ms) => simulated::skew(machine, *by_ms),
             Fault::Store(who, trouble, percent) => {
@@ -310,6 +342,11 @@ impl Nemesis {
                     }
                 }
             }
+            Fault::Unanswered(agent) => {
+                for controller in hosts::controllers() {
+                    sim.repair_oneway(controller, agent.as_str());
+                }
+            }
             Fault::Slow(machine, _) => simulated::slow(machine, None),
             Fault::Skew(machine, _) => simulated::skew(machine, 0),
             Fault::Store(who, ..) => who.iter().for_each(|host| bucket.heal(host)),
@@ -350,7 +387,9 @@ fn machines(fault: &Fault) -> Vec<String> {
         Fault::Restart(machine) | Fault::Slow(machine, _) | Fault::Skew(machine, _) => {
             vec![machine.clone()]
         }
-        Fault::Cut { .. } | Fault::Hold { .. } => vec!["the network".to_owned()],
+        Fault::Cut { .. } | Fault::Hold { .. } | Fault::Unanswered(_) => {
+            vec!["the network".to_owned()]
+        }
         Fault::Latency(_) => vec!["the latency".to_owned()],
     }
 }
@@ -371,6 +410,7 @@ fn kind(fault: &Fault) -> &'static str {
         Fault::Cut { one_way: false, .. } => "link cut",
         Fault::Cut { one_way: true, .. } => "link cut one way",
         Fault::Hold { .. } => "link held",
+        Fault::Unanswered(_) => "unanswered, then cut off",
         Fault::Slow(..) => "slow disk",
         Fault::Skew(..) => "wrong time of day",
         Fault::Store(_, trouble, _) => trouble.name(),
