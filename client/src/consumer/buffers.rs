@@ -183,7 +183,7 @@ mod tests {
         let place = first.as_ref().as_ptr();
         assert_eq!(first.as_ref().len(), 114_688);
         drop(first);
-        let small = Buffer::take(&memory, 20_000);
+        let small = Buffer::take(&memory, 40_000);
         assert_ne!(small.as_ref().as_ptr(), place);
         let again = Buffer::take(&memory, 90_000);
         assert_eq!(again.as_ref().as_ptr(), place);
@@ -199,7 +199,7 @@ mod tests {
         let _new = Buffer::take(&memory, 20_000);
         assert_eq!(memory.unused.state.lock().buffers.len(), 1);
         let more = memory.decoded.take(80_000);
-        drop(Buffer::take(&memory, 20_000));
+        drop(Buffer::take(&memory, 40_000));
         assert_eq!(memory.unused.state.lock().bytes, 0);
         drop((hold, more));
     }
