@@ -1,4 +1,5 @@
-//! Consumers' committed offsets (GROUP); who may commit them is judged in `groups.rs`. Offsets that a history tells of here only ever grow; registers that are
+//! Consumers' committed offsets (GROUP); who may commit them is judged in `groups.rs`. Offsets that a history tells of
+//! here only ever grow, whoever committed them: what one fetch has shown, no later one may be behind. Registers that are
 //! written back and forth are keys of the metadata (`meta.rs`).
 
 use std::collections::{HashMap, HashSet};
@@ -10,7 +11,8 @@ type Key<'a> = (&'a str, Partition);
 
 #[derive(Default)]
 struct Offsets<'a> {
-    /// The highest offset whose commit was acknowledged, and by which event.
+    /// The highest offset whose commit was acknowledged, or that was fetched, and by which event. Members that commit by
+    /// themselves tell of no commits.
     committed: HashMap<Key<'a>, (u64, usize)>,
     /// What that was when a process's fetch began.
     fetching: HashMap<(u32, Key<'a>), Option<(u64, usize)>>,
@@ -33,10 +35,7 @@ impl<'a> Offsets<'a> {
             }
             (Operation::CommitOffset { group, at, offset, .. }, Outcome::Ok) => {
                 self.late.remove(&((group, *at), *offset));
-                let known = self.committed.entry((group, *at)).or_insert((*offset, event));
-                if *offset > known.0 {
-                    *known = (*offset, event);
-                }
+                self.raise((group, *at), *offset, event);
             }
             (Operation::FetchOffset { group, at, .. }, Outcome::Invoke) => {
                 let known = self.committed.get(&(group.as_str(), *at)).copied();
@@ -48,8 +47,18 @@ impl<'a> Offsets<'a> {
                     return;
                 }
                 check_fetch(report, (group, *at), *offset, before, event);
+                if let Some(offset) = offset {
+                    self.raise((group, *at), *offset, event);
+                }
             }
             _ => {}
+        }
+    }
+
+    fn raise(&mut self, key: Key<'a>, offset: u64, event: usize) {
+        let known = self.committed.entry(key).or_insert((offset, event));
+        if offset > known.0 {
+            *known = (offset, event);
         }
     }
 }

@@ -28,6 +28,21 @@ fn a_committed_offset_that_is_forgotten_is_reported() {
 }
 
 #[test]
+fn a_committed_offset_that_goes_back_is_reported_though_nobody_tells_of_commits() {
+    Writer::default()
+        .fetch(2, Some(150))
+        .fetch(3, Some(129))
+        .shows(AnomalyKind::OffsetCommitRegression);
+    // The one was asked before the other was answered.
+    let fetch = |offset| Operation::FetchOffset { group: "g".into(), at: AT, offset };
+    Writer::default()
+        .event(2, Outcome::Invoke, fetch(None))
+        .fetch(3, Some(150))
+        .event(2, Outcome::Ok, fetch(Some(129)))
+        .shows_nothing();
+}
+
+#[test]
 fn a_commit_without_membership_that_comes_late_is_no_regression() {
     let late = Operation::CommitOffset { group: "g".into(), at: AT, offset: 5, member: false };
     Writer::default()
