@@ -125,6 +125,9 @@ pub enum Operation {
         client: String,
         /// It may write a record twice when an answer was lost.
         duplicates: bool,
+        /// Whose place it takes, if it is not the first in its place.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        follows: Option<u32>,
     },
     /// The process ended without a word.
     Crash,

@@ -168,11 +168,12 @@ impl<'a> Groups<'a> {
             let handed = self.handed.get(&(*group, *at)).unwrap_or(&nothing);
             let below = log.read.range((*at, 0)..(*at, *committed));
             let skipped = below.filter(|((_, offset), _)| !handed.contains(offset));
-            for ((_, offset), (value, read)) in skipped {
+            for ((_, offset), found) in skipped {
                 let detail = format!(
-                    "group {group} committed {committed} of {at}, and no member was handed {value} at {offset}"
+                    "group {group} committed {committed} of {at}, and no member was handed {} at {offset}",
+                    found.value
                 );
-                report.found(AnomalyKind::GroupSkip, detail, vec![*event, *read]);
+                report.found(AnomalyKind::GroupSkip, detail, vec![*event, found.event]);
             }
         }
     }

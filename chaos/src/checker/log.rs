@@ -1,6 +1,8 @@
 //! What was sent and acknowledged against what was read.
 //!
-//! A record acknowledged and not in the final drain is `lost-write` if something behind it was read, `unseen` if not.
+//! A record acknowledged and not in the final drain is `lost-write` if something behind it was read there, `unseen` if
+//! not. What others had read before that makes no difference: it must still be there. In a history that ends before its
+//! drain all reads count.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,15 +20,27 @@ pub(super) struct Acked {
     pub(super) offset: u64,
 }
 
+/// What was read at an offset.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    /// The first value seen there.
+    pub(super) value: Value,
+    /// By which event.
+    pub(super) event: usize,
+    /// The final drain saw it.
+    drained: bool,
+}
+
 /// What the history says about sends and reads, gathered in one pass.
 #[derive(Default)]
 pub(super) struct Log {
-    invoked: HashSet<Value>,
+    /// Where each value was to go.
+    invoked: HashMap<Value, Partition>,
     /// By value: where it failed, and whether it was told that it was fenced.
     failed: HashMap<Value, (usize, bool)>,
     pub(super) acked: Vec<Acked>,
-    /// Every offset read: the first value seen there, and by which event.
-    pub(super) read: BTreeMap<Place, (Value, usize)>,
+    /// Every offset read.
+    pub(super) read: BTreeMap<Place, Found>,
     /// Processes whose records may be there twice.
     repeating: HashSet<u32>,
     /// How many of which processes may be, at most, and who says so.
@@ -51,8 +65,8 @@ impl Log {
             (Operation::Repeated { processes, most }, Outcome::Ok) => {
                 self.accounts.push((processes.clone(), *most, event));
             }
-            (Operation::Send { value, .. }, Outcome::Invoke) => {
-                self.invoked.insert(*value);
+            (Operation::Send { at, value, .. }, Outcome::Invoke) => {
+                self.invoked.insert(*value, *at);
             }
             (Operation::Send { value, fenced, .. }, Outcome::Fail) => {
                 self.failed.insert(*value, (event, *fenced));
@@ -61,16 +75,18 @@ impl Log {
                 report.acknowledged += 1;
                 self.acked.push(Acked { event, at: *at, value: *value, offset: *offset });
             }
-            (Operation::Poll { reads }, Outcome::Ok) => self.take_reads(event, reads, report),
+            (Operation::Poll { reads }, Outcome::Ok) => {
+                self.take_reads(event, reads, false, report);
+            }
             (Operation::Drain { reads }, Outcome::Ok) => {
                 self.drained = true;
-                self.take_reads(event, reads, report);
+                self.take_reads(event, reads, true, report);
             }
             _ => {}
         }
     }
 
-    fn take_reads(&mut self, event: usize, reads: &[Read], report: &mut Report) {
+    fn take_reads(&mut self, event: usize, reads: &[Read], drained: bool, report: &mut Report) {
         for read in reads {
             report.reads += 1;
             let place = (read.at, read.offset);
@@ -79,10 +95,12 @@ impl Log {
                 report.found(AnomalyKind::CorruptRead, detail, vec![event]);
                 continue;
             };
-            let (first, seen) = *self.read.entry(place).or_insert((value, event));
-            if first != value {
-                let detail = two_values(place, first, value);
-                report.found(AnomalyKind::InconsistentOffsets, detail, vec![seen, event]);
+            let found = Found { value, event, drained };
+            let first = self.read.entry(place).or_insert(found);
+            first.drained |= drained;
+            if first.value != value {
+                let detail = two_values(place, first.value, value);
+                report.found(AnomalyKind::InconsistentOffsets, detail, vec![first.event, event]);
             }
         }
     }
@@ -95,41 +113,47 @@ impl Log {
 
     fn check_acknowledged(&self, report: &mut Report) {
         let mut furthest: HashMap<Partition, u64> = HashMap::new();
-        for (at, offset) in self.read.keys() {
+        for ((at, offset), _) in self.read.iter().filter(|(_, found)| self.counts(found)) {
             furthest.insert(*at, *offset);
         }
         for Acked { event, at, value, offset } in &self.acked {
-            let detail = || format!("{value} was acknowledged at {at}@{offset}");
-            match self.read.get(&(*at, *offset)) {
-                Some((read, seen)) if read != value => {
-                    let detail = two_values((*at, *offset), *read, *value);
-                    report.found(AnomalyKind::InconsistentOffsets, detail, vec![*event, *seen]);
-                }
-                Some(_) => {}
-                None if furthest.get(at).is_some_and(|read| read > offset) => {
-                    report.found(AnomalyKind::LostWrite, detail(), vec![*event]);
-                }
-                None if self.drained => {
-                    report.found(AnomalyKind::Unseen, detail(), vec![*event]);
-                }
-                None => {}
+            let found = self.read.get(&(*at, *offset));
+            if let Some(found) = found
+                && found.value != *value
+            {
+                let detail = two_values((*at, *offset), found.value, *value);
+                report.found(AnomalyKind::InconsistentOffsets, detail, vec![*event, found.event]);
+                continue;
             }
+            if found.is_some_and(|found| self.counts(found)) {
+                continue;
+            }
+            let kind = match furthest.get(at) {
+                Some(read) if read > offset => AnomalyKind::LostWrite,
+                _ if self.drained => AnomalyKind::Unseen,
+                _ => continue,
+            };
+            let mut detail = format!("{value} was acknowledged at {at}@{offset}");
+            let mut proof = vec![*event];
+            if let Some(found) = found {
+                detail.push_str(", was read, and was not there any more in the end");
+                proof.push(found.event);
+            }
+            report.found(kind, detail, proof);
         }
+    }
+
+    /// Whether it shows that an acknowledged record was kept.
+    fn counts(&self, found: &Found) -> bool {
+        found.drained || !self.drained
     }
 
     fn check_values(&self, report: &mut Report) {
         let mut places: HashMap<Value, (Place, usize)> = HashMap::with_capacity(self.read.len());
         let mut repeated: HashMap<u32, u64> = HashMap::new();
-        for (place, (value, event)) in &self.read {
+        for (place, Found { value, event, .. }) in &self.read {
             let (at, offset) = place;
-            if let Some((failed, fenced)) = self.failed.get(value) {
-                let kind = if *fenced { AnomalyKind::FalseFenced } else { AnomalyKind::G1a };
-                let detail = format!("{value} failed, yet is at {at}@{offset}");
-                report.found(kind, detail, vec![*failed, *event]);
-            } else if !self.invoked.contains(value) {
-                let detail = format!("{value} at {at}@{offset} was never sent");
-                report.found(AnomalyKind::PhantomRead, detail, vec![*event]);
-            }
+            self.check_origin(*place, *value, *event, report);
             let Some(((first, low), seen)) = places.insert(*value, (*place, *event)) else {
                 continue;
             };
@@ -142,6 +166,22 @@ impl Log {
             }
         }
         self.check_accounts(&repeated, report);
+    }
+
+    /// What is read was sent, to there, and did not certainly fail.
+    fn check_origin(&self, (at, offset): Place, value: Value, event: usize, report: &mut Report) {
+        if let Some((failed, fenced)) = self.failed.get(&value) {
+            let kind = if *fenced { AnomalyKind::FalseFenced } else { AnomalyKind::G1a };
+            let detail = format!("{value} failed, yet is at {at}@{offset}");
+            report.found(kind, detail, vec![*failed, event]);
+            return;
+        }
+        let detail = match self.invoked.get(&value) {
+            None => format!("{value} at {at}@{offset} was never sent"),
+            Some(sent) if *sent != at => format!("{value} at {at}@{offset} was sent to {sent}"),
+            Some(_) => return,
+        };
+        report.found(AnomalyKind::PhantomRead, detail, vec![event]);
     }
 
     /// A client that may repeat a record counts what it repeats without knowing what became of it.
@@ -161,7 +201,7 @@ impl Log {
     /// later one.
     fn check_send_order(&self, report: &mut Report) {
         let mut first: HashMap<(Partition, Value), u64> = HashMap::new();
-        for ((at, offset), (value, _)) in &self.read {
+        for ((at, offset), Found { value, .. }) in &self.read {
             if self.repeating.contains(&value.process) {
                 first.entry((*at, *value)).or_insert(*offset);
             }

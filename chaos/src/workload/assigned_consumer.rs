@@ -23,12 +23,14 @@ type Positions = BTreeMap<TopicPartition, u64>;
 pub(super) async fn run(world: World) -> Result<(), ChaosError> {
     let mut random = world.random.clone();
     let mut positions = Positions::new();
+    let mut last = None;
     while !world.stop.is_cancelled() {
         let Ok(consumer) = world.assigned().build().await else {
             world.pause(AGAIN).await;
             continue;
         };
-        let process = world.start(CLIENT, false);
+        let process = world.start_after(CLIENT, false, last);
+        last = Some(process);
         positions = live(&world, consumer, process, &mut random, &positions).await?;
     }
     Ok(())

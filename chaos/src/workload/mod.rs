@@ -89,8 +89,13 @@ impl World {
 
     /// A new process of this kind of client.
     pub(crate) fn start(&self, client: &str, duplicates: bool) -> u32 {
+        self.start_after(client, duplicates, None)
+    }
+
+    /// The same in the place of another one.
+    fn start_after(&self, client: &str, duplicates: bool, follows: Option<u32>) -> u32 {
         let process = self.recorder.process();
-        let start = Operation::Start { client: client.to_owned(), duplicates };
+        let start = Operation::Start { client: client.to_owned(), duplicates, follows };
         self.recorder.record(process, Outcome::Ok, start);
         process
     }

@@ -37,12 +37,13 @@ impl Kind {
         }
     }
 
-    fn start(self, world: &World) -> u32 {
-        match self {
-            Self::Idempotent => world.start("idempotent producer", false),
-            Self::Plain => world.start("plain producer", true),
-            Self::Named(_) => world.start("named producer", false),
-        }
+    fn start(self, world: &World, follows: Option<u32>) -> u32 {
+        let client = match self {
+            Self::Idempotent => "idempotent producer",
+            Self::Plain => "plain producer",
+            Self::Named(_) => "named producer",
+        };
+        world.start_after(client, self == Self::Plain, follows)
     }
 }
 
@@ -80,15 +81,17 @@ pub(crate) struct Producer {
 pub(super) async fn run(world: World, kind: Kind) -> Result<(), ChaosError> {
     let mut random = world.random.clone();
     let mut successor: Option<Producer> = None;
+    let mut last = None;
     while !world.stop.is_cancelled() {
         let built = match successor.take() {
             Some(producer) => Some(producer),
-            None => Producer::build(&world, kind, random.fork(1)).await,
+            None => Producer::build_after(&world, kind, random.fork(1), last).await,
         };
         let Some(mut producer) = built else {
             world.pause(AGAIN).await;
             continue;
         };
+        last = Some(producer.process);
         random = random.fork(2);
         producer.serve(tokio::time::sleep(Duration::from_secs(random.within(LIFE)))).await;
         match kind {
@@ -107,6 +110,15 @@ pub(super) async fn run(world: World, kind: Kind) -> Result<(), ChaosError> {
 impl Producer {
     /// Nothing while the controllers cannot be reached.
     pub(crate) async fn build(world: &World, kind: Kind, random: Random) -> Option<Self> {
+        Self::build_after(world, kind, random, None).await
+    }
+
+    async fn build_after(
+        world: &World,
+        kind: Kind,
+        random: Random,
+        follows: Option<u32>,
+    ) -> Option<Self> {
         let mut builder = streamhouse_client::Producer::builder()
             .controllers(world.access.controllers.iter().cloned())
             .delivery_timeout(if kind == Kind::Plain { SHORT_TIMEOUT } else { DELIVERY_TIMEOUT })
@@ -116,7 +128,7 @@ impl Producer {
             builder = builder.producer_name(format!("producer-{number}"));
         }
         let client = builder.build().await.ok()?;
-        let process = kind.start(world);
+        let process = kind.start(world, follows);
         let (pending, world) = (Pending::new(), world.clone());
         let processes = vec![process];
         let (counter, replaced) = (0, false);
@@ -150,7 +162,8 @@ impl Producer {
     /// Another one takes over; meanwhile, and a little longer, this one goes on. The other one, if it came about.
     async fn hand_over(mut self, random: Random) -> Option<Self> {
         let (world, kind) = (self.world.clone(), self.kind);
-        let successor = self.serve(Self::build(&world, kind, random)).await.flatten();
+        let built = Self::build_after(&world, kind, random, Some(self.process));
+        let successor = self.serve(built).await.flatten();
         if let Some(successor) = &successor {
             let taken = Operation::TakeOver { from: self.process };
             world.recorder.record(successor.process, Outcome::Ok, taken);
@@ -183,7 +196,7 @@ impl Producer {
                 self.record(Outcome::Info, at, value, None, false);
                 // What is said of one that was taken over from goes by its number.
                 if value.process == self.process && !self.replaced {
-                    self.process = self.kind.start(&self.world);
+                    self.process = self.kind.start(&self.world, Some(self.process));
                     self.processes.push(self.process);
                     self.counter = 0;
                 }
@@ -218,10 +231,16 @@ impl Producer {
         }
     }
 
-    /// Ends without a word; what was on its way is answered by the library itself.
+    /// Ends without a word; what was on its way is answered by the library itself. Only a plain one is told to end, at
+    /// once: its account is whole when it has.
     async fn crash(mut self) {
         let recorder = self.world.recorder.clone();
         recorder.record(self.process, Outcome::Ok, Operation::Crash);
+        let plain = self.kind == Kind::Plain;
+        if plain {
+            let _ = self.client.close_within(Duration::ZERO).await;
+        }
+        let most = self.client.metrics().ambiguous_records;
         drop(self.client);
         while let Some((at, value, result)) = self.pending.next().await {
             let (outcome, offset) = match &result {
@@ -231,6 +250,10 @@ impl Producer {
             };
             let send = Operation::Send { at, value, offset, fenced: false };
             recorder.record(value.process, outcome, send);
+        }
+        if plain {
+            let repeated = Operation::Repeated { processes: self.processes, most };
+            recorder.record(self.process, Outcome::Ok, repeated);
         }
     }
 }

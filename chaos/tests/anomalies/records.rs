@@ -31,6 +31,24 @@ fn an_unseen_write_is_reported() {
 }
 
 #[test]
+fn what_was_read_once_and_is_gone_in_the_end_is_reported() {
+    let polled = || Writer::default().acked(1, 0).acked(2, 1).poll(2, &[read(0, 1), read(1, 2)]);
+    polled().drain(&[read(1, 2)]).shows(AnomalyKind::LostWrite);
+    polled().drain(&[read(0, 1)]).shows(AnomalyKind::Unseen);
+    polled().drain(&[read(0, 1), read(1, 2)]).shows_nothing();
+    // Nobody got as far as the drain.
+    polled().shows_nothing();
+}
+
+#[test]
+fn a_record_in_another_partition_than_it_was_sent_to_is_reported() {
+    let other = Partition { topic: 0, partition: 1 };
+    let astray = Read { at: other, offset: 0, value: Some(value(1)) };
+    let history = Writer::default().send(1, Outcome::Info, None);
+    history.drain(&[astray]).shows(AnomalyKind::PhantomRead);
+}
+
+#[test]
 fn a_duplicate_is_reported() {
     let twice = [read(0, 1), read(1, 1)];
     Writer::default().acked(1, 0).drain(&twice).shows(AnomalyKind::Duplicate);
@@ -38,7 +56,8 @@ fn a_duplicate_is_reported() {
 
 #[test]
 fn a_duplicate_of_a_client_that_may_is_counted_only() {
-    let start = Operation::Start { client: "plain producer".into(), duplicates: true };
+    let start =
+        Operation::Start { client: "plain producer".into(), duplicates: true, follows: None };
     let twice = [read(0, 1), read(1, 1)];
     let history = Writer::default().event(1, Outcome::Ok, start).acked(1, 0).drain(&twice).0;
     assert_eq!(check(&history).anomalies, []);
@@ -47,7 +66,8 @@ fn a_duplicate_of_a_client_that_may_is_counted_only() {
 
 #[test]
 fn more_duplicates_than_the_client_knows_of_are_reported() {
-    let start = Operation::Start { client: "plain producer".into(), duplicates: true };
+    let start =
+        Operation::Start { client: "plain producer".into(), duplicates: true, follows: None };
     let twice = [read(0, 1), read(1, 1), read(2, 2), read(3, 2)];
     let told = |most| {
         let repeated = Operation::Repeated { processes: vec![1], most };
@@ -61,10 +81,13 @@ fn more_duplicates_than_the_client_knows_of_are_reported() {
 
 #[test]
 fn the_same_offset_of_another_topic_is_another_place() {
-    let other = Read { at: Partition { topic: 1, partition: 0 }, offset: 0, value: Some(value(2)) };
+    let elsewhere = Partition { topic: 1, partition: 0 };
+    let other = Read { at: elsewhere, offset: 0, value: Some(value(2)) };
+    let send = Operation::Send { at: elsewhere, value: value(2), offset: None, fenced: false };
     Writer::default()
         .acked(1, 0)
-        .send(2, Outcome::Info, None)
+        .event(1, Outcome::Invoke, send.clone())
+        .event(1, Outcome::Info, send)
         .drain(&[read(0, 1), other])
         .shows_nothing();
 }
@@ -158,7 +181,8 @@ fn sends_out_of_order_are_reported() {
 #[test]
 fn a_client_that_repeats_keeps_the_order_of_first_appearances() {
     let start = || {
-        let start = Operation::Start { client: "plain producer".into(), duplicates: true };
+        let start =
+            Operation::Start { client: "plain producer".into(), duplicates: true, follows: None };
         Writer::default().event(1, Outcome::Ok, start)
     };
     // The answer to the first was lost, and the acknowledged one is its second appearance.
