@@ -1,6 +1,6 @@
 //! The final index against itself (DENSE), against what was acknowledged (ACK) and against the store (GC).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::anomaly::{AnomalyKind, Report};
 use super::log::Log;
@@ -28,6 +28,11 @@ struct Index<'a> {
 pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
     let index = gather(history, report);
     for (at, (event, log_start, high_watermark)) in &index.extents {
+        if *log_start > 0 {
+            // Nobody in a trial deletes records, and none becomes old enough.
+            let detail = format!("the log of {at} begins at {log_start}, and nothing trims it");
+            report.found(AnomalyKind::IndexGap, detail, vec![*event]);
+        }
         let entries = index.entries.get(at).map(Vec::as_slice).unwrap_or_default();
         check_dense(report, *at, entries, *event, *log_start..*high_watermark);
     }
@@ -103,13 +108,23 @@ fn check_dense(
     }
 }
 
+/// GC: the collector deletes only what no entry can ever name, and a name is given once. So an object that was deleted
+/// and is named in the end was deleted too early, whether or not somebody has looked for it since.
 fn check_missing(index: &Index<'_>, report: &mut Report) {
+    let mut told = HashSet::new();
+    for entry in index.entries.values().flatten() {
+        if let Some(deleted) = index.deleted.get(entry.object)
+            && told.insert(entry.object)
+        {
+            report.found_deleted(entry.object, vec![*deleted, entry.event]);
+        }
+    }
     for (event, object) in &index.missing {
         match index.deleted.get(object) {
-            Some(deleted) => {
-                let detail = format!("{object} was deleted, and the index names it");
-                report.found(AnomalyKind::PrematureDelete, detail, vec![*deleted, *event]);
+            Some(deleted) if told.insert(object) => {
+                report.found_deleted(object, vec![*deleted, *event]);
             }
+            Some(_) => {}
             None => {
                 let detail = format!("the index names {object}, which the store does not have");
                 report.found(AnomalyKind::DanglingIndex, detail, vec![*event]);
@@ -118,10 +133,18 @@ fn check_missing(index: &Index<'_>, report: &mut Report) {
     }
 }
 
+impl Report {
+    fn found_deleted(&mut self, object: &str, proof: Vec<usize>) {
+        let detail = format!("{object} was deleted, and the index names it");
+        self.found(AnomalyKind::PrematureDelete, detail, proof);
+    }
+}
+
 /// ACK: what was acknowledged is in the index, and its object was in the store before.
 fn check_acknowledged(index: &Index<'_>, log: &Log, report: &mut Report) {
     for acked in &log.acked {
         let Some((extent, log_start, _)) = index.extents.get(&acked.at) else { continue };
+        // That they are gone has been told.
         if acked.offset < *log_start {
             continue;
         }

@@ -1,4 +1,5 @@
-//! Lease epochs (FENCE): as they were seen by linearizable reads, and as the final index has them.
+//! Lease epochs (FENCE): as they were seen by linearizable reads, and as the final index has them. Entries are looked at
+//! once all reads are known, so that each takes one search.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,6 +17,16 @@ struct Seen {
     watermarks: BTreeMap<u32, (u64, usize)>,
     /// The epoch of the last entry of the index so far.
     last_entry: Option<(u32, usize)>,
+    /// By epoch, ascending: what of that and all later ones was seen at the lowest watermark.
+    lowest: Vec<(u32, Sight)>,
+}
+
+/// An epoch as it was seen.
+#[derive(Clone, Copy)]
+struct Sight {
+    epoch: u32,
+    high_watermark: u64,
+    event: usize,
 }
 
 pub(super) fn check(history: &History, report: &mut Report) {
@@ -35,14 +46,34 @@ pub(super) fn check(history: &History, report: &mut Report) {
                 hold(report, seen, *at, *epoch, *session, event);
                 see(seen, *epoch, *high_watermark, event);
             }
-            (Operation::Entry { at, base, epoch, session, .. }, Outcome::Ok) => {
-                let seen = partitions.entry(*at).or_default();
-                hold(report, seen, *at, *epoch, *session, event);
-                check_entry(report, seen, *at, *epoch, *base, event);
-            }
             _ => {}
         }
     }
+    for seen in partitions.values_mut() {
+        seen.lowest = lowest(&seen.watermarks);
+    }
+    for (event, line) in history.events.iter().enumerate() {
+        let (Operation::Entry { at, base, epoch, session, .. }, Outcome::Ok) =
+            (&line.operation, line.outcome)
+        else {
+            continue;
+        };
+        let seen = partitions.entry(*at).or_default();
+        hold(report, seen, *at, *epoch, *session, event);
+        check_entry(report, seen, *at, *epoch, *base, event);
+    }
+}
+
+fn lowest(watermarks: &BTreeMap<u32, (u64, usize)>) -> Vec<(u32, Sight)> {
+    let mut lowest: Vec<(u32, Sight)> = Vec::with_capacity(watermarks.len());
+    for (epoch, (high_watermark, event)) in watermarks.iter().rev() {
+        let this = Sight { epoch: *epoch, high_watermark: *high_watermark, event: *event };
+        let later = lowest.last().map(|(_, later)| *later);
+        let least = later.filter(|later| later.high_watermark < this.high_watermark);
+        lowest.push((*epoch, least.unwrap_or(this)));
+    }
+    lowest.reverse();
+    lowest
 }
 
 fn see(seen: &mut Seen, epoch: u32, high_watermark: u64, event: usize) {
@@ -106,11 +137,13 @@ fn check_entry(
     }
     seen.last_entry = Some((epoch, event));
     // FENCE: once a later epoch was seen at a watermark, no entry of an earlier one lies at or beyond that.
-    let later = seen.watermarks.range(epoch + 1..).find(|(_, (watermark, _))| base >= *watermark);
-    if let Some((newer, (watermark, read))) = later {
+    let later = seen.lowest.partition_point(|(other, _)| *other <= epoch);
+    let Some((_, lowest)) = seen.lowest.get(later) else { return };
+    if base >= lowest.high_watermark {
         let detail = format!(
-            "{at}@{base} was committed under epoch {epoch} after epoch {newer} was seen at {watermark}"
+            "{at}@{base} was committed under epoch {epoch} after epoch {} was seen at {}",
+            lowest.epoch, lowest.high_watermark
         );
-        report.found(AnomalyKind::StaleEpochCommit, detail, vec![*read, event]);
+        report.found(AnomalyKind::StaleEpochCommit, detail, vec![lowest.event, event]);
     }
 }

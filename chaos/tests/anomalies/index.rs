@@ -17,8 +17,18 @@ fn a_dense_index_of_stored_objects_is_good() {
         .drain(&[read(0, 1)])
         .entry(0, 4, 1, 7)
         .entry(5, 5, 2, 8)
-        .extent(2, 6)
+        .extent(0, 6)
         .shows_nothing();
+}
+
+#[test]
+fn a_log_that_was_trimmed_though_nothing_trims_is_reported() {
+    Writer::default()
+        .acked(1, 0)
+        .drain(&[read(0, 1)])
+        .entry(1, 5, 1, 7)
+        .extent(1, 6)
+        .shows(AnomalyKind::IndexGap);
 }
 
 #[test]
@@ -80,6 +90,25 @@ fn an_indexed_object_that_was_deleted_is_reported() {
 }
 
 #[test]
+fn an_object_that_is_deleted_after_somebody_looked_for_it_is_reported() {
+    let deleted = || Operation::Deleted { object: "object-0".into() };
+    Writer::default()
+        .stored("object-0")
+        .entry(0, 0, 1, 7)
+        .extent(0, 1)
+        .seen(deleted())
+        .shows(AnomalyKind::PrematureDelete);
+    // Nothing names it in the end: a deleted topic's, or one that was never committed.
+    Writer::default()
+        .stored("object-0")
+        .stored("object-1")
+        .seen(deleted())
+        .entry(1, 1, 1, 7)
+        .entry(2, 2, 1, 7)
+        .shows_nothing();
+}
+
+#[test]
 fn an_orphan_is_reported() {
     Writer::default()
         .seen(Operation::Orphan { object: "o".into() })
@@ -107,6 +136,15 @@ fn an_entry_of_an_older_epoch_behind_a_newer_one_s_start_is_reported() {
         .entry(5, 9, 1, 7)
         .extent(0, 10)
         .shows(AnomalyKind::StaleEpochCommit);
+}
+
+#[test]
+fn the_lowest_of_all_later_watermarks_counts() {
+    let history = || Writer::default().lease(2, 7, 9).lease(3, 9, 5).lease(4, 7, 20);
+    // Epoch 3 was seen at 5, below where epoch 2 had been seen: that is behind all of epoch 2's.
+    let entries = |history: Writer, epoch| history.entry(0, 4, 1, 6).entry(5, 30, epoch, 7);
+    entries(history(), 2).extent(0, 31).shows(AnomalyKind::StaleEpochCommit);
+    entries(history(), 4).extent(0, 31).shows_nothing();
 }
 
 #[test]
