@@ -1,10 +1,10 @@
 //! What a history says about availability and speed: gaps per kind of operation and fault, and each second's figures.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use crate::history::{Event, History, Operation, Outcome, Partition, Value};
+use crate::history::{Event, History, Operation, Outcome, Partition, Read, Value};
 
 use super::report::FaultRun;
 
@@ -14,19 +14,59 @@ use super::report::FaultRun;
 pub(super) enum Kind {
     /// Acknowledgements, partition by partition.
     Send,
+    /// The same of each producer by itself, whoever took its place included.
+    ClientSend,
     /// Records handed out for the first time, partition by partition.
     Poll,
+    /// The same of each consumer of all partitions, and of each group, by itself.
+    ReaderPoll,
     /// Answers of metadata clients, all together.
     Metadata,
     /// Offset commits and fetches, all together.
     Offsets,
 }
 
+impl Kind {
+    const ALL: [Self; 6] =
+        [Self::Send, Self::ClientSend, Self::Poll, Self::ReaderPoll, Self::Metadata, Self::Offsets];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::ClientSend => "send, of one client",
+            Self::Poll => "poll",
+            Self::ReaderPoll => "poll, of one reader",
+            Self::Metadata => "metadata",
+            Self::Offsets => "offsets",
+        }
+    }
+}
+
+/// Faults whose pauses are told by name.
+const BY_NAME: [&str; 12] = [
+    "kill-leader",
+    "kill-agent",
+    "isolate-leader",
+    "isolate-follower",
+    "minority-leader",
+    "ring",
+    "mute-leader",
+    "deaf-leader",
+    "agent-controllers",
+    "agent-store",
+    "client-store",
+    "client-agents",
+];
+
 /// The longest times without an operation of one kind, one for each fault.
 #[derive(Debug, Clone, Serialize)]
 pub struct Gaps {
     /// The kind.
     pub kind: String,
+    /// How many faults that is.
+    pub faults: usize,
+    /// How many of the times had not ended when clients were told to stop. They count up to then.
+    pub not_over: usize,
     /// Half of the faults kept it waiting no longer.
     pub p50_ms: u64,
     /// 99 of 100 faults.
@@ -48,23 +88,43 @@ pub(super) struct Second {
     pub(super) latencies: Vec<f64>,
 }
 
-/// Successes of one kind, in one place, by time in microseconds.
-type Successes = BTreeMap<(Kind, Option<Partition>), Vec<u64>>;
+/// Whose successes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Who<'a> {
+    All,
+    /// By the first process in its place.
+    Client(u32),
+    Group(&'a str),
+}
+
+/// One kind of operation in one place, microseconds.
+#[derive(Debug, Default)]
+struct Place {
+    /// When it was first asked for.
+    asked: u64,
+    successes: Vec<u64>,
+}
+
+/// A time without a success.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Gap {
+    us: u64,
+    /// It had not ended when clients were told to stop.
+    open: bool,
+}
 
 /// Notes for each fault how long partitions were not written in its time, and after its healing.
 pub(super) fn pauses(history: &History, faults: &mut [FaultRun], until_us: u64) {
-    let successes = successes(history);
-    let sends = successes.iter().filter(|((kind, _), _)| *kind == Kind::Send);
-    let places: Vec<&Vec<u64>> = sends.map(|(_, times)| times).collect();
+    let places = Places::of(history);
+    let sends: Vec<&Place> = places.of_kind(Kind::Send).collect();
     let ends = ends(faults, until_us);
     for (fault, end) in faults.iter_mut().zip(ends) {
-        let of_place = |times: &&Vec<u64>| longest(times, fault.begun_us, end, until_us);
-        fault.pause_us = places.iter().map(of_place).max().unwrap_or(0);
-        let served = |times: &&Vec<u64>| {
-            let first = times.partition_point(|time| *time < fault.healed_us);
-            times.get(first).map(|time| time - fault.healed_us)
+        fault.pause_us = longest_of(&sends, fault.begun_us, end, until_us).us;
+        let served = |place: &&Place| {
+            let first = place.successes.partition_point(|time| *time < fault.healed_us);
+            place.successes.get(first).map(|time| time - fault.healed_us)
         };
-        let all: Option<Vec<u64>> = places.iter().map(served).collect();
+        let all: Option<Vec<u64>> = sends.iter().map(served).collect();
         fault.writable_us = all.and_then(|all| all.into_iter().max());
     }
 }
@@ -75,37 +135,42 @@ fn ends(faults: &[FaultRun], until_us: u64) -> Vec<u64> {
 }
 
 pub(super) fn gaps(history: &History, faults: &[FaultRun], until_us: u64) -> Vec<Gaps> {
-    let successes = successes(history);
+    let places = Places::of(history);
+    let of_kind = |kind| {
+        let places: Vec<&Place> = places.of_kind(kind).collect();
+        let times = faults.iter().zip(ends(faults, until_us));
+        let longest = times.map(|(fault, end)| longest_of(&places, fault.begun_us, end, until_us));
+        longest.zip(faults).collect::<Vec<_>>()
+    };
     let mut gaps = Vec::new();
-    for kind in [Kind::Send, Kind::Poll, Kind::Metadata, Kind::Offsets] {
-        let places: Vec<&Vec<u64>> =
-            successes.iter().filter(|((k, _), _)| *k == kind).map(|(_, times)| times).collect();
-        let longest = faults.iter().zip(ends(faults, until_us)).map(|(fault, end)| {
-            let of_place = |times: &&Vec<u64>| longest(times, fault.begun_us, end, until_us);
-            (places.iter().map(of_place).max().unwrap_or(0), fault)
-        });
-        gaps.extend(Gaps::of(&format!("{kind:?}").to_lowercase(), longest));
+    for kind in Kind::ALL {
+        gaps.extend(Gaps::of(kind.name(), of_kind(kind)));
     }
-    let writable = faults.iter().filter_map(|fault| Some((fault.writable_us?, fault)));
-    gaps.extend(Gaps::of("writable again", writable));
-    for name in ["kill-leader", "kill-agent"] {
-        let of_name = faults.iter().filter(|fault| fault.name == name);
-        gaps.extend(Gaps::of(&format!("send, {name}"), of_name.map(|f| (f.pause_us, f))));
+    let writable = faults.iter().map(|fault| {
+        let never = Gap { us: until_us.saturating_sub(fault.healed_us), open: true };
+        (fault.writable_us.map_or(never, |us| Gap { us, open: false }), fault)
+    });
+    gaps.extend(Gaps::of("writable again", writable.collect()));
+    let sends = of_kind(Kind::Send);
+    for name in BY_NAME {
+        let of_name = sends.iter().filter(|(_, fault)| fault.name == name);
+        gaps.extend(Gaps::of(&format!("send, {name}"), of_name.copied().collect()));
     }
     gaps
 }
 
 impl Gaps {
-    fn of<'f>(kind: &str, longest: impl Iterator<Item = (u64, &'f FaultRun)>) -> Option<Self> {
-        let mut longest: Vec<_> = longest.collect();
+    fn of(kind: &str, mut longest: Vec<(Gap, &FaultRun)>) -> Option<Self> {
         longest.sort_by_key(|(gap, _)| *gap);
         let (max, worst) = *longest.last()?;
         let rank = |percent: usize| longest[(longest.len() * percent).div_ceil(100).max(1) - 1].0;
         Some(Self {
             kind: kind.to_owned(),
-            p50_ms: rank(50) / 1_000,
-            p99_ms: rank(99) / 1_000,
-            max_ms: max / 1_000,
+            faults: longest.len(),
+            not_over: longest.iter().filter(|(gap, _)| gap.open).count(),
+            p50_ms: rank(50).us / 1_000,
+            p99_ms: rank(99).us / 1_000,
+            max_ms: max.us / 1_000,
             worst_fault: worst.name.to_owned(),
             worst_at_s: worst.begun_us as f64 / 1e6,
         })
@@ -115,42 +180,145 @@ impl Gaps {
 /// What may lie between two successes of a place that is served: a gap that began so shortly before a fault is its.
 const USUAL_US: u64 = 1_000_000;
 
-/// The longest time without a success that began from `from` to `to`; one that never ended counts to `end`.
-fn longest(times: &[u64], from: u64, to: u64, end: u64) -> u64 {
-    let (from, to) = (from.saturating_sub(USUAL_US), to.saturating_sub(USUAL_US));
-    let first = times.partition_point(|time| *time < from);
-    let begun = times[first..].iter().take_while(|time| **time < to);
-    let ends = times[first..].iter().skip(1).chain([&end]);
-    begun.zip(ends).map(|(begun, ended)| ended.saturating_sub(*begun)).max().unwrap_or(0)
+fn longest_of(places: &[&Place], from: u64, to: u64, end: u64) -> Gap {
+    let gaps = places.iter().map(|place| place.longest(from, to, end));
+    gaps.max().unwrap_or_default()
 }
 
-fn successes(history: &History) -> Successes {
-    let mut successes = Successes::new();
-    let mut furthest: HashMap<Partition, u64> = HashMap::new();
-    for Event { time_us, outcome, operation, .. } in &history.events {
-        if *outcome != Outcome::Ok {
-            continue;
+impl Place {
+    /// The longest time without a success that began from `from` to `to`, or was under way at `from` and is counted from
+    /// there; one that never ended counts to `end`.
+    fn longest(&self, from: u64, to: u64, end: u64) -> Gap {
+        let (earliest, latest) = (from.saturating_sub(USUAL_US), to.saturating_sub(USUAL_US));
+        let first = self.successes.partition_point(|time| *time < earliest);
+        let before = first.checked_sub(1).map_or(self.asked, |before| self.successes[before]);
+        // If that was long before the fault, the fault has only the rest.
+        let before =
+            if before < earliest { Some(from) } else { (before < latest).then_some(before) };
+        let begun = self.successes[first..].iter().take_while(|time| **time < latest);
+        let ends = self.successes[first..].iter().copied().chain([u64::MAX]);
+        let gap = |(begun, ended): (u64, u64)| {
+            let us = ended.min(end).saturating_sub(begun);
+            Gap { us, open: ended > end && us > 0 }
+        };
+        before.into_iter().chain(begun.copied()).zip(ends).map(gap).max().unwrap_or_default()
+    }
+}
+
+/// All successes, by place.
+#[derive(Default)]
+struct Places<'a> {
+    places: BTreeMap<(Kind, Who<'a>, Option<Partition>), Place>,
+    /// By process: the first one in its place.
+    first: HashMap<u32, u32>,
+    groups: HashMap<u32, &'a str>,
+    /// Where something was acknowledged, and who is to read it.
+    written: BTreeSet<Partition>,
+    readers: BTreeSet<Who<'a>>,
+    furthest: HashMap<(Who<'a>, Partition), u64>,
+}
+
+impl<'a> Places<'a> {
+    fn of(history: &'a History) -> Self {
+        let mut places = Self::default();
+        for event in &history.events {
+            places.take(event);
         }
-        let mut note = |kind, at| successes.entry((kind, at)).or_default().push(*time_us);
+        places
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Place> {
+        self.places.iter().filter(move |((of, ..), _)| *of == kind).map(|(_, place)| place)
+    }
+
+    fn take(&mut self, event: &'a Event) {
+        let Event { time_us, process, outcome, operation } = event;
         match operation {
-            Operation::Send { at, .. } => note(Kind::Send, Some(*at)),
-            Operation::Poll { reads } => {
-                for read in reads {
-                    let known = furthest.entry(read.at).or_default();
-                    if read.offset >= *known {
-                        *known = read.offset + 1;
-                        note(Kind::Poll, Some(read.at));
-                    }
+            Operation::Start { follows, .. } => {
+                let first = follows.and_then(|follows| self.first.get(&follows).copied());
+                self.first.insert(*process, first.unwrap_or(*process));
+            }
+            Operation::Subscribe { group } => {
+                self.groups.insert(*process, group);
+            }
+            Operation::Send { at, .. } => {
+                let client = self.client(*process);
+                self.note(Kind::Send, Who::All, Some(*at), *outcome, *time_us);
+                self.note(Kind::ClientSend, client, Some(*at), *outcome, *time_us);
+                if *outcome == Outcome::Ok {
+                    self.written(*at, *time_us);
                 }
             }
-            Operation::Meta { key, .. } if key.starts_with("topic ") => note(Kind::Metadata, None),
+            Operation::Poll { reads, .. } => {
+                let group = self.groups.get(process).copied().map(Who::Group);
+                let reader = group.unwrap_or_else(|| self.client(*process));
+                self.reads(reader, *time_us);
+                for read in reads {
+                    self.read(Kind::Poll, Who::All, read, *time_us);
+                    self.read(Kind::ReaderPoll, reader, read, *time_us);
+                }
+            }
+            Operation::Meta { key, .. } if key.starts_with("topic ") => {
+                self.note(Kind::Metadata, Who::All, None, *outcome, *time_us);
+            }
             Operation::Meta { .. }
             | Operation::CommitOffset { .. }
-            | Operation::FetchOffset { .. } => note(Kind::Offsets, None),
+            | Operation::FetchOffset { .. } => {
+                self.note(Kind::Offsets, Who::All, None, *outcome, *time_us);
+            }
             _ => {}
         }
     }
-    successes
+
+    fn client(&self, process: u32) -> Who<'a> {
+        Who::Client(self.first.get(&process).copied().unwrap_or(process))
+    }
+
+    /// It was asked for, or succeeded.
+    fn note(
+        &mut self,
+        kind: Kind,
+        who: Who<'a>,
+        at: Option<Partition>,
+        outcome: Outcome,
+        time_us: u64,
+    ) {
+        let place = self.places.entry((kind, who, at));
+        let place = place.or_insert_with(|| Place { asked: time_us, successes: Vec::new() });
+        if outcome == Outcome::Ok {
+            place.successes.push(time_us);
+        }
+    }
+
+    /// From the first acknowledgement on everybody can read the partition.
+    fn written(&mut self, at: Partition, time_us: u64) {
+        if !self.written.insert(at) {
+            return;
+        }
+        self.note(Kind::Poll, Who::All, Some(at), Outcome::Invoke, time_us);
+        for reader in self.readers.clone() {
+            self.note(Kind::ReaderPoll, reader, Some(at), Outcome::Invoke, time_us);
+        }
+    }
+
+    /// From its first poll on a reader is to read all that is written.
+    fn reads(&mut self, reader: Who<'a>, time_us: u64) {
+        if !self.readers.insert(reader) {
+            return;
+        }
+        for at in self.written.clone() {
+            self.note(Kind::ReaderPoll, reader, Some(at), Outcome::Invoke, time_us);
+        }
+    }
+
+    /// What was read before is no success.
+    fn read(&mut self, kind: Kind, who: Who<'a>, read: &Read, time_us: u64) {
+        let known = self.furthest.entry((who, read.at)).or_default();
+        if read.offset >= *known {
+            *known = read.offset + 1;
+            self.note(kind, who, Some(read.at), Outcome::Ok, time_us);
+        }
+    }
 }
 
 pub(super) fn seconds(history: &History) -> Vec<Second> {
@@ -171,7 +339,7 @@ pub(super) fn seconds(history: &History) -> Vec<Second> {
                     seconds[at].latencies.push((time_us - asked) as f64 / 1_000.0);
                 }
             }
-            (Operation::Poll { reads }, Outcome::Ok) => seconds[at].read += reads.len() as u64,
+            (Operation::Poll { reads, .. }, Outcome::Ok) => seconds[at].read += reads.len() as u64,
             _ => {}
         }
     }
@@ -199,42 +367,93 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_fault_is_over_for_producers_when_the_last_partition_is_written_again() {
-        let acked = |second: u64, partition| Event {
+    fn sent(outcome: Outcome, second: u64, process: u32, partition: u32) -> Event {
+        Event {
             time_us: second * 1_000_000,
-            process: 1,
-            outcome: Outcome::Ok,
+            process,
+            outcome,
             operation: Operation::Send {
                 at: Partition { topic: 0, partition },
-                value: Value { process: 1, counter: second },
-                offset: Some(second),
+                value: Value { process, counter: second },
+                offset: (outcome == Outcome::Ok).then_some(second),
                 fenced: false,
             },
-        };
-        let events =
-            [(1, 0), (1, 1), (9, 0), (12, 0), (14, 1), (20, 0), (21, 0)].map(|(s, p)| acked(s, p));
+        }
+    }
+
+    fn start(process: u32, follows: Option<u32>) -> Event {
+        let operation =
+            Operation::Start { client: "producer".to_owned(), duplicates: false, follows };
+        Event { time_us: 0, process, outcome: Outcome::Ok, operation }
+    }
+
+    fn row<'g>(gaps: &'g [Gaps], kind: &str) -> &'g Gaps {
+        gaps.iter().find(|gap| gap.kind == kind).unwrap()
+    }
+
+    #[test]
+    fn a_fault_is_over_for_producers_when_the_last_partition_is_written_again() {
+        let events = [(1, 0), (1, 1), (9, 0), (12, 0), (14, 1), (20, 0), (21, 0)];
+        let events = events.map(|(second, at)| sent(Outcome::Ok, second, 1, at));
         let history = History { events: events.to_vec() };
         let mut faults = [fault(2, 10), fault(30, 31)];
         pauses(&history, &mut faults, 40_000_000);
         // The one partition from 1 to 14; the other from 14 on, for good.
         assert_eq!((faults[0].pause_us, faults[0].writable_us), (26_000_000, Some(4_000_000)));
         assert_eq!(faults[1].writable_us, None);
+        // One that was never written again counts for as long as that was seen.
+        let gaps = gaps(&history, &faults, 40_000_000);
+        let again = row(&gaps, "writable again");
+        assert_eq!((again.faults, again.not_over, again.max_ms), (2, 1, 9_000));
     }
 
     #[test]
-    fn a_gap_counts_for_the_fault_in_whose_time_it_began() {
-        let seconds = |times: &[u64]| times.iter().map(|s| s * 1_000_000).collect::<Vec<_>>();
-        let times = seconds(&[9, 10, 50, 55, 60]);
+    fn a_partition_that_never_took_a_record_has_a_pause() {
+        let events = [1, 2, 10, 20, 30]
+            .map(|second| sent(Outcome::Ok, second, 1, 0))
+            .into_iter()
+            .chain([sent(Outcome::Invoke, 4, 1, 1), sent(Outcome::Info, 29, 1, 1)]);
+        let history = History { events: events.collect() };
+        let mut faults = [fault(2, 10)];
+        pauses(&history, &mut faults, 40_000_000);
+        assert_eq!((faults[0].pause_us, faults[0].writable_us), (36_000_000, None));
+    }
+
+    #[test]
+    fn a_client_that_is_stuck_has_a_pause_though_others_are_not() {
+        let mut events = vec![start(1, None), start(2, None), start(3, Some(2))];
+        for second in 1..40 {
+            events.push(sent(Outcome::Ok, second, 1, 0));
+            // The other one is stuck from 5 on, and goes on under another number at 25.
+            match second {
+                1..=5 => events.push(sent(Outcome::Ok, second, 2, 0)),
+                25.. => events.push(sent(Outcome::Ok, second, 3, 0)),
+                _ => {}
+            }
+        }
+        let history = History { events };
+        let faults = [fault(4, 6)];
+        let gaps = gaps(&history, &faults, 39_000_000);
+        assert_eq!(row(&gaps, "send").max_ms, 1_000);
+        let client = row(&gaps, "send, of one client");
+        assert_eq!((client.max_ms, client.not_over), (20_000, 0));
+    }
+
+    #[test]
+    fn a_gap_counts_for_the_fault_in_whose_time_it_began_and_its_rest_for_the_next() {
+        let successes = [9, 10, 50, 55, 60].map(|s| s * 1_000_000).to_vec();
+        let place = Place { asked: 0, successes };
         let longest = |from, to| {
             let [from, to, end] = [from, to, 90].map(|s| s * 1_000_000);
-            longest(&times, from, to, end) / 1_000_000
+            let gap = place.longest(from, to, end);
+            (gap.us / 1_000_000, gap.open)
         };
         // It began with the last success before the fault, and reaches into the time of the next.
-        assert_eq!(longest(11, 30), 40);
-        assert_eq!(longest(30, 54), 5);
+        assert_eq!(longest(11, 30), (40, false));
+        assert_eq!(longest(30, 54), (20, false));
+        assert_eq!(longest(51, 54), (5, false));
         // Nothing came any more.
-        assert_eq!(longest(57, 80), 30);
-        assert_eq!(longest(80, 90), 0);
+        assert_eq!(longest(57, 80), (30, true));
+        assert_eq!(longest(80, 90), (10, true));
     }
 }

@@ -179,10 +179,21 @@ fn faults(report: &RunReport) -> String {
 }
 
 fn gaps(report: &RunReport) -> String {
-    let mut table = output::table(["LONGEST PAUSE OF", "P50", "P99", "MAX", "OF FAULT", "AT"]);
+    let mut table = output::table([
+        "LONGEST PAUSE OF",
+        "FAULTS",
+        "NOT OVER",
+        "P50",
+        "P99",
+        "MAX",
+        "OF FAULT",
+        "AT",
+    ]);
     for gap in &report.gaps {
         table.add_row([
             gap.kind.clone(),
+            gap.faults.to_string(),
+            gap.not_over.to_string(),
             format!("{} ms", gap.p50_ms),
             format!("{} ms", gap.p99_ms),
             format!("{} ms", gap.max_ms),
