@@ -36,7 +36,7 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::process::{Command, Stdio};
 
     fn year(clock: &Clock) -> i32 {
         let environment = clock.environment().unwrap();
@@ -53,5 +53,21 @@ mod tests {
         assert!(year(&clock) <= now - 10);
         clock.jump(0).unwrap();
         assert!(year(&clock) >= now);
+    }
+
+    #[test]
+    fn a_process_with_such_a_clock_is_known_though_the_library_has_no_name_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment = Clock::at(folder.path().join("clock")).environment().unwrap();
+        let mut with = Command::new("cat").stdin(Stdio::piped()).envs(environment).spawn().unwrap();
+        let mut without = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        while !Clock::is_that_of(with.id()) {
+            assert!(with.try_wait().unwrap().is_none());
+        }
+        assert!(!Clock::is_that_of(without.id()));
+        for process in [&mut with, &mut without] {
+            drop(process.stdin.take());
+            assert!(process.wait().unwrap().success());
+        }
     }
 }

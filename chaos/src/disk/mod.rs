@@ -8,14 +8,13 @@
 mod clock;
 mod synced;
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirEntryExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-
-use tempfile::TempDir;
 
 pub(crate) use clock::Clock;
 
@@ -25,16 +24,22 @@ use synced::Synced;
 const SOURCE: &str = include_str!("interpose.c");
 const PAGE: u64 = 4096;
 
-/// The library to be preloaded; made when first needed.
+/// The library to be preloaded; made when first needed. It has no name in a folder, so nothing is left of it, however
+/// this process ends: others find it among the files that this one has open.
 fn library() -> io::Result<&'static Path> {
-    static LIBRARY: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
-    match LIBRARY.get_or_init(|| compile().map_err(|error| error.to_string())) {
+    static LIBRARY: OnceLock<Result<(File, PathBuf), String>> = OnceLock::new();
+    let made = LIBRARY.get_or_init(|| {
+        let file = compile().map_err(|error| error.to_string())?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        Ok((file, path.into()))
+    });
+    match made {
         Ok((_, library)) => Ok(library),
         Err(error) => Err(io::Error::other(error.as_str())),
     }
 }
 
-fn compile() -> io::Result<(TempDir, PathBuf)> {
+fn compile() -> io::Result<File> {
     let folder = tempfile::tempdir()?;
     let (source, library) = (folder.path().join("interpose.c"), folder.path().join("libdisk.so"));
     fs::write(&source, SOURCE)?;
@@ -50,7 +55,7 @@ fn compile() -> io::Result<(TempDir, PathBuf)> {
         let said = String::from_utf8_lossy(&compiled.stderr).into_owned();
         return Err(io::Error::other(format!("interpose.c does not compile: {said}")));
     }
-    Ok((folder, library))
+    File::open(library)
 }
 
 /// What a power cut may leave of bytes that no sync covered.
