@@ -108,6 +108,8 @@ pub(crate) struct Cluster {
     places: BTreeMap<Node, Place>,
     plans: BTreeMap<Node, Plan>,
     processes: BTreeMap<Node, Process>,
+    /// Ends that nobody ordered, with their exit codes, until they are asked for.
+    fallen: Vec<(Node, i32)>,
     sources: Sources,
     links: Links,
     tape: Tape,
@@ -167,6 +169,7 @@ impl Cluster {
             places,
             plans: BTreeMap::new(),
             processes: BTreeMap::new(),
+            fallen: Vec::new(),
             sources,
             links,
             tape,
@@ -239,14 +242,16 @@ impl Cluster {
         if self.is_running(node) {
             return Ok(());
         }
+        self.note_end(node);
         let process = Process::start(node, &self.plans[&node], &self.sources)?;
         self.processes.insert(node, process);
         Ok(())
     }
 
-    /// `kill -9`; its pid.
+    /// `kill -9`; its pid. One that was dead by then died by itself.
     pub(crate) fn kill(&mut self, node: Node) -> Result<u32, ChaosError> {
         let pid = self.running(node)?.pid();
+        self.note_end(node);
         self.processes.remove(&node);
         Ok(pid)
     }
@@ -286,14 +291,81 @@ impl Cluster {
         Err(ChaosError::Cluster(format!("{node} did not end within {within:?}")))
     }
 
-    /// Those that have ended though nobody ended them, with their exit codes.
+    /// Those that have ended since the last time though nobody ended them, with their exit codes; also if they have been
+    /// started again meanwhile.
     pub(crate) fn fallen(&mut self) -> Vec<(Node, i32)> {
-        let all = self.processes.iter_mut();
-        all.filter_map(|(node, process)| Some((*node, process.ended()?))).collect()
+        for node in self.plans.keys().copied().collect::<Vec<_>>() {
+            self.note_end(node);
+        }
+        std::mem::take(&mut self.fallen)
+    }
+
+    fn note_end(&mut self, node: Node) {
+        if let Some(code) = self.processes.get_mut(&node).and_then(Process::ended) {
+            self.processes.remove(&node);
+            self.fallen.push((node, code));
+        }
+    }
+
+    /// Undoes what any fault may have left, where one could not be healed, and starts what does not run.
+    pub(crate) fn mend(&mut self) -> Result<(), ChaosError> {
+        self.links.heal();
+        self.bucket.heal();
+        for node in [self.controllers(), self.agents()].concat() {
+            if self.shape.layers {
+                let mended = self.clock(node).jump(0).and_then(|()| match node {
+                    Node::Controller(n) => self.disk(n).mend(),
+                    _ => Ok(()),
+                });
+                mended.map_err(ChaosError::io(format!("the disk and the clock of {node}")))?;
+            }
+            if self.is_running(node) {
+                self.signal(node, Signal::SIGCONT)?;
+            }
+            self.start_process(node)?;
+        }
+        Ok(())
     }
 }
 
 fn nodes(shape: &Shape) -> Vec<Node> {
     let controllers = (1..=shape.controllers).map(Node::Controller);
     controllers.chain((1..=shape.agents).map(Node::Agent)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_that_nobody_ordered_is_told_though_it_was_started_again_or_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let shape = Shape {
+            controllers: 1,
+            agents: 0,
+            binary: "false".into(),
+            folder: folder.path().join("cluster"),
+            layers: false,
+            storage: Storage::File,
+        };
+        let recorder = Arc::new(Recorder::create(&folder.path().join("history.jsonl")).unwrap());
+        let mut cluster = Cluster::start(shape, Random::new(1), recorder).await.unwrap();
+        let node = Node::Controller(1);
+        for _ in 0..2 {
+            while cluster.is_running(node) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            cluster.start_process(node).unwrap();
+        }
+        while cluster.is_running(node) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        cluster.kill(node).unwrap();
+        assert_eq!(cluster.fallen(), [(node, 1); 3]);
+        assert_eq!(cluster.fallen(), []);
+        // What was waited for is no news.
+        cluster.start_process(node).unwrap();
+        assert_eq!(cluster.exit(node, Duration::from_secs(10)).await.unwrap(), 1);
+        assert_eq!(cluster.fallen(), []);
+    }
 }
