@@ -2,13 +2,18 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
 
 use streamhouse_store::endpoint::Endpoint;
+use tokio::process::Command;
 
 use super::process::Plan;
 use super::{Cluster, Node, Place};
 use crate::error::ChaosError;
+
+/// How long a repair may take.
+const REPAIRED: Duration = Duration::from_secs(120);
 
 impl Cluster {
     pub(super) fn plan(&self, node: Node, endpoint: SocketAddr) -> Result<Plan, ChaosError> {
@@ -82,16 +87,21 @@ impl Cluster {
         command
             .args(["controller", "repair", "--rejoin-as-learner"])
             .args(["--data", &data, "--controllers", &controllers, "--advertise", &known])
-            .envs(plan.environment.iter().map(|(name, value)| (name, value)));
-        // It talks through the proxies, which need this thread meanwhile.
-        let repaired = tokio::task::spawn_blocking(move || command.output()).await;
-        let repaired = repaired.map_err(|error| ChaosError::Harness(error.to_string()))?;
+            .envs(plan.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            // It outlives neither the run nor the suite.
+            .process_group(plan.group)
+            .kill_on_drop(true);
+        let Ok(repaired) = tokio::time::timeout(REPAIRED, command.output()).await else {
+            let problem = format!("controller {controller} is not repaired after {REPAIRED:?}");
+            return Err(ChaosError::Finding(problem));
+        };
         let repaired = repaired.map_err(ChaosError::io("controller repair"))?;
         let said = [repaired.stdout, repaired.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
         if !repaired.status.success() {
             let problem = format!("controller {controller} cannot be repaired: {said}");
-            return Err(ChaosError::Cluster(problem));
+            return Err(ChaosError::Finding(problem));
         }
         Ok(said)
     }

@@ -31,7 +31,7 @@ impl CrashLoop {
     /// Whoever leads now, or the agent of the first time; while nobody leads, the one before.
     async fn victim(&self, cluster: &Cluster) -> Result<Node, ChaosError> {
         match (self.controllers, self.victims.last()) {
-            (true, Some(last)) => Ok(leader(cluster).await.unwrap_or(*last)),
+            (true, Some(last)) => Ok(cluster.leader().await.map_or(*last, Node::Controller)),
             (true, None) => leader(cluster).await,
             (false, Some(last)) => Ok(*last),
             (false, None) => busiest(cluster).await,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::kill::leader;
-use super::{Fault, Healed};
+use super::{Fault, Healed, found};
 use crate::cluster::{Cluster, Node};
 use crate::disk::Tail;
 use crate::error::ChaosError;
@@ -59,7 +59,8 @@ impl Fault for DiskTrouble {
                 let harmed =
                     if matches!(self.harm, Harm::Fail) { disk.fail() } else { disk.fill() };
                 harmed.map_err(Self::io("the disk", n))?;
-                let code = cluster.exit(Node::Controller(n), ENDS).await?;
+                // One that serves on without its disk acknowledges what it does not have.
+                let code = cluster.exit(Node::Controller(n), ENDS).await.map_err(found)?;
                 if code != LOG_DISK_FAILED {
                     let problem = format!("controller {n} exited with {code} when its disk failed");
                     return Err(ChaosError::Finding(problem));

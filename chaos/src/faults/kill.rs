@@ -1,11 +1,18 @@
 //! kill -9, and started again when it is over.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::{Fault, Healed};
+use crate::clock;
 use crate::cluster::{Cluster, Node};
 use crate::error::ChaosError;
 use crate::random::Random;
+
+/// How long a victim is looked for in a cluster that was whole just now, and how often.
+const FOUND: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Who is to suffer.
 #[derive(Debug, Clone, Copy)]
@@ -44,18 +51,31 @@ impl Whom {
 }
 
 pub(super) async fn leader(cluster: &Cluster) -> Result<Node, ChaosError> {
-    let leader = cluster.leader().await;
-    leader
-        .map(Node::Controller)
-        .ok_or_else(|| ChaosError::Cluster("no controller leads, so none can be chosen".into()))
+    let deadline = clock::now() + FOUND;
+    loop {
+        if let Some(leader) = cluster.leader().await {
+            return Ok(Node::Controller(leader));
+        }
+        if clock::now() >= deadline {
+            let problem = "no controller leads, so none can be chosen".to_owned();
+            return Err(ChaosError::Cluster(problem));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 pub(super) async fn busiest(cluster: &Cluster) -> Result<Node, ChaosError> {
-    let holders = cluster.holders().await?;
-    let busiest = holders.into_iter().max_by_key(|(_, _, leases)| *leases);
-    busiest
-        .map(|(node, _, _)| node)
-        .ok_or_else(|| ChaosError::Cluster("no agent has a session".into()))
+    let deadline = clock::now() + FOUND;
+    loop {
+        let holders = cluster.holders().await;
+        let late = clock::now() >= deadline;
+        match holders.map(|all| all.into_iter().max_by_key(|(_, _, leases)| *leases)) {
+            Ok(Some((node, _, _))) => return Ok(node),
+            Ok(None) if late => return Err(ChaosError::Cluster("no agent has a session".into())),
+            Err(error) if late => return Err(error),
+            Ok(None) | Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
 }
 
 pub(super) struct Kill {

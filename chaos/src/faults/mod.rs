@@ -111,6 +111,14 @@ impl Healed {
     }
 }
 
+/// What a cluster does not do that has what it needs for it, and its time, is a finding, no trouble of the suite's.
+fn found(error: ChaosError) -> ChaosError {
+    match error {
+        ChaosError::Cluster(problem) => ChaosError::Finding(problem),
+        other => other,
+    }
+}
+
 const SHORT: (u64, u64) = (1_000, 4_000);
 const USUAL: (u64, u64) = (2_000, 8_000);
 /// From a pause nobody minds to one that ends sessions and leaderships.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::kill::leader;
-use super::{Fault, Healed};
+use super::{Fault, Healed, found};
 use crate::cluster::{Cluster, Node, admin};
 use crate::error::ChaosError;
 use crate::random::Random;
@@ -60,7 +60,7 @@ impl Fault for BadDisk {
             Bad::Old => {
                 copy_folder(&data, &copy).map_err(io())?;
                 cluster.start_process(node)?;
-                cluster.wait_until_whole(WHOLE).await?;
+                cluster.wait_until_whole(WHOLE).await.map_err(found)?;
                 tokio::time::sleep(AGE).await;
                 cluster.kill(node)?;
                 fs::remove_dir_all(&data).and_then(|()| fs::rename(&copy, &data)).map_err(io())?;
@@ -108,8 +108,13 @@ impl Fault for Replace {
         })?;
         self.victim = Some(n);
         let removed = admin(&cluster.access().direct)?.remove_controller(status.id).await;
-        removed.map_err(|error| ChaosError::Cluster(error.to_string()))?;
-        let code = cluster.exit(Node::Controller(n), ENDS).await?;
+        if let Err(error) = removed
+            && !error.may_have_taken_effect()
+        {
+            let problem = format!("controller {n} cannot be removed: {error}");
+            return Err(ChaosError::Finding(problem));
+        }
+        let code = cluster.exit(Node::Controller(n), ENDS).await.map_err(found)?;
         if code != DAMAGED {
             let problem = format!("controller {n} was removed and exited with {code}");
             return Err(ChaosError::Finding(problem));

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use nix::sys::signal::Signal;
 
 use super::kill::leader;
-use super::{Fault, Healed};
+use super::{Fault, Healed, found};
 use crate::cluster::{Cluster, admin};
 use crate::error::ChaosError;
 use crate::random::Random;
@@ -14,6 +14,9 @@ use crate::random::Random;
 /// How long a process may take to stop, and the cluster to be whole again.
 const STOPS: Duration = Duration::from_secs(30);
 const WHOLE: Duration = Duration::from_secs(60);
+
+/// How often a hand-over is asked for.
+const TRANSFERS: usize = 3;
 
 pub(super) struct RollingRestart;
 
@@ -27,14 +30,16 @@ impl Fault for RollingRestart {
         let mut nodes = [cluster.controllers(), cluster.agents()].concat();
         random.shuffle(&mut nodes);
         for node in &nodes {
+            // One that has ended by itself is told of, and started.
+            cluster.start_process(*node)?;
             cluster.signal(*node, Signal::SIGTERM)?;
-            let code = cluster.exit(*node, STOPS).await?;
+            let code = cluster.exit(*node, STOPS).await.map_err(found)?;
             if code != 0 {
                 let problem = format!("{node} was stopped and exited with {code}");
-                return Err(ChaosError::Cluster(problem));
+                return Err(ChaosError::Finding(problem));
             }
             cluster.start_process(*node)?;
-            cluster.wait_until_whole(WHOLE).await?;
+            cluster.wait_until_whole(WHOLE).await.map_err(found)?;
         }
         let names: Vec<_> = nodes.iter().map(ToString::to_string).collect();
         Ok(names.join(", "))
@@ -58,9 +63,22 @@ impl Fault for TransferLeader {
         _: &mut Random,
     ) -> Result<String, ChaosError> {
         let before = leader(cluster).await?;
-        let after = admin(&cluster.access().direct)?.transfer_leader(None).await;
-        let after = after.map_err(|error| ChaosError::Cluster(error.to_string()))?;
-        Ok(format!("from {before} to the controller with id {after}"))
+        let admin = admin(&cluster.access().direct)?;
+        let mut tries = 1;
+        loop {
+            match admin.transfer_leader(None).await {
+                Ok(after) => {
+                    return Ok(format!("from {before} to the controller with id {after}"));
+                }
+                // Who is to lead may not be asked in time, and then the one before goes on.
+                Err(_) if tries < TRANSFERS => tries += 1,
+                Err(error) => {
+                    let problem =
+                        format!("{before} does not hand over, asked {tries} times: {error}");
+                    return Err(ChaosError::Finding(problem));
+                }
+            }
+        }
     }
 
     async fn heal(&mut self, _: &mut Cluster) -> Result<Healed, ChaosError> {

@@ -31,7 +31,12 @@ impl Fault for StoreTrouble {
             0 => ([agents, vec![Node::Client]].concat(), "agents and clients".to_owned()),
             1 => (agents, "all agents".to_owned()),
             _ => {
-                let agent = random.choose(&agents).copied().unwrap_or(Node::Client);
+                // One that holds nothing asks for nothing.
+                let holders = cluster.holders().await.unwrap_or_default().into_iter();
+                let holders = holders.filter(|(_, _, leases)| *leases > 0);
+                let holders: Vec<_> = holders.map(|(agent, _, _)| agent).collect();
+                let agent = random.choose(&holders).or(agents.first()).copied();
+                let agent = agent.unwrap_or(Node::Client);
                 (vec![agent], agent.to_string())
             }
         };
