@@ -34,11 +34,23 @@ pub enum ChaosError {
     #[error("the harness: {0}")]
     Harness(String),
     /// Ctrl-C.
-    #[error("interrupted; every fault was healed and every process ended")]
+    #[error("interrupted; every process was ended")]
     Interrupted,
 }
 
 impl ChaosError {
+    /// It says something about the cluster, and not about the suite or the machine.
+    pub(crate) fn is_of_cluster(&self) -> bool {
+        match self {
+            Self::Cluster(_) | Self::Finding(_) => true,
+            Self::Usage(_)
+            | Self::Io { .. }
+            | Self::Fault { .. }
+            | Self::Harness(_)
+            | Self::Interrupted => false,
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Io { what: what.into(), error }
     }

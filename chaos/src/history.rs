@@ -316,6 +316,8 @@ pub enum Operation {
         /// Its key.
         object: String,
     },
+    /// The run was held to its end: all was read, and looked at.
+    Audited,
 }
 
 /// How far an operation got.
@@ -370,14 +372,33 @@ pub enum HistoryError {
 }
 
 impl History {
-    /// Reads JSON lines.
+    /// Reads JSON lines. The last one may be cut short: then the suite was killed.
     pub fn read(input: impl BufRead) -> Result<Self, HistoryError> {
         let mut events = Vec::new();
+        let mut cut = None;
         for (at, line) in input.lines().enumerate() {
-            let event = serde_json::from_str(&line?);
-            events.push(event.map_err(|error| HistoryError::Line { line: at + 1, error })?);
+            let line = line?;
+            if let Some(error) = cut {
+                return Err(error);
+            }
+            match serde_json::from_str(&line) {
+                Ok(event) => events.push(event),
+                Err(error) => {
+                    let ends_early = error.is_eof();
+                    let error = HistoryError::Line { line: at + 1, error };
+                    if !ends_early {
+                        return Err(error);
+                    }
+                    cut = Some(error);
+                }
+            }
         }
         Ok(Self { events })
+    }
+
+    /// Whether the run was held to its end. What is nowhere in another one may only not have been looked for.
+    pub fn is_whole(&self) -> bool {
+        self.events.iter().rev().any(|event| event.operation == Operation::Audited)
     }
 
     /// Writes JSON lines.
@@ -388,5 +409,24 @@ impl History {
             writeln!(output, "{line}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_may_be_cut_short_and_no_other() {
+        let event =
+            Event { time_us: 1, process: 2, outcome: Outcome::Ok, operation: Operation::Crash };
+        let history = History { events: vec![event.clone(), event] };
+        let mut lines = Vec::new();
+        history.write(&mut lines).unwrap();
+        let cut = &lines[..lines.len() - 9];
+        assert_eq!(History::read(cut).unwrap().events, history.events[..1]);
+        let error = History::read(&[cut, b"\n", &lines].concat()[..]).unwrap_err();
+        assert!(error.to_string().starts_with("line 2 "), "{error}");
+        assert!(!history.is_whole());
     }
 }

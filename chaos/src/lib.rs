@@ -46,4 +46,4 @@ pub use history::{
     Answer, Ask, Event, History, HistoryError, Operation, Outcome, Partition, Read, Value,
 };
 pub use random::Random;
-pub use run::{Counts, FaultRun, Gaps, Options, Progress, RunReport, Verdict, run};
+pub use run::{Counts, FaultRun, Gaps, Options, Progress, RunReport, Verdict, judge, run};

@@ -16,6 +16,7 @@ use serde::Serialize;
 use streamhouse_client::{Admin, AdminError, Store};
 use streamhouse_segment::ids::{ObjectId, TopicId};
 
+pub(crate) use replicas::compare;
 pub use replicas::{Replica, Replicas};
 
 use index::IndexReader;

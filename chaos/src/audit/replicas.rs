@@ -68,7 +68,7 @@ impl Seen {
     }
 }
 
-pub(super) async fn compare(
+pub(crate) async fn compare(
     admin: &Admin,
     patience: Duration,
 ) -> Result<(Replicas, Option<Problem>), AdminError> {

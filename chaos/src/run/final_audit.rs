@@ -30,21 +30,31 @@ pub async fn audit(world: &World) -> Result<AuditReport, ChaosError> {
     let numbers = world.topics.iter().zip(0..).map(|(topic, n)| (topic.name.to_string(), n));
     let mut scribe = Scribe { numbers: numbers.collect(), recorder: Arc::clone(&world.recorder) };
     let report = audit.run(&mut scribe).await;
-    let report = report.map_err(|error| ChaosError::Cluster(format!("the audit: {error}")))?;
+    let mut report = report.map_err(|error| ChaosError::Cluster(format!("the audit: {error}")))?;
     for replica in &report.replicas.controllers {
         let (controller, applied) = (replica.controller, replica.applied);
         let hash = replica.state_hash.clone();
         scribe.note(Operation::Replica { controller, applied, hash });
     }
     report.problems.iter().for_each(|problem| scribe.problem(problem));
-    for object in orphans(world).await? {
+    let (orphans, later) = orphans(world).await?;
+    // The collector may take away what is needed, too, while it is waited for.
+    for problem in later {
+        if !report.problems.contains(&problem) {
+            scribe.problem(&problem);
+            report.problems.push(problem);
+        }
+    }
+    for object in orphans {
         scribe.note(Operation::Orphan { object });
     }
+    scribe.note(Operation::Audited);
     Ok(report)
 }
 
-/// What the collector has left though nothing refers to it, nobody writes, and it had time.
-async fn orphans(world: &World) -> Result<Vec<String>, ChaosError> {
+/// What the collector has left though nothing refers to it, nobody writes, and it had time; and what was found to be wrong
+/// when it was done, or its time over.
+async fn orphans(world: &World) -> Result<(Vec<String>, Vec<Problem>), ChaosError> {
     let audit = Audit {
         controllers: world.access.direct.clone(),
         store: world.access.direct_store.clone(),
@@ -56,7 +66,7 @@ async fn orphans(world: &World) -> Result<Vec<String>, ChaosError> {
         let report = audit.run(&mut NoWitness).await;
         let report = report.map_err(|error| ChaosError::Cluster(format!("the audit: {error}")))?;
         if report.unreferenced.is_empty() || clock::now() >= deadline {
-            return Ok(report.unreferenced);
+            return Ok((report.unreferenced, report.problems));
         }
         tokio::time::sleep(LOOK).await;
     }

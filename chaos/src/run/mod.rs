@@ -1,9 +1,13 @@
 //! The course of a run: load → rotating faults, a quarter of the time calm → all healed → every partition drained →
-//! one fresh write and read per partition → audit → the checker → the report.
+//! one fresh write and read per partition → audit → the checker → the report. However it ends, what there is of its history
+//! is checked and reported.
 
+mod clients;
 mod drain;
 mod final_audit;
+mod judge;
 mod measure;
+mod recovery;
 mod report;
 mod schedule;
 mod timeline;
@@ -13,29 +17,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use drain::{Drained, drain_and_probe};
 pub use final_audit::audit;
+pub use judge::judge;
 pub use measure::Gaps;
 pub use report::{Counts, FaultRun, RunReport, Verdict};
 
-use crate::checker;
+use crate::audit::AuditReport;
 use crate::clock;
 use crate::cluster::{Cluster, Shape, Storage, admin};
 use crate::error::ChaosError;
 use crate::faults::{self, Needs};
 use crate::random::Random;
 use crate::recorder::Recorder;
-use crate::workload::{self, Crew, LogTopic, World};
+use crate::workload::{Crew, LogTopic, World};
+use clients::Clients;
+use schedule::Rotated;
 
 /// How long a new cluster may take until it takes writes.
 const START: Duration = Duration::from_secs(120);
-/// How long a healed cluster may take to be whole.
-const WHOLE: Duration = Duration::from_secs(120);
 /// How long clients go on once all is healed, so that it shows how fast each is served again.
 const AFTERWARDS: Duration = Duration::from_secs(6);
+/// How long the drain may take, all its bounds together; the audit has as long as the run had, too.
+const LOOKED_AT: Duration = Duration::from_secs(900);
 const TOPICS: u32 = 2;
 const PARTITIONS: u32 = 4;
 
@@ -80,11 +86,13 @@ pub async fn run(
     progress(&format!("seed {seed}, folder {}", options.folder.display()));
     let recorder = Arc::new(Recorder::create(&options.folder.join("history.jsonl"))?);
     let trial = Trial { options, seed, layers, recorder, progress };
-    tokio::select! {
-        held = trial.hold(plan, &interrupt) => held,
-        // Dropping the trial heals all: its processes end, and with them their links and disks.
+    let mut course = Course::default();
+    let held = tokio::select! {
+        held = trial.hold(plan, &mut course, &interrupt) => held,
         () = interrupt.cancelled() => Err(ChaosError::Interrupted),
-    }
+    };
+    // What was holding it is dropped, which heals all: its processes end, and with them their links and disks.
+    trial.judge(course, held)
 }
 
 fn make_folder(folder: &Path) -> Result<(), ChaosError> {
@@ -106,50 +114,106 @@ struct Trial {
     progress: Progress,
 }
 
+/// What has come of a run so far.
+#[derive(Default)]
+struct Course {
+    /// It had begun: the cluster served.
+    begun: bool,
+    rotated: Rotated,
+    /// When clients were told to end.
+    rotated_until: Option<Duration>,
+    problems: Vec<String>,
+    audit: AuditReport,
+}
+
+impl Course {
+    /// What is wrong with the cluster is a problem, and the run goes on; all else breaks it off.
+    fn take<T>(&mut self, came_of: Result<T, ChaosError>) -> Result<Option<T>, ChaosError> {
+        match came_of {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is_of_cluster() => {
+                self.problems.push(error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Waits for a phase, which has its bounds, unless a call in it never returns.
+async fn within<T>(
+    bound: Duration,
+    phase: &str,
+    work: impl Future<Output = Result<T, ChaosError>>,
+) -> Result<T, ChaosError> {
+    let late = |_| ChaosError::Finding(format!("{phase} did not end within {bound:?}"));
+    tokio::time::timeout(bound, work).await.map_err(late)?
+}
+
 impl Trial {
     async fn hold(
-        self,
+        &self,
         plan: schedule::Plan,
+        course: &mut Course,
         interrupt: &CancellationToken,
-    ) -> Result<RunReport, ChaosError> {
+    ) -> Result<(), ChaosError> {
         let random = Random::new(self.seed);
         let mut cluster = self.start(random.fork(1)).await?;
         let world = self.world(&cluster, random.fork(2), interrupt).await?;
-        let mut clients = JoinSet::new();
-        let crew_world = world.clone();
-        clients.spawn(async move { workload::run(&crew_world, Crew::default()).await });
-
-        let rotated = tokio::select! {
-            rotated = plan.rotate(&mut cluster, &self.recorder, &self.progress) => rotated?,
+        let groups =
+            World { stop: interrupt.child_token(), random: random.fork(4), ..world.clone() };
+        course.begun = true;
+        let mut clients = Clients::start(&world);
+        let mut members = Clients::start_groups(&groups);
+        let (recorder, partitions) = (&self.recorder, world.partitions());
+        let rotated = &mut course.rotated;
+        tokio::select! {
+            rotated = plan.rotate(&mut cluster, &partitions, recorder, &self.progress, rotated) => {
+                rotated?;
+            }
             // Clients end when they are told to; before that only by a failure of their own.
-            Some(ended) = clients.join_next() => return Err(client_failed(ended)),
-        };
+            error = clients.failed() => return Err(error),
+            error = members.failed() => return Err(error),
+        }
         (self.progress)("all healed; clients finish");
-        let whole = cluster.wait_until_whole(WHOLE).await;
         tokio::time::sleep(AFTERWARDS).await;
         // What clients do after that is to end.
-        let rotated_until = self.recorder.elapsed();
+        course.rotated_until = Some(recorder.elapsed());
         world.stop.cancel();
-        while let Some(ended) = clients.join_next().await {
-            ended.map_err(|error| ChaosError::Harness(format!("clients: {error}")))??;
-        }
+        course.take(clients.end().await)?;
+        // The groups have nothing new to read, and must get to the end of it.
+        course.problems.extend(recovery::groups(&world).await);
+        groups.stop.cancel();
+        course.take(members.end().await)?;
+        self.look(&world, course).await?;
+        let fallen = cluster.fallen().into_iter();
+        let fallen = fallen.map(|(node, code)| format!("{node} ended by itself, exit {code}"));
+        course.problems.extend(fallen);
+        Ok(())
+    }
+
+    /// Reads everything, and looks at what the cluster has and keeps.
+    async fn look(&self, world: &World, course: &mut Course) -> Result<(), ChaosError> {
         (self.progress)("every partition is drained, then written and read once more");
-        let drained = drain_and_probe(&world).await?;
+        let drained = within(LOOKED_AT, "the drain", drain_and_probe(world)).await;
+        let drained = course.take(drained)?;
+        course.problems.extend(drained.into_iter().flat_map(|drained| drained.problems));
         (self.progress)("audit: controllers against each other, index against bucket");
-        let audit = self::audit(&world).await?;
-        let fallen = cluster.fallen();
-        drop(cluster);
-        (self.progress)("checking the history");
+        let audit = within(LOOKED_AT + self.options.time, "the audit", self::audit(world)).await;
+        course.audit = course.take(audit)?.unwrap_or_default();
+        Ok(())
+    }
+
+    /// However the run ended, its history is in its file, and what there is of it is checked.
+    fn judge(self, course: Course, held: Result<(), ChaosError>) -> Result<RunReport, ChaosError> {
         let history = self.recorder.finish()?;
-        let verdict = checker::check(&history);
-        let mut problems = Vec::new();
-        problems.extend(whole.err().map(|error| error.to_string()));
-        problems.extend(
-            fallen.iter().map(|(node, code)| format!("{node} ended by itself, exit {code}")),
-        );
-        problems.extend(drained.problems);
-        let ends = report::Ends { rotated, rotated_until, problems, audit };
-        report::write(&self.options, self.seed, &history, verdict, ends)
+        let unfinished = match held {
+            Err(error) if !course.begun => return Err(error),
+            held => held.err(),
+        };
+        (self.progress)("checking the history");
+        let checked = judge(&history);
+        report::write(&self.options, self.seed, &history, checked, course, unfinished)
     }
 
     async fn start(&self, random: Random) -> Result<Cluster, ChaosError> {
@@ -189,13 +253,5 @@ impl Trial {
             rate: (self.options.rate / Crew::default().producers).max(1),
             stop: interrupt.child_token(),
         })
-    }
-}
-
-fn client_failed(ended: Result<Result<(), ChaosError>, tokio::task::JoinError>) -> ChaosError {
-    match ended {
-        Ok(Ok(())) => ChaosError::Harness("the clients ended early".to_owned()),
-        Ok(Err(error)) => error,
-        Err(error) => ChaosError::Harness(format!("clients: {error}")),
     }
 }

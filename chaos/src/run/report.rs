@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 
 use super::measure::{self, Gaps};
-use super::{Options, timeline};
+use super::schedule::Rotated;
+use super::{Course, Options, timeline};
 use crate::audit::AuditReport;
 use crate::checker::Report;
 use crate::error::ChaosError;
@@ -24,6 +24,8 @@ pub enum Verdict {
     Failed,
     /// Nothing was found, but the run proves nothing: see `invalid`.
     Invalid,
+    /// Nothing was found, but the run was not held to its end: see `unfinished`.
+    Unfinished,
 }
 
 /// One use of a fault.
@@ -75,6 +77,8 @@ pub struct RunReport {
     pub seconds: f64,
     /// Why the run proves nothing, if it does not.
     pub invalid: Vec<String>,
+    /// Why the run was not held to its end, if it was not. Then anomalies that need the end are not looked for.
+    pub unfinished: Option<String>,
     /// What is not as it must be, beside anomalies of the history.
     pub problems: Vec<String>,
     /// What the checker found.
@@ -87,16 +91,10 @@ pub struct RunReport {
     pub gaps: Vec<Gaps>,
     /// The longest that the cluster took after healing until every process was at its work.
     pub slowest_recovery_ms: u64,
+    /// The longest that the controllers took after a healing until they were identical; `None` if they never were.
+    pub identical_after_ms: Option<u64>,
     /// The audit.
     pub audit: AuditReport,
-}
-
-/// How the phases of a run ended.
-pub(super) struct Ends {
-    pub(super) rotated: Vec<FaultRun>,
-    pub(super) rotated_until: Duration,
-    pub(super) problems: Vec<String>,
-    pub(super) audit: AuditReport,
 }
 
 /// Makes the report, and writes it and its picture into the run's folder.
@@ -105,42 +103,50 @@ pub(super) fn write(
     seed: u64,
     history: &History,
     checked: Report,
-    ends: Ends,
+    course: Course,
+    unfinished: Option<ChaosError>,
 ) -> Result<RunReport, ChaosError> {
-    let until_us = u64::try_from(ends.rotated_until.as_micros()).unwrap_or(u64::MAX);
-    let mut ends = ends;
-    measure::pauses(history, &mut ends.rotated, until_us);
+    let last_us = history.events.last().map_or(0, |event| event.time_us);
+    let until_us = course.rotated_until.map_or(last_us, |until| until.as_micros() as u64);
+    let Rotated { runs: mut faults, not_installed, identical_after } = course.rotated;
+    measure::pauses(history, &mut faults, until_us);
     let operations = count(history);
-    let mut problems = ends.problems;
-    problems.extend(ends.rotated.iter().filter_map(|fault| {
+    let mut problems = course.problems;
+    problems.extend(faults.iter().filter_map(|fault| {
         let problem = fault.problem.as_ref()?;
         Some(format!("after {} at {:.1} s: {problem}", fault.name, fault.begun_us as f64 / 1e6))
     }));
-    for problem in &ends.audit.problems {
+    for problem in &course.audit.problems {
         let text = serde_json::to_string(problem);
         problems.push(text.map_err(|error| ChaosError::Harness(error.to_string()))?);
     }
-    let invalid = invalid(history, &operations, &ends.rotated, &checked, until_us);
-    let verdict = match (checked.counts.is_empty() && problems.is_empty(), invalid.is_empty()) {
-        (false, _) => Verdict::Failed,
-        (true, false) => Verdict::Invalid,
-        (true, true) => Verdict::Passed,
+    let mut invalid = not_installed;
+    if unfinished.is_none() {
+        invalid.extend(self::invalid(history, &operations, &faults, &checked, until_us));
+    }
+    let verdict = match checked.counts.is_empty() && problems.is_empty() {
+        false => Verdict::Failed,
+        true if unfinished.is_some() => Verdict::Unfinished,
+        true if !invalid.is_empty() => Verdict::Invalid,
+        true => Verdict::Passed,
     };
-    let recovery = ends.rotated.iter().map(|fault| fault.whole_us.saturating_sub(fault.healed_us));
+    let recovery = faults.iter().map(|fault| fault.whole_us.saturating_sub(fault.healed_us));
     let report = RunReport {
         verdict,
         seed,
         command: command(options, seed),
         folder: options.folder.clone(),
-        seconds: history.events.last().map_or(0.0, |event| event.time_us as f64 / 1e6),
+        seconds: last_us as f64 / 1e6,
         invalid,
+        unfinished: unfinished.map(|error| error.to_string()),
         problems,
         operations,
-        gaps: measure::gaps(history, &ends.rotated, until_us),
+        gaps: measure::gaps(history, &faults, until_us),
         slowest_recovery_ms: recovery.max().unwrap_or(0) / 1_000,
+        identical_after_ms: identical_after.map(|after| after.as_millis() as u64),
         checked,
-        faults: ends.rotated,
-        audit: ends.audit,
+        faults,
+        audit: course.audit,
     };
     let json = serde_json::to_vec_pretty(&report);
     let json = json.map_err(|error| ChaosError::Harness(error.to_string()))?;

@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::error::ChaosError;
-use crate::faults::{Fault, FaultSpec};
-use crate::history::{Operation, Outcome};
+use crate::faults::{Fault, FaultSpec, Healed};
+use crate::history::{Operation, Outcome, Partition};
 use crate::random::Random;
 use crate::recorder::{HARNESS, Recorder};
 
-use super::Progress;
 use super::report::FaultRun;
+use super::{Progress, recovery};
 
 /// Before the first fault.
 const CALM_FIRST: Duration = Duration::from_secs(3);
@@ -21,6 +21,16 @@ const CALM: Duration = Duration::from_secs(1);
 const WHOLE: Duration = Duration::from_secs(90);
 /// What one fault takes, with what comes before and after it: for the least length of a run.
 const EACH: Duration = Duration::from_secs(10);
+
+/// What has come of the faults.
+#[derive(Default)]
+pub(super) struct Rotated {
+    pub(super) runs: Vec<FaultRun>,
+    /// Those that could not be installed, and why.
+    pub(super) not_installed: Vec<String>,
+    /// The longest from a healing until the controllers were identical.
+    pub(super) identical_after: Option<Duration>,
+}
 
 /// What a run's faults are, in which order.
 pub(super) struct Plan {
@@ -50,16 +60,18 @@ impl Plan {
         Ok(Self { faults, time, random })
     }
 
-    /// Rotates the faults until the time is over and each has had its turn; each is healed again.
+    /// Rotates the faults until the time is over and each has had its turn; each is healed again. It ends with one that
+    /// cannot be.
     pub(super) async fn rotate(
         mut self,
         cluster: &mut Cluster,
+        partitions: &[Partition],
         recorder: &Recorder,
         progress: &Progress,
-    ) -> Result<Vec<FaultRun>, ChaosError> {
+        rotated: &mut Rotated,
+    ) -> Result<(), ChaosError> {
         let end = clock::now() + self.time;
-        let mut runs = Vec::new();
-        tokio::time::sleep(CALM_FIRST).await;
+        let mut calm = CALM_FIRST;
         for turn in 0.. {
             if clock::now() >= end && turn >= self.faults.len() {
                 break;
@@ -68,22 +80,37 @@ impl Plan {
                 self.random.shuffle(&mut self.faults);
             }
             let spec = self.faults[turn % self.faults.len()];
-            let run = self.one(&spec, cluster, recorder, progress).await?;
+            tokio::time::sleep(calm).await;
+            let healed = self.one(&spec, cluster, recorder, progress, rotated).await?;
+            let Some(run) = rotated.runs.last_mut().filter(|_| healed) else { break };
+            // The next one's pauses are to be its own.
+            let healed_us = run.healed_us;
+            let (late, identical) = tokio::join!(
+                recovery::writable(recorder, partitions, healed_us),
+                recovery::identical(cluster.access(), recorder, healed_us),
+            );
+            late.into_iter().for_each(|late| add(&mut run.problem, late));
+            match identical {
+                Ok(after) => rotated.identical_after = rotated.identical_after.max(Some(after)),
+                Err(late) => add(&mut run.problem, late),
+            }
             // A quarter of the time is calm.
             let busy = Duration::from_micros(run.whole_us.saturating_sub(run.begun_us));
-            tokio::time::sleep(CALM.max(busy / 3)).await;
-            runs.push(run);
+            let calmed = recorder.elapsed().saturating_sub(Duration::from_micros(run.whole_us));
+            calm = CALM.max((busy / 3).saturating_sub(calmed));
         }
-        Ok(runs)
+        Ok(())
     }
 
+    /// Whether it was healed.
     async fn one(
         &mut self,
         spec: &FaultSpec,
         cluster: &mut Cluster,
         recorder: &Recorder,
         progress: &Progress,
-    ) -> Result<FaultRun, ChaosError> {
+        rotated: &mut Rotated,
+    ) -> Result<bool, ChaosError> {
         let named = |detail: &str| Operation::Fault {
             fault: spec.name.to_owned(),
             detail: detail.to_owned(),
@@ -94,39 +121,70 @@ impl Plan {
         let installed = fault.install(cluster, &mut self.random).await;
         let (outcome, detail) = match &installed {
             Ok(detail) => (Outcome::Ok, detail.clone()),
-            Err(error) => (Outcome::Fail, error.to_string()),
+            Err(error) => (Outcome::Fail, format!("could not be installed: {error}")),
         };
         recorder.record(HARNESS, outcome, named(&detail));
         progress(&format!("{:>6.1} s  {}: {detail}", recorder.elapsed().as_secs_f64(), spec.name));
-        let took_hold = installed.is_ok();
-        if took_hold {
+        if installed.is_ok() {
             let lasts = self.random.within(spec.lasts_ms());
             tokio::time::sleep(Duration::from_millis(lasts)).await;
         }
-        let (effective, healed_us) = heal(spec, fault, cluster, recorder).await?;
-        let whole = cluster.wait_until_whole(WHOLE).await;
-        let mut problem = whole.err().map(|error| error.to_string());
-        if let Err(ChaosError::Finding(found)) = installed {
-            problem = Some(found);
+        let healed = heal(spec, fault, cluster, recorder).await;
+        let run = came_to(spec.name, detail, (begun_us, elapsed_us(recorder)), &installed, &healed);
+        if installed.is_err_and(|error| !matches!(error, ChaosError::Finding(_))) {
+            let at = begun_us as f64 / 1e6;
+            rotated.not_installed.push(format!("{} at {at:.1} s {}", run.name, run.detail));
         }
-        // A process that ended by itself is a finding; the others are still to be tried with it.
-        for (node, code) in cluster.fallen() {
-            let fell = format!("{node} ended by itself, exit {code}");
-            problem = Some(problem.map_or(fell.clone(), |before| format!("{before}; {fell}")));
-            cluster.start_process(node)?;
+        // It is known from here on, also to a run that is broken off.
+        rotated.runs.push(run);
+        let is_healed = healed.is_ok();
+        match healed {
+            Ok(_) => {}
+            Err(error) if error.is_of_cluster() => cluster.mend()?,
+            Err(error) => {
+                let problem = format!("cannot be healed: {error}");
+                return Err(ChaosError::Fault { fault: spec.name, problem });
+            }
         }
-        Ok(FaultRun {
-            name: spec.name,
-            detail,
-            installed: took_hold && effective,
-            begun_us,
-            healed_us,
-            whole_us: elapsed_us(recorder),
-            pause_us: 0,
-            writable_us: None,
-            problem,
-        })
+        if let Some(run) = rotated.runs.last_mut() {
+            finish(run, cluster).await?;
+            run.whole_us = elapsed_us(recorder);
+        }
+        Ok(is_healed)
     }
+}
+
+/// What is known of a fault once it is healed.
+fn came_to(
+    name: &'static str,
+    detail: String,
+    (begun_us, healed_us): (u64, u64),
+    installed: &Result<String, ChaosError>,
+    healed: &Result<Healed, ChaosError>,
+) -> FaultRun {
+    let mut run = FaultRun {
+        name,
+        detail,
+        installed: false,
+        begun_us,
+        healed_us,
+        whole_us: healed_us,
+        pause_us: 0,
+        writable_us: None,
+        problem: None,
+    };
+    if let Err(ChaosError::Finding(found)) = installed {
+        add(&mut run.problem, found.clone());
+    }
+    match healed {
+        Ok(healed) if installed.is_ok() && healed.effective => run.installed = true,
+        Ok(healed) if installed.is_ok() => {
+            run.detail = format!("{}: no effect, {}", run.detail, healed.detail);
+        }
+        Ok(_) => {}
+        Err(error) => add(&mut run.problem, format!("cannot be healed: {error}")),
+    }
+    run
 }
 
 async fn heal(
@@ -134,14 +192,40 @@ async fn heal(
     mut fault: Box<dyn Fault>,
     cluster: &mut Cluster,
     recorder: &Recorder,
-) -> Result<(bool, u64), ChaosError> {
-    let healed = fault.heal(cluster).await.map_err(|error| ChaosError::Fault {
-        fault: spec.name,
-        problem: format!("cannot be healed: {error}"),
-    })?;
-    let (fault, detail) = (spec.name.to_owned(), healed.detail);
-    recorder.record(HARNESS, Outcome::Ok, Operation::Heal { fault, detail });
-    Ok((healed.effective, elapsed_us(recorder)))
+) -> Result<Healed, ChaosError> {
+    let healed = fault.heal(cluster).await;
+    let (outcome, detail) = match &healed {
+        Ok(healed) => (Outcome::Ok, healed.detail.clone()),
+        Err(error) => (Outcome::Fail, error.to_string()),
+    };
+    let fault = spec.name.to_owned();
+    recorder.record(HARNESS, outcome, Operation::Heal { fault, detail });
+    healed
+}
+
+/// Waits until the cluster is whole. A process that ended by itself is a finding; the others are still to be tried with
+/// it.
+async fn finish(run: &mut FaultRun, cluster: &mut Cluster) -> Result<(), ChaosError> {
+    tell_fallen(run, cluster)?;
+    if let Err(error) = cluster.wait_until_whole(WHOLE).await {
+        add(&mut run.problem, error.to_string());
+    }
+    tell_fallen(run, cluster)
+}
+
+fn tell_fallen(run: &mut FaultRun, cluster: &mut Cluster) -> Result<(), ChaosError> {
+    for (node, code) in cluster.fallen() {
+        add(&mut run.problem, format!("{node} ended by itself, exit {code}"));
+        cluster.start_process(node)?;
+    }
+    Ok(())
+}
+
+fn add(problem: &mut Option<String>, found: String) {
+    *problem = Some(match problem.take() {
+        Some(before) => format!("{before}; {found}"),
+        None => found,
+    });
 }
 
 fn elapsed_us(recorder: &Recorder) -> u64 {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Subcommand;
 use serde::Serialize;
-use streamhouse_chaos::{History, Report, all_faults, check};
+use streamhouse_chaos::{History, Report, all_faults, judge};
 
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Format};
@@ -47,8 +47,12 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         Action::Check { history } => {
             let named = || history.display().to_string();
             let file = File::open(&history).with_context(named)?;
-            let report = check(&History::read(BufReader::new(file)).with_context(named)?);
+            let history = History::read(BufReader::new(file)).with_context(named)?;
+            let report = judge(&history);
             format.print(&report, human)?;
+            if !history.is_whole() {
+                output::say("the run was not held to its end: what is missing was not looked for");
+            }
             found(&report)
         }
     }

@@ -105,7 +105,7 @@ fn until_all_have_ended(folder: &Path) {
 }
 
 #[test]
-fn an_interrupted_run_ends_every_process() {
+fn an_interrupted_run_ends_every_process_and_reports_what_there_is() {
     let _alone = one_at_a_time();
     let folder = tempfile::tempdir().unwrap();
     let mut run = Run::start(folder.path());
@@ -114,6 +114,13 @@ fn an_interrupted_run_ends_every_process() {
     signal(&serde_json::Value::from(run.0.id()), Signal::SIGINT);
     assert_eq!(run.0.wait().unwrap().code(), Some(8));
     until_all_have_ended(folder.path());
+    let report = fs::read(folder.path().join("run/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["verdict"], "unfinished");
+    let history = folder.path().join("run/history.jsonl");
+    // No line of it is cut short, and what was not read yet is not missed.
+    assert!(fs::read(&history).unwrap().ends_with(b"\n"));
+    streamhouse_tests::run(&["chaos", "check", history.to_str().unwrap()]).ok();
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn head(canvas: &mut Canvas, report: &RunReport) {
         Verdict::Passed => ("passed", "#059669"),
         Verdict::Failed => ("FAILED", "#dc2626"),
         Verdict::Invalid => ("invalid", "#d97706"),
+        Verdict::Unfinished => ("unfinished", "#d97706"),
     };
     let seed = format!("seed {}", report.seed);
     canvas.words(

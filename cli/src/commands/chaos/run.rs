@@ -35,7 +35,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "KIND", default_value = "s3")]
     store: StoreKind,
     /// Records a second, all producers together.
-    #[arg(long, value_name = "N", default_value_t = 800, value_parser = clap::value_parser!(u64).range(4..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1_400, value_parser = clap::value_parser!(u64).range(4..=1_000_000))]
     rate: u64,
     /// Where history, logs, report and picture go; must be empty or missing. Default: chaos-PID in the current folder.
     #[arg(long, value_name = "DIR")]
@@ -81,6 +81,10 @@ pub(super) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         Verdict::Passed => Ok(()),
         Verdict::Failed => Err(Failure::new(Kind::Found, "something is not as it must be").into()),
         Verdict::Invalid => Err(Failure::new(Kind::Invalid, "the run proves nothing").into()),
+        Verdict::Unfinished => {
+            let why = report.unfinished.unwrap_or_default();
+            Err(Failure::new(Kind::Harness, why).into())
+        }
     }
 }
 
@@ -109,6 +113,7 @@ fn human(report: &RunReport) -> String {
         Verdict::Passed => "passed: nothing was found",
         Verdict::Failed => "FAILED",
         Verdict::Invalid => "invalid: nothing was found, but the run proves nothing",
+        Verdict::Unfinished => "not held to its end: nothing was found in what there is",
     };
     let checked = &report.checked;
     let mut parts = vec![
@@ -130,8 +135,13 @@ fn human(report: &RunReport) -> String {
         ),
         anomalies(checked),
     ];
+    parts.push(match report.identical_after_ms {
+        Some(after) => format!("controllers identical at most {after} ms after a healing"),
+        None => "controllers not seen to be identical after healing".to_owned(),
+    });
     parts.extend(report.problems.iter().map(|problem| format!("PROBLEM {problem}")));
     parts.extend(report.invalid.iter().map(|reason| format!("INVALID {reason}")));
+    parts.extend(report.unfinished.iter().map(|reason| format!("UNFINISHED {reason}")));
     parts.push(format!(
         "seed {}, {:.0} s; history, logs, report.json and timeline.svg in {}",
         report.seed,
@@ -164,7 +174,7 @@ fn faults(report: &RunReport) -> String {
     ]);
     for fault in &report.faults {
         let seconds = |from: u64, to: u64| format!("{:.1} s", to.saturating_sub(from) as f64 / 1e6);
-        let done = if fault.installed { "" } else { "NOT INSTALLED: " };
+        let done = if fault.installed { "" } else { "NOT COUNTED: " };
         table.add_row([
             seconds(0, fault.begun_us),
             fault.name.to_owned(),
