@@ -115,6 +115,28 @@ pub enum Answer {
     Exists,
 }
 
+/// What a consumer says of the log itself, and not of its way there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alarm {
+    /// The index leaves offsets out.
+    IndexGap,
+    /// An object that the index names is not in the store.
+    MissingObject,
+    /// The bytes are not those that were written.
+    Corrupt,
+}
+
+/// Why a consumer was handed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What it says of the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<Alarm>,
+    /// The error's text.
+    pub text: String,
+}
+
 /// What was asked, or seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -148,9 +170,19 @@ pub enum Operation {
     Poll {
         /// The records.
         reads: Vec<Read>,
+        /// Why it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<Failure>,
     },
-    /// The consumer was given other partitions, or sought: its next poll may begin anywhere.
+    /// The consumer was given other partitions: its next poll may begin anywhere.
     Assign,
+    /// The consumer reads on from this offset, in this partition.
+    Seek {
+        /// The partition.
+        at: Partition,
+        /// The offset.
+        offset: u64,
+    },
     /// A poll whose reads are the whole log of some partitions, after healing.
     Drain {
         /// The records.

@@ -43,7 +43,8 @@ pub use disk::{Disk, Tail};
 pub use error::ChaosError;
 pub use faults::{FaultSpec, Needs, all as all_faults};
 pub use history::{
-    Answer, Ask, Event, History, HistoryError, Operation, Outcome, Partition, Read, Value,
+    Alarm, Answer, Ask, Event, Failure, History, HistoryError, Operation, Outcome, Partition, Read,
+    Value,
 };
 pub use random::Random;
 pub use run::{Counts, FaultRun, Gaps, Options, Progress, RunReport, Verdict, judge, run};

@@ -78,7 +78,9 @@ impl<'a> Groups<'a> {
             (Operation::Poll { .. }, Outcome::Invoke) => {
                 self.polling.insert(process, event);
             }
-            (Operation::Poll { reads }, Outcome::Ok) => self.poll(process, reads, event, report),
+            (Operation::Poll { reads, .. }, Outcome::Ok) => {
+                self.poll(process, reads, event, report)
+            }
             (Operation::CommitOffset { at, member: true, .. }, Outcome::Invoke) => {
                 self.committing.insert((process, *at), event);
             }

@@ -75,7 +75,7 @@ impl Log {
                 report.acknowledged += 1;
                 self.acked.push(Acked { event, at: *at, value: *value, offset: *offset });
             }
-            (Operation::Poll { reads }, Outcome::Ok) => {
+            (Operation::Poll { reads, .. }, Outcome::Ok) => {
                 self.take_reads(event, reads, false, report);
             }
             (Operation::Drain { reads }, Outcome::Ok) => {

@@ -8,12 +8,14 @@
 //! | `leases.rs` | epochs as they were seen, and as the index has them |
 //! | `offsets.rs` | consumers' committed offsets |
 //! | `groups.rs` | members of groups: who owns what, who may commit it, and whether all of it was handed out |
+//! | `alarms.rs` | what consumers say of the log themselves |
 //! | `fencing.rs` | producers that another one has taken over from |
 //! | `meta.rs` | each key of the metadata by itself: is there an order that explains all answers? |
 //!
 //! Facts are taken from the history alone. All but `meta.rs` take time linear in the history's size, but for maps in
 //! order; `meta.rs` is exponential in the worst case and gives up at a bound, which the report then says.
 
+mod alarms;
 mod anomaly;
 mod fencing;
 mod groups;
@@ -35,6 +37,7 @@ pub fn check(history: &History) -> Report {
     let log = log::Log::gather(history, &mut report);
     log.check(&mut report);
     polls::check(history, &log, &mut report);
+    alarms::check(history, &mut report);
     index::check(history, &log, &mut report);
     leases::check(history, &mut report);
     offsets::check(history, &mut report);

@@ -6,7 +6,7 @@ use super::anomaly::{AnomalyKind, Report};
 use super::log::Log;
 use crate::history::{History, Operation, Outcome, Partition, Read};
 
-/// Where a consumer stands in one partition: the last offset it was handed, and by which poll.
+/// Where a consumer stands in one partition: the offset that comes next, and by which poll or seek.
 type Standing = HashMap<(u32, Partition), (u64, usize)>;
 
 pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
@@ -22,7 +22,10 @@ pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
                     standing.remove(&(event.process, *at));
                 }
             }
-            (Operation::Poll { reads } | Operation::Drain { reads }, Outcome::Ok) => {
+            (Operation::Seek { at: sought, offset }, Outcome::Ok) => {
+                standing.insert((event.process, *sought), (*offset, at));
+            }
+            (Operation::Poll { reads, .. } | Operation::Drain { reads }, Outcome::Ok) => {
                 for read in reads {
                     step(log, report, &mut standing, at, event.process, read);
                 }
@@ -40,21 +43,20 @@ fn step(
     process: u32,
     read: &Read,
 ) {
-    let Some((last, poll)) = standing.insert((process, read.at), (read.offset, at)) else { return };
+    let stands = standing.insert((process, read.at), (read.offset + 1, at));
+    let Some((next, poll)) = stands else { return };
     let inside = poll == at;
-    let detail = || format!("{}@{} after {last}, by process {process}", read.at, read.offset);
-    if read.offset <= last {
+    let detail =
+        || format!("{}@{} where {next} comes next, by process {process}", read.at, read.offset);
+    if read.offset < next {
         let kind =
             if inside { AnomalyKind::IntNonmonotonicPoll } else { AnomalyKind::NonmonotonicPoll };
         report.found(kind, detail(), vec![poll, at]);
         return;
     }
-    if read.offset == last + 1 {
-        return;
-    }
     // Offsets may be absent; only records somebody has read count as skipped.
-    let between = (read.at, last + 1)..(read.at, read.offset);
-    if log.read.range(between).next().is_some() {
+    let between = (read.at, next)..(read.at, read.offset);
+    if read.offset > next && log.read.range(between).next().is_some() {
         let kind = if inside { AnomalyKind::IntPollSkip } else { AnomalyKind::PollSkip };
         report.found(kind, detail(), vec![poll, at]);
     }

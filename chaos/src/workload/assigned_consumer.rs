@@ -44,26 +44,39 @@ async fn live(
     random: &mut Random,
     positions: &Positions,
 ) -> Result<Positions, ChaosError> {
+    // It begins with the first record, unless it is told to begin elsewhere.
+    for at in world.partitions() {
+        world.recorder.record(process, Outcome::Ok, Operation::Seek { at, offset: 0 });
+    }
     for (at, position) in positions {
-        seek(&mut consumer, at, position.saturating_sub(random.below(BACK)))?;
+        seek(world, &mut consumer, process, at, position.saturating_sub(random.below(BACK)))?;
     }
     for _ in 0..random.within(1..5) {
-        world.recorder.record(process, Outcome::Ok, Operation::Assign);
         read(world, &mut consumer, process, Duration::from_secs(random.within(STAY))).await;
         if world.stop.is_cancelled() {
             break;
         }
         let all: Vec<_> = consumer.positions().into_iter().collect();
         if let Some((at, position)) = random.choose(&all) {
-            seek(&mut consumer, at, position.saturating_sub(random.below(BACK)))?;
+            seek(world, &mut consumer, process, at, position.saturating_sub(random.below(BACK)))?;
         }
     }
     Ok(consumer.positions())
 }
 
-fn seek(consumer: &mut Consumer, at: &TopicPartition, offset: u64) -> Result<(), ChaosError> {
-    let sought = consumer.seek(&at.topic, at.partition, offset);
-    sought.map_err(|error| ChaosError::Harness(error.to_string()))
+fn seek(
+    world: &World,
+    consumer: &mut Consumer,
+    process: u32,
+    named: &TopicPartition,
+    offset: u64,
+) -> Result<(), ChaosError> {
+    let sought = consumer.seek(&named.topic, named.partition, offset);
+    sought.map_err(|error| ChaosError::Harness(error.to_string()))?;
+    if let Some(at) = world.at(named) {
+        world.recorder.record(process, Outcome::Ok, Operation::Seek { at, offset });
+    }
+    Ok(())
 }
 
 async fn read(world: &World, consumer: &mut Consumer, process: u32, time: Duration) {
@@ -73,12 +86,11 @@ async fn read(world: &World, consumer: &mut Consumer, process: u32, time: Durati
             Ok(records) if records.is_empty() => {}
             Ok(records) => {
                 let reads = world.reads(records);
-                world.recorder.record(process, Outcome::Ok, Operation::Poll { reads });
+                let poll = Operation::Poll { reads, failure: None };
+                world.recorder.record(process, Outcome::Ok, poll);
             }
             Err(error) => {
-                tracing::debug!(process, %error, "poll");
-                let poll = Operation::Poll { reads: Vec::new() };
-                world.recorder.record(process, Outcome::Fail, poll);
+                world.poll_failed(process, &error);
                 world.pause(AGAIN).await;
             }
         }

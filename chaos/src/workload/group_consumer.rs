@@ -162,15 +162,14 @@ impl<'w> Member<'w> {
     }
 
     async fn poll(&mut self) {
-        self.record(Outcome::Invoke, Operation::Poll { reads: Vec::new() });
+        self.record(Outcome::Invoke, Operation::Poll { reads: Vec::new(), failure: None });
         match self.consumer.poll(POLL).await {
             Ok(records) => {
                 let reads = self.world.reads(records);
-                self.record(Outcome::Ok, Operation::Poll { reads });
+                self.record(Outcome::Ok, Operation::Poll { reads, failure: None });
             }
             Err(error) => {
-                tracing::debug!(process = self.process, %error, "poll");
-                self.record(Outcome::Fail, Operation::Poll { reads: Vec::new() });
+                self.world.poll_failed(self.process, &error);
                 self.world.pause(AGAIN).await;
             }
         }

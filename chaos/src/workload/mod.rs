@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streamhouse_client::consumer::{ConsumerBuilder, Record};
+use streamhouse_client::consumer::{ConsumeError, ConsumerBuilder, Record};
 use streamhouse_client::{Consumer, OffsetReset, TopicPartition};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,7 @@ pub(crate) use producer::{Kind, Producer};
 
 use crate::cluster::Access;
 use crate::error::ChaosError;
-use crate::history::{Operation, Outcome, Partition, Read};
+use crate::history::{Alarm, Failure, Operation, Outcome, Partition, Read};
 use crate::random::Random;
 use crate::recorder::Recorder;
 
@@ -85,6 +85,20 @@ impl World {
             Some(Read { at, offset: record.offset, value })
         };
         records.into_iter().filter_map(read).collect()
+    }
+
+    /// A poll failed.
+    fn poll_failed(&self, process: u32, error: &ConsumeError) {
+        tracing::debug!(process, %error, "poll");
+        let alarm = match error {
+            ConsumeError::IndexGap { .. } => Some(Alarm::IndexGap),
+            ConsumeError::MissingObject { .. } => Some(Alarm::MissingObject),
+            ConsumeError::Corrupt { .. } => Some(Alarm::Corrupt),
+            _ => None,
+        };
+        let failure = Some(Failure { alarm, text: error.to_string() });
+        let poll = Operation::Poll { reads: Vec::new(), failure };
+        self.recorder.record(process, Outcome::Fail, poll);
     }
 
     /// A new process of this kind of client.

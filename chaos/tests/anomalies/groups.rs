@@ -69,7 +69,7 @@ impl Writer {
     }
 
     fn begins_poll(self, process: u32) -> Self {
-        self.event(process, Outcome::Invoke, Operation::Poll { reads: Vec::new() })
+        self.event(process, Outcome::Invoke, Operation::Poll { reads: Vec::new(), failure: None })
     }
 }
 

@@ -46,7 +46,7 @@ impl Writer {
     }
 
     fn poll(self, process: u32, reads: &[Read]) -> Self {
-        self.event(process, Outcome::Ok, Operation::Poll { reads: reads.to_vec() })
+        self.event(process, Outcome::Ok, Operation::Poll { reads: reads.to_vec(), failure: None })
     }
 
     fn drain(self, reads: &[Read]) -> Self {

@@ -1,6 +1,6 @@
 //! What becomes of records: lost, twice, torn, out of order, skipped.
 
-use streamhouse_chaos::{AnomalyKind, Operation, Outcome, Partition, Read, check};
+use streamhouse_chaos::{Alarm, AnomalyKind, Failure, Operation, Outcome, Partition, Read, check};
 
 use super::{AT, Writer, read, three, value};
 
@@ -156,6 +156,44 @@ fn a_step_back_between_polls_is_reported() {
         .poll(2, &[read(0, 1), read(1, 2)])
         .poll(2, &[read(1, 2)])
         .shows(AnomalyKind::NonmonotonicPoll);
+}
+
+#[test]
+fn a_consumer_that_sought_goes_on_from_there_and_nowhere_else() {
+    let sought = |offset| {
+        let history = three().poll(2, &[read(0, 1), read(1, 2)]);
+        history.event(2, Outcome::Ok, Operation::Seek { at: AT, offset })
+    };
+    sought(1).poll(2, &[read(1, 2), read(2, 3)]).shows_nothing();
+    // What it had read ahead before it sought; what lies before where it sought.
+    sought(0).poll(2, &[read(2, 3)]).shows(AnomalyKind::PollSkip);
+    sought(1).poll(2, &[read(0, 1)]).shows(AnomalyKind::NonmonotonicPoll);
+    // A partition that it has not sought in goes on as it was.
+    let other = Partition { topic: 0, partition: 1 };
+    three()
+        .poll(2, &[read(0, 1)])
+        .event(2, Outcome::Ok, Operation::Seek { at: other, offset: 7 })
+        .poll(2, &[read(2, 3)])
+        .shows(AnomalyKind::PollSkip);
+}
+
+#[test]
+fn what_a_consumer_says_of_the_log_is_reported() {
+    let failed = |history: Writer, alarm| {
+        let failure = Some(Failure { alarm, text: "the log is not as it must be".to_owned() });
+        history.event(2, Outcome::Fail, Operation::Poll { reads: Vec::new(), failure })
+    };
+    let fault = |name: &str| {
+        let (fault, detail) = (name.to_owned(), String::new());
+        Writer::default().seen(Operation::Fault { fault, detail })
+    };
+    failed(Writer::default(), Some(Alarm::IndexGap)).shows(AnomalyKind::IndexGap);
+    failed(Writer::default(), Some(Alarm::MissingObject)).shows(AnomalyKind::DanglingIndex);
+    failed(fault("kill-leader"), Some(Alarm::Corrupt)).shows(AnomalyKind::CorruptRead);
+    // The store did that, or nobody knows.
+    failed(fault("store-bit-flip"), Some(Alarm::Corrupt)).shows_nothing();
+    failed(Writer::default(), Some(Alarm::Corrupt)).shows_nothing();
+    failed(fault("kill-leader"), None).shows_nothing();
 }
 
 #[test]
