@@ -74,9 +74,15 @@ impl Keeper {
                 Ok(Some(response)) => {
                     let Some(over) = self.start(&response, instance).await else { return };
                     self.standing.send_replace(Standing::Registered);
+                    let opened = clock::now();
                     tokio::select! {
                         () = over.cancelled() => {}
                         () = self.stop.cancelled() => return over.cancel(),
+                    }
+                    // It lived on signs of life.
+                    let ttl = Duration::from_millis(response.session_ttl_ms);
+                    if clock::now().saturating_duration_since(opened) > ttl * 2 {
+                        backoff.reset();
                     }
                 }
                 Ok(None) => {}
@@ -103,6 +109,7 @@ impl Keeper {
             zone: self.identity.zone.clone(),
             pid: std::process::id(),
             store_url: self.identity.store_url.clone(),
+            direct: true,
         };
         let call = |mut client: Client| {
             let request = request.clone();

@@ -2,7 +2,7 @@
 //! and has groups removed in which nothing has happened for long.
 
 use crate::clock::ClusterClock;
-use crate::liveness::{Liveness, Patience};
+use crate::liveness::{Anew, Liveness, Patience};
 use crate::raft::{RaftNode, StateView};
 use crate::state::MAX_BATCH;
 use crate::state::command::CommandBody;
@@ -63,12 +63,12 @@ impl GroupCare {
         }
     }
 
-    /// Judges all members from now on.
+    /// Judges all members from now on. `leads_anew`: in that term.
     ///
     /// GROUP: a leader that was deposed with members on its side of a cut tells
     /// them that they live until it knows; what they own is theirs for the
     /// session timeout after that.
-    pub(crate) fn begin(&self, leads_anew: bool) -> Result<(), KvError> {
+    pub(crate) fn begin(&self, leads_anew: Option<u64>) -> Result<(), KvError> {
         let view = self.raft.view();
         let (mut live, mut after) = (Vec::new(), None::<Vec<u8>>);
         loop {
@@ -80,7 +80,8 @@ impl GroupCare {
                 ((Arc::from(listed.group), listed.id), patience)
             }));
         }
-        self.liveness.begin(live, leads_anew.then(|| self.raft.outlives_its_majority()));
+        let overlap = self.raft.outlives_its_majority();
+        self.liveness.begin(live, leads_anew.map(|term| Anew { term, overlap }));
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::controller::Fuse;
 use crate::entropy;
 use crate::group_care::GroupCare;
 use crate::hub::{Changes, Hub};
-use crate::liveness::{Liveness, Patience};
+use crate::liveness::{Anew, Liveness, Patience};
 use crate::raft::{ProposeError, RaftNode};
 use crate::state::command::{CommandBody, GenerationKey};
 use crate::state::kv::KvError;
@@ -64,7 +64,7 @@ impl Housekeeping {
                 _ = lost.wait_for(|now| !now.is_leader || now.term != term) => {
                     tracing::debug!(term, "no longer leading");
                 }
-                kept = self.keep_house(&mut groups) => {
+                kept = self.keep_house(term, &mut groups) => {
                     if let Err(error) = kept {
                         self.fuse.blow(error.to_string());
                         return;
@@ -76,12 +76,12 @@ impl Housekeeping {
     }
 
     /// Never returns while this controller leads and its state can be read.
-    async fn keep_house(&self, groups: &mut GroupCare) -> Result<(), KvError> {
+    async fn keep_house(&self, term: u64, groups: &mut GroupCare) -> Result<(), KvError> {
         // Subscribed before the state is read, so that nothing falls between.
         let mut changes = self.hub.subscribe();
         self.clock.take_over(cluster::time_ms(&self.raft.view())?);
         self.name_cluster().await?;
-        self.begin_watch(groups, true)?;
+        self.begin_watch(groups, Some(term))?;
         let mut ending = Ending::default();
         let mut work = JoinSet::new();
         let mut look = tokio::time::interval(LOOK);
@@ -160,13 +160,14 @@ impl Housekeeping {
         tokio::time::sleep(LOOK).await;
     }
 
-    /// `leads_anew`: what it found when it led before is over.
-    fn begin_watch(&self, groups: &GroupCare, leads_anew: bool) -> Result<(), KvError> {
+    /// `leads_anew`: in that term.
+    fn begin_watch(&self, groups: &GroupCare, leads_anew: Option<u64>) -> Result<(), KvError> {
         groups.begin(leads_anew)?;
         let live = sessions::live(&self.raft.view())?;
         let live = live.into_iter().map(|(id, _)| (id, self.patience));
         // Ending a session while the leader before still counts it is safe: commits are fenced.
-        self.liveness.begin(live, leads_anew.then_some(Duration::ZERO));
+        let overlap = Duration::ZERO;
+        self.liveness.begin(live, leads_anew.map(|term| Anew { term, overlap }));
         Ok(())
     }
 
@@ -181,7 +182,7 @@ impl Housekeeping {
             Ok(batch) if !batch.replaced => batch,
             Ok(_) | Err(RecvError::Lagged(_)) => {
                 *changes = self.hub.subscribe();
-                self.begin_watch(groups, false)?;
+                self.begin_watch(groups, None)?;
                 return Ok(true);
             }
             Err(RecvError::Closed) => return Ok(false),
@@ -217,7 +218,7 @@ impl Housekeeping {
         // A process that was stopped for a while has heard nobody meanwhile;
         // that is not their silence.
         if now.saturating_duration_since(looked) > LOOK * 5 {
-            return self.begin_watch(groups, false);
+            return self.begin_watch(groups, None);
         }
         groups.look(now)?;
         for session in self.liveness.expired() {
@@ -228,7 +229,7 @@ impl Housekeeping {
             if !ending.sessions.insert(session) {
                 continue;
             }
-            tracing::warn!(session, "session fell silent; ending it");
+            tracing::warn!(session, "session fell silent, or its stream broke; ending it");
             let (raft, liveness) = (self.raft.clone(), Arc::clone(&self.liveness));
             ending.proposals.spawn(async move {
                 let body = CommandBody::EndSession { session };

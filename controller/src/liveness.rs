@@ -41,53 +41,51 @@ impl Sign {
         Self { streams: 0, at, patience, known: false, awaited: false, given_up: false }
     }
 
-    fn is_over(&self, since: Since, now: Instant) -> bool {
-        let (since, patience) = match self.streams {
-            0 => (since.gone, self.patience.gone),
-            _ => (since.silent, self.patience.silent),
+    fn is_over(&self, judging: &Judging, now: Instant) -> bool {
+        let Patience { silent, gone } = self.patience;
+        let heard = match self.streams {
+            0 => self.at.max(judging.since) + gone,
+            _ => (self.at + silent).max(judging.since + gone),
         };
-        now.saturating_duration_since(self.at.max(since)) > patience
+        // It may not have found the way here yet.
+        let back = if self.awaited { judging.open + silent } else { heard };
+        now > heard.max(back)
     }
 }
 
-/// What was before that does not count.
+/// What silence is measured by.
 #[derive(Debug, Clone, Copy)]
-struct Since {
-    /// With a stream open.
-    silent: Instant,
-    /// Without one.
-    gone: Instant,
+struct Judging {
+    /// Since when streams can be opened here.
+    open: Instant,
+    /// Nobody is judged by what was before that alone.
+    since: Instant,
+    /// The term in which this controller leads, or last led.
+    term: u64,
 }
 
 struct Signs<K> {
     of: HashMap<K, Sign>,
-    since: Since,
-    gathering: Gathering,
+    judging: Judging,
 }
 
-/// Most had no stream here when this controller began to lead, as after a
-/// restart of all: they stand in line, and that none has come is no sign yet.
+/// A leadership that begins.
 #[derive(Debug, Clone, Copy)]
-struct Gathering {
-    /// Whoever is awaited and comes gives the others so much longer,
-    longer: Duration,
-    /// but not beyond that.
-    until: Instant,
+pub(crate) struct Anew {
+    pub(crate) term: u64,
+    /// For so long the leader before may still tell some that they live.
+    pub(crate) overlap: Duration,
 }
-
-/// How many times over silence is borne while they gather: longer than a
-/// connection takes that found no room twice (one and two seconds).
-const GATHERING: u32 = 4;
 
 /// Signs of life.
 pub(crate) struct Liveness<K>(Mutex<Signs<K>>);
 
+/// Of a controller at which streams can be opened from now on.
 impl<K> Default for Liveness<K> {
     fn default() -> Self {
         let now = clock::now();
-        let since = Since { silent: now, gone: now };
-        let gathering = Gathering { longer: Duration::ZERO, until: now };
-        Self(Mutex::new(Signs { of: HashMap::new(), since, gathering }))
+        let judging = Judging { open: now, since: now, term: 0 };
+        Self(Mutex::new(Signs { of: HashMap::new(), judging }))
     }
 }
 
@@ -104,72 +102,56 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     /// A stream was opened. Tells whether that counts as a sign of life.
     pub(crate) fn attached(&self, key: K, patience: Patience) -> bool {
         let now = clock::now();
-        let signs = &mut *self.0.lock();
+        let mut signs = self.0.lock();
         let sign = signs.of.entry(key).or_insert(Sign::new(now, patience));
-        let Gathering { longer, until } = signs.gathering;
-        if std::mem::take(&mut sign.awaited) && now < until {
-            signs.since.gone = signs.since.gone.max(until.min(now + longer));
-        }
         sign.streams += 1;
-        sign.at = now;
+        (sign.at, sign.awaited) = (now, false);
         !sign.given_up
     }
 
-    /// A stream broke. Only a leader remembers one without a stream, and,
-    /// BOUND, only one that the state has.
-    pub(crate) fn detached(&self, key: &K, leads: bool) {
+    /// A stream broke. BOUND: one without a stream is remembered only if the
+    /// state had it when this controller last led.
+    pub(crate) fn detached(&self, key: &K) {
         let mut signs = self.0.lock();
         let Some(sign) = signs.of.get_mut(key) else { return };
         sign.streams = sign.streams.saturating_sub(1);
         sign.at = clock::now();
-        if sign.streams == 0 && !(leads && sign.known) {
+        if sign.streams == 0 && !sign.known {
             signs.of.remove(key);
         }
     }
 
-    /// This controller could not have heard anything for a while (it was
-    /// stopped, or it begins to lead): nobody is judged by that time.
+    /// This controller may not have heard all for a while (it was stopped, or
+    /// it begins to lead): nobody is judged by that time alone. From now each
+    /// has as long as it may be gone, and whoever has a stream here and was
+    /// heard on it as long as it may be silent after that; so repeated
+    /// elections cannot keep a dead agent's leases alive.
     ///
-    /// Who has a stream here may be silent anew from now; any other may be
-    /// gone for as long as that is allowed, so that repeated elections cannot
-    /// keep a dead agent's leases alive.
-    ///
-    /// `leads_anew`: nobody is given up any more, and silence counts only after
-    /// that time, in which the leader before may still tell some that they live.
-    /// If more are awaited than are here, they [gather](Gathering): each may be
-    /// gone for as long as it may be silent, from when one of them last came.
-    /// Within one leadership those who are given up stay so, for their end may
-    /// be on its way.
-    pub(crate) fn begin(
-        &self,
-        live: impl IntoIterator<Item = (K, Patience)>,
-        leads_anew: Option<Duration>,
-    ) {
+    /// Begins it to lead, the first is counted from when the leader before has
+    /// told the last that they live; and whoever has no stream here may be
+    /// silent from when this controller could be reached: all may have been
+    /// restarted at once. Nobody is given up any more, but within one term
+    /// those who are stay so, for their end may be on its way.
+    pub(crate) fn begin(&self, live: impl IntoIterator<Item = (K, Patience)>, leads: Option<Anew>) {
         let now = clock::now();
         let live: HashMap<K, Patience> = live.into_iter().collect();
-        let longer = |patience: &Patience| patience.silent.saturating_sub(patience.gone);
-        let longer = live.values().map(longer).max().unwrap_or_default();
-        let known = live.len();
         let signs = &mut *self.0.lock();
         signs.of.retain(|key, sign| {
             sign.known = live.contains_key(key);
             sign.known || sign.streams > 0
         });
+        let same_term = leads.is_some_and(|leads| leads.term == signs.judging.term);
         for (key, patience) in live {
             let sign = signs.of.entry(key).or_insert(Sign::new(now, patience));
-            (sign.at, sign.patience, sign.known) = (now, patience, true);
-            if leads_anew.is_some() {
-                (sign.awaited, sign.given_up) = (sign.streams == 0, false);
+            (sign.patience, sign.known) = (patience, true);
+            if leads.is_some() {
+                sign.awaited = sign.streams == 0;
+                sign.given_up &= same_term;
             }
         }
-        let Some(overlap) = leads_anew else { return };
-        let judged = now + overlap;
-        signs.since = Since { silent: judged, gone: judged };
-        signs.gathering = Gathering { longer, until: judged };
-        if signs.of.values().filter(|sign| sign.awaited).count() * 2 > known {
-            signs.since.gone = judged + longer;
-            signs.gathering.until = judged + GATHERING * longer;
-        }
+        let overlap = leads.map_or(Duration::ZERO, |leads| leads.overlap);
+        signs.judging.since = signs.judging.since.max(now + overlap);
+        signs.judging.term = leads.map_or(signs.judging.term, |leads| leads.term);
     }
 
     /// A new one; it has as long to open its stream as it may be silent.
@@ -189,7 +171,7 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
     pub(crate) fn expired(&self) -> Vec<K> {
         let now = clock::now();
         let signs = self.0.lock();
-        let over = signs.of.iter().filter(|(_, sign)| sign.is_over(signs.since, now));
+        let over = signs.of.iter().filter(|(_, sign)| sign.is_over(&signs.judging, now));
         over.map(|(key, _)| key.clone()).collect()
     }
 
@@ -199,7 +181,7 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
         let now = clock::now();
         let signs = &mut *self.0.lock();
         let silent = signs.of.iter_mut().filter_map(|(key, sign)| {
-            sign.given_up |= sign.is_over(signs.since, now);
+            sign.given_up |= sign.is_over(&signs.judging, now);
             sign.given_up.then(|| key.clone())
         });
         silent.collect()
@@ -210,170 +192,162 @@ impl<K: Hash + Eq + Clone> Liveness<K> {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience =
-        Patience { silent: Duration::from_secs(3_600), gone: Duration::ZERO };
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const PATIENCE: Patience = Patience { silent: HOUR, gone: Duration::ZERO };
+    const NONE: Patience = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
+    const LEADS: Option<Anew> = Some(Anew { term: 1, overlap: Duration::ZERO });
+
+    /// Of a controller that could be reached for as long as anybody may be silent.
+    fn long_open() -> Liveness<u32> {
+        let liveness = Liveness::default();
+        liveness.0.lock().judging.open -= HOUR;
+        liveness
+    }
+
+    fn passes(time: Instant) {
+        while clock::now() <= time {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whose time is over, a moment later.
+    fn expired(liveness: &Liveness<u32>) -> Vec<u32> {
+        passes(clock::now());
+        let mut expired = liveness.expired();
+        expired.sort_unstable();
+        expired
+    }
+
+    /// As if it had been heard so much earlier.
+    fn heard_before(liveness: &Liveness<u32>, key: u32, time: Duration) {
+        liveness.0.lock().of.get_mut(&key).unwrap().at -= time;
+    }
 
     #[test]
     fn a_broken_stream_expires_after_the_grace_and_a_silent_one_after_the_ttl() {
-        let liveness = Liveness::default();
+        let liveness = long_open();
         liveness.attached(1, PATIENCE);
         liveness.attached(2, PATIENCE);
-        liveness.begin([(1, PATIENCE), (2, PATIENCE)], Some(Duration::ZERO));
-        liveness.detached(&2, true);
-        while liveness.expired().is_empty() {
-            std::thread::yield_now();
-        }
-        assert_eq!(liveness.expired(), [2]);
+        liveness.begin([(1, PATIENCE), (2, PATIENCE)], LEADS);
+        liveness.detached(&2);
+        assert_eq!(expired(&liveness), [2]);
+        heard_before(&liveness, 1, HOUR);
+        assert_eq!(expired(&liveness), [1, 2]);
     }
 
     #[test]
     fn a_session_with_two_streams_lives_on_when_one_breaks() {
-        let liveness = Liveness::default();
+        let liveness = long_open();
         liveness.attached(1, PATIENCE);
         liveness.attached(1, PATIENCE);
-        liveness.begin([(1, PATIENCE)], Some(Duration::ZERO));
-        liveness.detached(&1, true);
-        assert!(liveness.expired().is_empty());
-        liveness.detached(&1, true);
-        while liveness.expired().is_empty() {
-            std::thread::yield_now();
-        }
+        liveness.begin([(1, PATIENCE)], LEADS);
+        liveness.detached(&1);
+        assert!(expired(&liveness).is_empty());
+        liveness.detached(&1);
+        assert_eq!(expired(&liveness), [1]);
     }
 
     #[test]
     fn who_is_not_in_the_state_is_forgotten_with_its_last_stream() {
-        let liveness = Liveness::default();
+        let liveness = long_open();
         let remembered = || liveness.0.lock().of.len();
-        liveness.begin([(1, PATIENCE)], Some(Duration::ZERO));
+        liveness.begin([(1, PATIENCE)], LEADS);
         liveness.opened(2, PATIENCE);
         for key in 1..1_000 {
             liveness.attached(key, PATIENCE);
             liveness.attached(key, PATIENCE);
-            liveness.detached(&key, true);
+            liveness.detached(&key);
         }
         assert_eq!(remembered(), 999);
-        (1..1_000).for_each(|key| liveness.detached(&key, true));
+        (1..1_000).for_each(|key| liveness.detached(&key));
         assert_eq!(remembered(), 2);
         // One that has left since it was last led from here is no more known than any other.
         liveness.attached(1, PATIENCE);
-        liveness.begin([(2, PATIENCE)], Some(Duration::ZERO));
-        liveness.detached(&1, true);
+        liveness.begin([(2, PATIENCE)], LEADS);
+        liveness.detached(&1);
         assert_eq!(remembered(), 1);
     }
 
     #[test]
     fn a_new_leader_waits_for_as_long_as_the_one_before_may_have_told_that_they_live() {
-        let liveness = Liveness::default();
-        let short = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
-        let passes = |time: Instant| while clock::now() <= time {};
-        liveness.begin([(1, short)], Some(Duration::from_secs(3_600)));
+        let liveness = long_open();
+        liveness.begin([(1, NONE)], Some(Anew { term: 1, overlap: HOUR }));
         passes(clock::now());
         assert!(liveness.give_up_silent().is_empty());
         // Heard here for the last time; the one before may have told it later.
-        liveness.attached(1, short);
-        liveness.detached(&1, true);
-        liveness.begin([(1, short)], None);
-        passes(clock::now());
-        assert!(liveness.give_up_silent().is_empty() && liveness.expired().is_empty());
-        liveness.begin([(1, short)], Some(Duration::ZERO));
+        liveness.attached(1, NONE);
+        liveness.detached(&1);
+        liveness.begin([(1, NONE)], None);
+        assert!(expired(&liveness).is_empty() && liveness.give_up_silent().is_empty());
+        liveness.0.lock().judging.since -= HOUR;
         passes(clock::now());
         assert_eq!(liveness.give_up_silent(), [1]);
     }
 
     #[test]
-    fn a_leader_that_hears_of_most_gives_the_others_the_grace_alone() {
-        let liveness = Liveness::default();
-        liveness.attached(1, PATIENCE);
-        liveness.begin([1, 2].map(|key| (key, PATIENCE)), Some(Duration::ZERO));
-        // The grace is none here; neither one who comes back nor a new one adds to it.
-        liveness.attached(2, PATIENCE);
-        liveness.detached(&2, true);
-        liveness.opened(3, PATIENCE);
-        liveness.attached(3, PATIENCE);
-        while liveness.expired().is_empty() {
-            std::thread::yield_now();
-        }
-        assert_eq!(liveness.expired(), [2]);
-    }
-
-    #[test]
-    fn a_leader_that_hears_of_few_waits_for_as_long_as_others_come() {
-        let liveness = Liveness::default();
-        let longer = PATIENCE.silent;
-        let since = || liveness.0.lock().since;
-        liveness.attached(3, PATIENCE);
-        let before = clock::now();
-        liveness.begin([1, 2, 3, 4].map(|key| (key, PATIENCE)), Some(Duration::ZERO));
-        let begun = since();
-        assert!(begun.gone >= before + longer && begun.silent < before + longer);
-        let passes = |time: Instant| while clock::now() <= time {};
-        passes(clock::now());
-        // Neither one that the state has not, nor a new one, nor one that had a stream.
-        liveness.opened(8, PATIENCE);
-        for key in [8, 9, 3] {
+    fn a_new_leader_goes_by_what_it_heard_before_and_gives_no_more_than_the_grace() {
+        let liveness = long_open();
+        for key in 1..4 {
             liveness.attached(key, PATIENCE);
-            liveness.detached(&key, true);
         }
-        assert_eq!(since().gone, begun.gone);
-        let back = clock::now();
-        liveness.attached(1, PATIENCE);
-        let moved = since();
-        assert!(moved.gone >= back + longer);
-        assert_eq!(moved.silent, begun.silent);
-        // Whoever comes and goes was awaited once.
-        passes(clock::now());
-        liveness.detached(&1, true);
-        liveness.attached(1, PATIENCE);
-        assert_eq!(since().gone, moved.gone);
-        // They gather for so long and no longer.
-        let until = begun.silent + GATHERING * longer;
-        assert_eq!(liveness.0.lock().gathering.until, until);
-        liveness.0.lock().gathering.until = back + longer;
-        liveness.attached(2, PATIENCE);
-        assert_eq!(since().gone, moved.gone);
-        liveness.0.lock().gathering.until = clock::now();
-        liveness.attached(4, PATIENCE);
-        assert_eq!(since().gone, moved.gone);
+        // One froze long ago, of the second the stream broke, the fourth never had one here.
+        heard_before(&liveness, 1, HOUR);
+        liveness.detached(&2);
+        for term in 1..4 {
+            let leads = Some(Anew { term, overlap: Duration::ZERO });
+            liveness.begin([1, 2, 3, 4].map(|key| (key, PATIENCE)), leads);
+            assert_eq!(expired(&liveness), [1, 2, 4], "term {term}");
+        }
+        // The same of one that was stopped.
+        liveness.begin([1, 2, 3, 4].map(|key| (key, PATIENCE)), None);
+        assert_eq!(expired(&liveness), [1, 2, 4]);
+        let graced = Patience { silent: HOUR, gone: HOUR / 2 };
+        liveness.begin([1, 2, 3, 4].map(|key| (key, graced)), LEADS);
+        assert!(expired(&liveness).is_empty());
     }
 
     #[test]
-    fn who_may_be_gone_for_as_long_as_silent_is_waited_for_no_longer() {
+    fn where_all_were_restarted_those_without_a_stream_have_the_ttl_to_come_back() {
         let liveness = Liveness::default();
-        let member = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
-        liveness.begin([1, 2].map(|key| (key, member)), Some(Duration::ZERO));
-        liveness.attached(1, member);
-        while liveness.expired().len() < 2 {
-            std::thread::yield_now();
+        liveness.attached(1, PATIENCE);
+        liveness.begin([1, 2, 3].map(|key| (key, PATIENCE)), LEADS);
+        assert!(expired(&liveness).is_empty());
+        // Whoever comes and goes was awaited once.
+        for key in [1, 2] {
+            liveness.attached(key, PATIENCE);
+            liveness.detached(&key);
         }
+        liveness.detached(&1);
+        assert_eq!(expired(&liveness), [1, 2]);
+        liveness.0.lock().judging.open -= HOUR;
+        assert_eq!(expired(&liveness), [1, 2, 3]);
     }
 
     #[test]
     fn who_was_given_up_is_not_brought_back_by_a_late_sign_of_life() {
-        let liveness = Liveness::default();
-        let short = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
-        assert!(liveness.attached(1, short));
-        while liveness.give_up_silent().is_empty() {
-            std::thread::yield_now();
-        }
-        assert!(!liveness.heard(&1));
-        assert!(!liveness.attached(1, short));
+        let liveness = long_open();
+        assert!(liveness.attached(1, NONE));
+        liveness.begin([(1, NONE)], LEADS);
+        passes(clock::now());
         assert_eq!(liveness.give_up_silent(), [1]);
+        assert!(!liveness.heard(&1));
+        assert!(!liveness.attached(1, NONE));
+        assert_eq!(liveness.give_up_silent(), [1]);
+        // Its end may be on its way for as long as the term lasts, whoever thought meanwhile that it did not.
+        liveness.begin([(1, PATIENCE)], LEADS);
+        assert!(!liveness.heard(&1));
         // Whoever leads next has not judged it.
-        liveness.begin([(1, PATIENCE)], Some(Duration::ZERO));
+        liveness.begin([(1, PATIENCE)], Some(Anew { term: 2, overlap: Duration::ZERO }));
         assert!(liveness.heard(&1));
         assert!(liveness.give_up_silent().is_empty());
     }
 
     #[test]
     fn each_is_judged_by_its_own_patience() {
-        let liveness = Liveness::default();
-        let short = Patience { silent: Duration::ZERO, gone: Duration::ZERO };
-        liveness.begin([(1, PATIENCE), (2, short)], Some(Duration::ZERO));
+        let liveness = long_open();
+        liveness.begin([(1, PATIENCE), (2, NONE)], LEADS);
         liveness.attached(1, PATIENCE);
-        liveness.attached(2, short);
-        while liveness.expired().is_empty() {
-            std::thread::yield_now();
-        }
-        assert_eq!(liveness.expired(), [2]);
+        liveness.attached(2, NONE);
+        assert_eq!(expired(&liveness), [2]);
     }
 }

@@ -3,6 +3,7 @@
 use futures::Stream;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tonic::transport::{Channel, Endpoint, Error};
 
 #[cfg(not(feature = "simulated"))]
@@ -16,6 +17,9 @@ pub use crate::simulated::net::{TcpListener, TcpStream};
 /// (`net.core.somaxconn`, 4,096 unless set), and the smaller of the two holds.
 #[cfg(not(feature = "simulated"))]
 const BACKLOG: u32 = 16_384;
+
+/// How long connections that cannot be accepted wait.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(250);
 
 /// Listens; where connections of the last process still linger, too.
 ///
@@ -41,14 +45,28 @@ pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Connections as they come. Small messages leave at once: of an HTTP/2 connection every one counts (TCP_NODELAY).
 pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> + Send {
     futures::stream::unfold(listener, async |listener| {
-        let accepted = listener.accept().await.map(|(stream, _)| stream);
-        let accepted = accepted.inspect(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot set TCP_NODELAY");
-            }
-        });
-        Some((accepted, listener))
+        let stream = accept(&listener).await;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        Some((Ok(stream), listener))
     })
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    use io::ErrorKind as K;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            // It went away while it waited.
+            Err(error) if matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset) => {}
+            // Of descriptors there may be none left, and nothing tells when there is one.
+            Err(error) => {
+                tracing::warn!(%error, "connections cannot be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
 }
 
 /// A channel that connects when it is first used, and again whenever it must.

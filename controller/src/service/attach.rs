@@ -129,8 +129,7 @@ impl Attachment {
                 Failed::Store(error) => Some((ErrorCode::Internal, error.to_string())),
             },
         };
-        let leads = self.shared.raft.leadership().borrow().is_leader;
-        self.shared.liveness.detached(&session, leads);
+        self.shared.liveness.detached(&session);
         tracing::debug!(session, "agent's stream ended");
         if let Some((code, message)) = end {
             farewell.send(Err(to_status(ErrorInfo::new(code, message))));

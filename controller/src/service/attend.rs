@@ -97,8 +97,7 @@ impl Attendance {
                 End::Store(error) => Some((ErrorCode::Internal, error.to_string())),
             },
         };
-        let leads = self.shared.raft.leadership().borrow().is_leader;
-        liveness.detached(&self.key, leads);
+        liveness.detached(&self.key);
         if let Some((code, message)) = end {
             self.farewell.send(Err(to_status(ErrorInfo::new(code, message))));
         }

@@ -60,6 +60,11 @@ impl Sessions for SessionsService {
             let info = ErrorInfo::new(ErrorCode::NoLeader, "the cluster is not initialised yet");
             return Err(to_status(info));
         }
+        if wire.direct && !raft.leadership().borrow().is_leader {
+            let leader = raft.leader_address().unwrap_or_default();
+            let info = ErrorInfo::new(ErrorCode::NoLeader, "another controller leads");
+            return Err(to_status(info.at(leader)));
+        }
         let (index, reply) = raft.propose(None, body).await.map_err(|e| propose_failed(&e))?;
         let session = match reply {
             Reply::Session(session) => session,

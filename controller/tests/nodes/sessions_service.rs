@@ -1,9 +1,10 @@
-//! What a controller answers an agent whose session is not, or is not its own: one controller in this process, called
-//! over loopback.
-use crate::raft_support::controllers::{Agent, Controllers, INSTANCE, patiently};
+//! What a controller answers an agent that has no session there, or one that is not its own: controllers in this process,
+//! called over loopback.
+use crate::raft_support::controllers::{Agent, Controllers, INSTANCE, insist, patiently};
 use streamhouse_proto::from_status;
+use streamhouse_proto::v1::sessions_client::SessionsClient;
 use streamhouse_proto::v1::{
-    AttachRequest, AttachResponse, CloseSessionRequest, ErrorCode, RequestId,
+    AttachRequest, AttachResponse, CloseSessionRequest, ErrorCode, RegisterRequest, RequestId,
 };
 
 const OTHER: [u8; 16] = [8; 16];
@@ -61,5 +62,36 @@ async fn another_instance_cannot_close_a_session() {
     let refused = patiently(agent.client.close_session(other)).await.unwrap_err();
     assert_eq!(from_status(&refused).code(), ErrorCode::SessionEnded);
     patiently(agent.client.close_session(own)).await.unwrap();
+    controllers.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_wants_the_leader_gets_no_session_from_another() {
+    let controllers = Controllers::start(3).await;
+    let client = |id: u64| SessionsClient::new(controllers.endpoint(id).connect_lazy());
+    // The cluster has its name when a first one is registered.
+    Agent::register(controllers.endpoint(1).connect_lazy()).await;
+    let request = RegisterRequest {
+        instance: OTHER.to_vec(),
+        address: "agent:2".to_owned(),
+        group: "default".to_owned(),
+        store_url: "memory://test".to_owned(),
+        direct: true,
+        ..Default::default()
+    };
+    loop {
+        let leader = controllers.leader().await;
+        let follower = (1..=3).find(|id| *id != leader).unwrap();
+        let answer = patiently(client(follower).register(request.clone())).await;
+        if controllers.leader().await != leader {
+            continue;
+        }
+        let refused = from_status(&answer.unwrap_err());
+        assert_eq!(refused.code(), ErrorCode::NoLeader);
+        let leads = controllers.endpoint(leader).uri().authority().unwrap().to_string();
+        assert_eq!(refused.address, leads);
+        insist(async || client(leader).register(request.clone()).await).await;
+        break;
+    }
     controllers.shutdown().await;
 }

@@ -64,10 +64,18 @@ fn is_fair(cluster: &LocalCluster, leases: &Leases) -> bool {
 enum Agents {
     /// All live, with these leases.
     Whole(Leases),
-    /// This one died, so long ago; the leases before.
-    Dead(usize, Stopwatch, Leases),
-    /// This one was started again; the leases before.
+    /// This one died, or hangs, for so long; the leases before.
+    Dead(usize, Death, Stopwatch, Leases),
+    /// This one was started again, or goes on; the leases before.
     Back(usize, Leases),
+}
+
+/// How an agent dies.
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    Killed,
+    /// Its streams stay open, and nothing comes.
+    Stopped,
 }
 
 impl Agents {
@@ -76,7 +84,7 @@ impl Agents {
         let Some(now) = leases(cluster) else { return };
         match self {
             Self::Whole(before) => assert_eq!(now, *before, "nobody died, and leases changed"),
-            Self::Dead(n, died, before) => {
+            Self::Dead(n, death, died, before) => {
                 let dead = cluster.agent_address(*n).to_string();
                 for (partition, lease) in before.iter().filter(|(_, lease)| lease.0 != dead) {
                     assert_eq!(&now[partition], lease, "partition {partition} of a living agent");
@@ -85,9 +93,12 @@ impl Agents {
                     return;
                 }
                 let moved = died.elapsed();
-                println!("agent {n} died: its leases moved within {moved:?}");
+                println!("agent {n} was {death:?}: its leases moved within {moved:?}");
                 took.push(moved);
-                cluster.start_agent(*n);
+                match death {
+                    Death::Killed => cluster.start_agent(*n),
+                    Death::Stopped => cluster.continue_agent(*n),
+                }
                 *self = Self::Back(*n, now);
             }
             Self::Back(n, before) => {
@@ -176,8 +187,12 @@ fn leaders_die() -> Result<(), String> {
         {
             // It dies together with the leader.
             let n = 1 + deaths % AGENTS;
-            cluster.kill_agent(n);
-            agents = Agents::Dead(n, Stopwatch::start(), before.clone());
+            let death = if deaths % 2 == 0 { Death::Killed } else { Death::Stopped };
+            match death {
+                Death::Killed => cluster.kill_agent(n),
+                Death::Stopped => cluster.stop_agent(n),
+            }
+            agents = Agents::Dead(n, death, Stopwatch::start(), before.clone());
             (deaths, due) = (deaths + 1, due + AGENT_EVERY);
         }
         cluster.kill_controller(leader);

@@ -62,6 +62,7 @@ impl Session {
             zone: String::new(),
             pid: std::process::id(),
             store_url: controllers.store_url.clone().unwrap_or_else(|| "memory://bench".into()),
+            direct: false,
         };
         let id =
             client.register(request).await.map_err(link::failed("register"))?.into_inner().session;
