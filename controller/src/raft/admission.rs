@@ -217,7 +217,7 @@ impl RaftNode {
             Admission::Admitted => tracing::debug!("taking part"),
             Admission::Refused(refused) => tracing::error!(%refused, "not taking part"),
         }
-        core.raft.runtime_config().elect(core.may_campaign());
+        core.review_campaigns();
     }
 
     /// Returns when this node's disk was found to be of no more use.

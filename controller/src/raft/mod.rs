@@ -12,6 +12,7 @@ mod admission;
 mod append_stream;
 mod apply;
 mod bootstrap;
+mod campaign;
 #[cfg(test)]
 mod clock_tests;
 #[cfg(test)]

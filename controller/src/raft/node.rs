@@ -63,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) was_member: AtomicBool,
     /// The log's disk has stopped.
     pub(crate) stalled: AtomicBool,
+    /// It was just started, and other voters are to campaign first.
+    pub(crate) defers: AtomicBool,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     pub(crate) stopping: AtomicBool,
@@ -83,11 +85,6 @@ impl Core {
     pub(crate) fn is_empty(&self) -> bool {
         let applied = self.raft.metrics().borrow_watched().last_applied;
         self.log.is_empty() && applied.is_none()
-    }
-
-    /// A node that may not take part, or cannot write, asks nobody to elect it.
-    pub(crate) fn may_campaign(&self) -> bool {
-        *self.admission.borrow() == Admission::Admitted && !self.stalled.load(Ordering::SeqCst)
     }
 }
 

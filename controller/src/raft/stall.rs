@@ -36,7 +36,7 @@ pub(crate) async fn watch(node: RaftNode) {
         stalled = stalls;
         core.raft.runtime_config().heartbeat(!stalled);
         core.stalled.store(stalled, Ordering::SeqCst);
-        core.raft.runtime_config().elect(core.may_campaign());
+        core.review_campaigns();
         if stalled {
             tracing::error!(
                 ?outstanding,

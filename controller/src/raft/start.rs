@@ -2,6 +2,7 @@
 //! the parts.
 
 use super::admission::{self, Admission};
+use super::campaign;
 use super::db::{Db, OpenError};
 use super::forward;
 use super::leadership::{self, Leadership};
@@ -26,6 +27,7 @@ use crate::limits::Gate;
 use crate::state::kv::KvError;
 use futures::future::BoxFuture;
 use metrics::Histogram;
+use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,6 +98,7 @@ impl RaftNode {
             let id = options.node_id;
             return Err(StartError::Options(format!("node {id} is not among its own peers")));
         }
+        let started = time::now();
         let config = options.config().map_err(|e| StartError::Options(e.to_string()))?;
         let (data, asked) = (options.data.clone(), options.node_id);
         let sync_seconds = options.probes.log_sync_seconds.clone();
@@ -128,6 +131,7 @@ impl RaftNode {
                 .await
                 .map_err(|e| StartError::Raft(e.to_string()))?;
 
+        let voters = raft.metrics().borrow_watched().membership_config.voter_ids().count();
         let (forwards, queue) = mpsc::channel(forward::QUEUE);
         let (batches, proposed) = mpsc::channel(proposer::QUEUE);
         let gate = Arc::new(Gate::new(options.limits.clone()));
@@ -150,6 +154,7 @@ impl RaftNode {
             votes_above: AtomicU64::new(0),
             was_member: AtomicBool::new(disk.was_member),
             stalled: AtomicBool::new(false),
+            defers: AtomicBool::new(voters > 1),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             stopping: AtomicBool::new(false),
@@ -162,6 +167,7 @@ impl RaftNode {
         let tasks = &node.core().tasks;
         tasks.spawn(leadership::watch(node.clone()));
         tasks.spawn(stall::watch(node.clone()));
+        tasks.spawn(campaign::defer(node.clone(), started));
         tasks.spawn(bootstrap::found(node.clone()));
         tasks.spawn(admission::seek(node.clone()));
         tasks.spawn(forward::run(node.clone(), queue));

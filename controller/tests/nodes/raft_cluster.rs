@@ -73,6 +73,20 @@ async fn the_cluster_survives_the_loss_of_its_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_dies_and_is_started_at_once_is_followed_by_another() {
+    let mut cluster = Cluster::start(3, defaults).await;
+    let mut last = cluster.leader().await;
+    for round in 0..4 {
+        propose(cluster.node(last), create(round)).await;
+        cluster.crash(last).await;
+        cluster.launch(last).await;
+        let next = cluster.leader().await;
+        assert_ne!(next, last, "round {round}: it remembers nobody's signs of life");
+        last = next;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_shuts_down_hands_over() {
     let mut cluster = Cluster::start(3, defaults).await;
     let first = cluster.leader().await;
