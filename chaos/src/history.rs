@@ -348,7 +348,9 @@ pub enum Operation {
         /// Its key.
         object: String,
     },
-    /// The run was held to its end: all was read, and looked at.
+    /// Every partition has been read to its end: what was acknowledged before and not read is not there.
+    Drained,
+    /// Controllers, index and bucket have been looked at: what is not told of them is not there.
     Audited,
 }
 
@@ -378,6 +380,20 @@ pub struct Event {
     /// What was asked.
     #[serde(flatten)]
     pub operation: Operation,
+}
+
+/// How far a run got: by that, what is nowhere in its history was looked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reached {
+    /// What stands before this place was acknowledged before everything was read.
+    pub(crate) drained: usize,
+    /// Index and bucket are told of, as a whole.
+    pub(crate) audited: bool,
+}
+
+impl Reached {
+    /// The end.
+    pub(crate) const END: Self = Self { drained: usize::MAX, audited: true };
 }
 
 /// A whole run.
@@ -430,7 +446,17 @@ impl History {
 
     /// Whether the run was held to its end. What is nowhere in another one may only not have been looked for.
     pub fn is_whole(&self) -> bool {
-        self.events.iter().rev().any(|event| event.operation == Operation::Audited)
+        let Reached { drained, audited } = self.reached();
+        drained > 0 && audited
+    }
+
+    pub(crate) fn reached(&self) -> Reached {
+        let last = |operation| self.events.iter().rposition(|event| event.operation == operation);
+        let audited = last(Operation::Audited).is_some();
+        // What the probe writes after the drain has had its time to be read in a run that went on to the audit.
+        let drained = last(Operation::Drained);
+        let drained = drained.map_or(0, |at| if audited { usize::MAX } else { at });
+        Reached { drained, audited }
     }
 
     /// Writes JSON lines.

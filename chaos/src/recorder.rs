@@ -84,12 +84,31 @@ impl Recorder {
 
     /// The whole history; it is in its file then.
     pub fn finish(&self) -> Result<History, ChaosError> {
+        let (history, unwritten) = self.end();
+        unwritten.map_or(Ok(history), Err)
+    }
+
+    /// The whole history, and why it is not in its file, if it is not.
+    pub(crate) fn end(&self) -> (History, Option<ChaosError>) {
         let mut inner = self.inner.lock();
         inner.finished = true;
         let flushed = inner.file.flush();
-        if let Some(error) = inner.failed.take().or(flushed.err()) {
-            return Err(ChaosError::io("writing the history")(error));
-        }
-        Ok(History { events: std::mem::take(&mut inner.events) })
+        let failed = inner.failed.take().or(flushed.err());
+        let history = History { events: std::mem::take(&mut inner.events) };
+        (history, failed.map(ChaosError::io("writing the history")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_written_is_handed_out_all_the_same() {
+        let recorder = Recorder::create(Path::new("/dev/full")).unwrap();
+        recorder.record(HARNESS, Outcome::Ok, Operation::Drained);
+        let (history, unwritten) = recorder.end();
+        assert_eq!(history.events.len(), 1);
+        assert!(unwritten.is_some());
     }
 }

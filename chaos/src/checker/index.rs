@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::anomaly::{AnomalyKind, Report};
 use super::log::Log;
-use crate::history::{History, Operation, Outcome, Partition};
+use crate::history::{History, Operation, Outcome, Partition, Reached};
 
 struct Entry<'a> {
     event: usize,
@@ -25,7 +25,7 @@ struct Index<'a> {
     missing: Vec<(usize, &'a str)>,
 }
 
-pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
+pub(super) fn check(history: &History, log: &Log, reached: Reached, report: &mut Report) {
     let index = gather(history, report);
     for (at, (event, log_start, high_watermark)) in &index.extents {
         if *log_start > 0 {
@@ -34,10 +34,12 @@ pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
             report.found(AnomalyKind::IndexGap, detail, vec![*event]);
         }
         let entries = index.entries.get(at).map(Vec::as_slice).unwrap_or_default();
-        check_dense(report, *at, entries, *event, *log_start..*high_watermark);
+        if reached.audited {
+            check_dense(report, *at, entries, *event, *log_start..*high_watermark);
+        }
     }
     check_missing(&index, report);
-    check_acknowledged(&index, log, report);
+    check_acknowledged(&index, log, reached, report);
 }
 
 fn gather<'a>(history: &'a History, report: &mut Report) -> Index<'a> {
@@ -141,7 +143,7 @@ impl Report {
 }
 
 /// ACK: what was acknowledged is in the index, and its object was in the store before.
-fn check_acknowledged(index: &Index<'_>, log: &Log, report: &mut Report) {
+fn check_acknowledged(index: &Index<'_>, log: &Log, reached: Reached, report: &mut Report) {
     for acked in &log.acked {
         let Some((extent, log_start, _)) = index.extents.get(&acked.at) else { continue };
         // That they are gone has been told.
@@ -152,8 +154,10 @@ fn check_acknowledged(index: &Index<'_>, log: &Log, report: &mut Report) {
         let place = entries.partition_point(|entry| entry.last < acked.offset);
         let what = format!("{} at {}@{}", acked.value, acked.at, acked.offset);
         let Some(entry) = entries.get(place).filter(|entry| entry.base <= acked.offset) else {
-            let detail = format!("{what} is in no entry of the index");
-            report.found(AnomalyKind::AckedBeforeDurable, detail, vec![acked.event, *extent]);
+            if reached.audited {
+                let detail = format!("{what} is in no entry of the index");
+                report.found(AnomalyKind::AckedBeforeDurable, detail, vec![acked.event, *extent]);
+            }
             continue;
         };
         // Histories without the store's own record say nothing about this.

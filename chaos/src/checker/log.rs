@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::anomaly::{AnomalyKind, Report};
-use crate::history::{Event, History, Operation, Outcome, Partition, Read, Value};
+use crate::history::{Event, History, Operation, Outcome, Partition, Reached, Read, Value};
 
 type Place = (Partition, u64);
 
@@ -105,13 +105,13 @@ impl Log {
         }
     }
 
-    pub(super) fn check(&self, report: &mut Report) {
-        self.check_acknowledged(report);
+    pub(super) fn check(&self, reached: Reached, report: &mut Report) {
+        self.check_acknowledged(reached, report);
         self.check_values(report);
         self.check_send_order(report);
     }
 
-    fn check_acknowledged(&self, report: &mut Report) {
+    fn check_acknowledged(&self, reached: Reached, report: &mut Report) {
         let mut furthest: HashMap<Partition, u64> = HashMap::new();
         for ((at, offset), _) in self.read.iter().filter(|(_, found)| self.counts(found)) {
             furthest.insert(*at, *offset);
@@ -125,7 +125,7 @@ impl Log {
                 report.found(AnomalyKind::InconsistentOffsets, detail, vec![*event, found.event]);
                 continue;
             }
-            if found.is_some_and(|found| self.counts(found)) {
+            if found.is_some_and(|found| self.counts(found)) || *event >= reached.drained {
                 continue;
             }
             let kind = match furthest.get(at) {

@@ -47,6 +47,21 @@ pub(crate) enum StoreFault {
     ExpiredCredentials,
 }
 
+impl StoreFault {
+    /// A request that has it is answered late, or never.
+    fn keeps_waiting(self) -> bool {
+        match self {
+            Self::Timeout | Self::LostAnswer | Self::SlowTail => true,
+            Self::InternalError
+            | Self::SlowDown
+            | Self::ErrorInOk
+            | Self::Truncated
+            | Self::BitFlip
+            | Self::ExpiredCredentials => false,
+        }
+    }
+}
+
 /// Which faults are on, for whom, and how many requests have had one.
 #[derive(Debug)]
 struct Faults {
@@ -115,11 +130,12 @@ impl Bucket {
         faults.on = nodes.iter().map(|node| (*node, (fault, percent))).collect();
     }
 
-    /// All is well again. How many requests had the fault.
-    pub(crate) fn heal(&self) -> u64 {
+    /// All is well again. How many requests had the fault, and whose may still wait because of it.
+    pub(super) fn heal(&self) -> (u64, Vec<Node>) {
         let mut faults = self.faults.lock();
-        faults.on.clear();
-        std::mem::take(&mut faults.struck)
+        let on = std::mem::take(&mut faults.on).into_iter();
+        let waiting = on.filter(|(_, (fault, _))| fault.keeps_waiting()).map(|(node, _)| node);
+        (std::mem::take(&mut faults.struck), waiting.collect())
     }
 }
 
@@ -163,5 +179,42 @@ fn fate(fault: StoreFault, method: &Method, random: &mut Random) -> Fate {
         // Their answers have no body.
         StoreFault::Truncated | StoreFault::BitFlip => Fate::Pass,
         StoreFault::SlowTail => Fate::Late(Duration::from_millis(random.within(100..3_000))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cluster, Shape, Storage};
+    use super::*;
+    use bytes::Bytes;
+
+    /// Less than the store lets a request take.
+    const AT_ONCE: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn a_request_that_is_not_answered_is_over_once_the_store_is_healed() {
+        let folder = tempfile::tempdir().unwrap();
+        let shape = Shape {
+            controllers: 1,
+            agents: 0,
+            binary: "false".into(),
+            folder: folder.path().join("cluster"),
+            layers: false,
+            storage: Storage::S3,
+        };
+        let recorder = Arc::new(Recorder::create(&folder.path().join("history.jsonl")).unwrap());
+        let cluster = Cluster::start(shape, Random::new(1), recorder).await.unwrap();
+        cluster.bucket.fail(&[Node::Client], StoreFault::Timeout, 100);
+        let heals = async {
+            while cluster.bucket.faults.lock().struck == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(cluster.heal_store() > 0);
+        };
+        let create = || cluster.access.store.create("object", Bytes::from_static(b"bytes"));
+        let both = async { tokio::join!(create(), heals) };
+        let (reset, ()) = tokio::time::timeout(AT_ONCE, both).await.unwrap();
+        assert!(reset.unwrap_err().may_have_happened());
+        create().await.unwrap();
     }
 }

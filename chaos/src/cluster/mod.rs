@@ -46,6 +46,8 @@ use wiring::Wiring;
 
 /// How often it is looked whether something has come about.
 const LOOK: Duration = Duration::from_millis(100);
+/// The exit code of a controller that must not serve on the disk that it has; [`Cluster::repair`] lets it begin anew.
+pub(crate) const DAMAGED: i32 = 5;
 /// The folder of objects, where they are in one.
 const OBJECTS: &str = "objects";
 
@@ -110,6 +112,8 @@ pub(crate) struct Cluster {
     processes: BTreeMap<Node, Process>,
     /// Ends that nobody ordered, with their exit codes, until they are asked for.
     fallen: Vec<(Node, i32)>,
+    /// Whose end a fault brings about and waits for: it is no news, also if nobody is left to hear of it.
+    awaited: Option<Node>,
     sources: Sources,
     links: Links,
     tape: Tape,
@@ -170,6 +174,7 @@ impl Cluster {
             plans: BTreeMap::new(),
             processes: BTreeMap::new(),
             fallen: Vec::new(),
+            awaited: None,
             sources,
             links,
             tape,
@@ -276,8 +281,20 @@ impl Cluster {
         self.processes.get_mut(&node).is_some_and(|process| process.ended().is_none())
     }
 
+    /// Whose end is expected from now on.
+    pub(crate) fn expect_end(&mut self, of: Option<Node>) {
+        self.awaited = of;
+    }
+
     /// Waits for a process to end by itself; its exit code.
     pub(crate) async fn exit(&mut self, node: Node, within: Duration) -> Result<i32, ChaosError> {
+        self.expect_end(Some(node));
+        let exit = self.until_ended(node, within).await;
+        self.expect_end(None);
+        exit
+    }
+
+    async fn until_ended(&mut self, node: Node, within: Duration) -> Result<i32, ChaosError> {
         let deadline = clock::now() + within;
         while clock::now() < deadline {
             let process = self.processes.get_mut(&node);
@@ -303,14 +320,25 @@ impl Cluster {
     fn note_end(&mut self, node: Node) {
         if let Some(code) = self.processes.get_mut(&node).and_then(Process::ended) {
             self.processes.remove(&node);
-            self.fallen.push((node, code));
+            if self.awaited != Some(node) {
+                self.fallen.push((node, code));
+            }
         }
+    }
+
+    /// The store is well again. How many requests had the fault; those that still wait because of it have their connections
+    /// reset, so that nothing of it outlives this.
+    pub(crate) fn heal_store(&self) -> u64 {
+        let (struck, waiting) = self.bucket.heal();
+        let links = waiting.into_iter().map(|node| (node, Node::Store));
+        self.links.set(links, |rule| rule.cut += 1);
+        struck
     }
 
     /// Undoes what any fault may have left, where one could not be healed, and starts what does not run.
     pub(crate) fn mend(&mut self) -> Result<(), ChaosError> {
         self.links.heal();
-        self.bucket.heal();
+        self.heal_store();
         for node in [self.controllers(), self.agents()].concat() {
             if self.shape.layers {
                 let mended = self.clock(node).jump(0).and_then(|()| match node {
@@ -366,6 +394,13 @@ mod tests {
         // What was waited for is no news.
         cluster.start_process(node).unwrap();
         assert_eq!(cluster.exit(node, Duration::from_secs(10)).await.unwrap(), 1);
+        assert_eq!(cluster.fallen(), []);
+        // Nor is what was to be waited for when the run was broken off.
+        cluster.start_process(node).unwrap();
+        cluster.expect_end(Some(node));
+        while cluster.is_running(node) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         assert_eq!(cluster.fallen(), []);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Fault, Healed};
+use super::{Fault, Healed, found};
 use crate::clock;
 use crate::cluster::{Cluster, Node};
 use crate::error::ChaosError;
@@ -50,6 +50,7 @@ impl Whom {
     }
 }
 
+/// Who leads. That nobody does, in a cluster that was whole just now, is a finding.
 pub(super) async fn leader(cluster: &Cluster) -> Result<Node, ChaosError> {
     let deadline = clock::now() + FOUND;
     loop {
@@ -57,13 +58,14 @@ pub(super) async fn leader(cluster: &Cluster) -> Result<Node, ChaosError> {
             return Ok(Node::Controller(leader));
         }
         if clock::now() >= deadline {
-            let problem = "no controller leads, so none can be chosen".to_owned();
-            return Err(ChaosError::Cluster(problem));
+            let problem = format!("no controller leads for {FOUND:?}");
+            return Err(ChaosError::Finding(problem));
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
+/// The agent that holds most partitions; the same.
 pub(super) async fn busiest(cluster: &Cluster) -> Result<Node, ChaosError> {
     let deadline = clock::now() + FOUND;
     loop {
@@ -71,8 +73,11 @@ pub(super) async fn busiest(cluster: &Cluster) -> Result<Node, ChaosError> {
         let late = clock::now() >= deadline;
         match holders.map(|all| all.into_iter().max_by_key(|(_, _, leases)| *leases)) {
             Ok(Some((node, _, _))) => return Ok(node),
-            Ok(None) if late => return Err(ChaosError::Cluster("no agent has a session".into())),
-            Err(error) if late => return Err(error),
+            Ok(None) if late => {
+                let problem = format!("no agent has a session for {FOUND:?}");
+                return Err(ChaosError::Finding(problem));
+            }
+            Err(error) if late => return Err(found(error)),
             Ok(None) | Err(_) => tokio::time::sleep(LOOK).await,
         }
     }

@@ -11,15 +11,16 @@ use async_trait::async_trait;
 
 use super::kill::leader;
 use super::{Fault, Healed, found};
-use crate::cluster::{Cluster, Node, admin};
+use crate::cluster::{Cluster, DAMAGED, Node, admin};
 use crate::error::ChaosError;
 use crate::random::Random;
 
 /// How long a controller may take to find out that it must not serve.
 const ENDS: Duration = Duration::from_secs(30);
 const WHOLE: Duration = Duration::from_secs(60);
-/// What it says with its exit code then.
-const DAMAGED: i32 = 5;
+/// How often a removal is asked for, and how long it is waited in between.
+const REMOVALS: usize = 3;
+const AGAIN: Duration = Duration::from_secs(1);
 /// How old the disk is that is put back.
 const AGE: Duration = Duration::from_secs(3);
 
@@ -107,13 +108,13 @@ impl Fault for Replace {
             ChaosError::Cluster(format!("controller {n} does not say which number it has"))
         })?;
         self.victim = Some(n);
-        let removed = admin(&cluster.access().direct)?.remove_controller(status.id).await;
-        if let Err(error) = removed
-            && !error.may_have_taken_effect()
-        {
-            let problem = format!("controller {n} cannot be removed: {error}");
-            return Err(ChaosError::Finding(problem));
+        // It may end before the answer is there.
+        cluster.expect_end(Some(Node::Controller(n)));
+        let removed = remove(cluster, n, status.id).await;
+        if removed.is_err() {
+            cluster.expect_end(None);
         }
+        removed?;
         let code = cluster.exit(Node::Controller(n), ENDS).await.map_err(found)?;
         if code != DAMAGED {
             let problem = format!("controller {n} was removed and exited with {code}");
@@ -126,6 +127,27 @@ impl Fault for Replace {
         let Some(n) = self.victim else { return Ok(Healed::done("nothing to undo")) };
         renew(cluster, n).await?;
         Ok(Healed::done("it joins as a new one"))
+    }
+}
+
+/// Removes a controller, asked again where that is refused or not answered: one change of the members is made at a time,
+/// and the leadership may move. One that was removed before is no member, whatever was answered.
+async fn remove(cluster: &Cluster, n: usize, id: u64) -> Result<(), ChaosError> {
+    let admin = admin(&cluster.access().direct)?;
+    let mut tries = 1;
+    loop {
+        let Err(error) = admin.remove_controller(id).await else { return Ok(()) };
+        if tries < REMOVALS {
+            tries += 1;
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        }
+        let known = admin.cluster().await;
+        if known.is_ok_and(|known| known.controllers.iter().all(|member| member.id != id)) {
+            return Ok(());
+        }
+        let problem = format!("controller {n} cannot be removed, asked {tries} times: {error}");
+        return Err(ChaosError::Finding(problem));
     }
 }
 

@@ -45,7 +45,7 @@ impl Fault for StoreTrouble {
     }
 
     async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError> {
-        let struck = cluster.bucket().heal();
+        let struck = cluster.heal_store();
         // A fault that no request had was none.
         Ok(Healed { detail: format!("{struck} requests had it"), effective: struck > 0 })
     }

@@ -8,7 +8,7 @@ use streamhouse_client::{Consumer, TopicPartition};
 use crate::clock;
 use crate::error::ChaosError;
 use crate::history::{Operation, Outcome, Partition};
-use crate::workload::{Kind, Producer, World};
+use crate::workload::{AGAIN, Kind, Producer, World};
 
 /// How long all partitions together may take to be read from the beginning.
 const DRAIN: Duration = Duration::from_secs(300);
@@ -30,6 +30,8 @@ pub async fn drain_and_probe(world: &World) -> Result<Drained, ChaosError> {
     let ends = ends(&consumer).await?;
     if let Some(problem) = read_to(world, &mut consumer, process, &ends, DRAIN).await {
         problems.push(format!("the drain: {problem}"));
+    } else {
+        world.recorder.record(process, Outcome::Ok, Operation::Drained);
     }
     let mut producer = producer(world).await?;
     for at in world.partitions() {
@@ -95,7 +97,11 @@ async fn read_to(
                 }
                 None
             }
-            Err(error) => Some(error.to_string()),
+            Err(error) => {
+                world.poll_failed(process, &error);
+                tokio::time::sleep(AGAIN).await;
+                Some(error.to_string())
+            }
         };
         if clock::now() >= deadline {
             let why = problem.unwrap_or_else(|| "no more records came".to_owned());

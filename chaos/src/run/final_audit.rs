@@ -53,7 +53,7 @@ pub async fn audit(world: &World) -> Result<AuditReport, ChaosError> {
 }
 
 /// What the collector has left though nothing refers to it, nobody writes, and it had time; and what was found to be wrong
-/// when it was done, or its time over.
+/// meanwhile.
 async fn orphans(world: &World) -> Result<(Vec<String>, Vec<Problem>), ChaosError> {
     let audit = Audit {
         controllers: world.access.direct.clone(),
@@ -62,13 +62,33 @@ async fn orphans(world: &World) -> Result<(Vec<String>, Vec<Problem>), ChaosErro
         patience: IDENTICAL,
     };
     let deadline = clock::now() + COLLECTED;
+    let mut found = Vec::new();
     loop {
         let report = audit.run(&mut NoWitness).await;
         let report = report.map_err(|error| ChaosError::Cluster(format!("the audit: {error}")))?;
-        if report.unreferenced.is_empty() || clock::now() >= deadline {
-            return Ok((report.unreferenced, report.problems));
+        let last = report.unreferenced.is_empty() || clock::now() >= deadline;
+        keep(&mut found, report.problems, last);
+        if last {
+            return Ok((report.unreferenced, found));
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Adds what a look has found. That controllers were not compared may be over by the next one; all else was wrong for good,
+/// though another look may not meet it.
+fn keep(found: &mut Vec<Problem>, looked: Vec<Problem>, last: bool) {
+    for problem in looked {
+        let counts = match problem {
+            Problem::NotCompared { .. } => last,
+            Problem::ReplicaDivergence { .. }
+            | Problem::NotDense { .. }
+            | Problem::DanglingIndex { .. }
+            | Problem::CorruptSlice { .. } => true,
+        };
+        if counts && !found.contains(&problem) {
+            found.push(problem);
+        }
     }
 }
 
@@ -128,5 +148,22 @@ impl Witness for Scribe {
             session: entry.object.session.0,
             object: entry.object.key(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_wrong_once_stays_wrong_though_the_next_look_does_not_meet_it() {
+        let differ = || Problem::ReplicaDivergence { applied: 7, hashes: [].into() };
+        let busy = || Problem::NotCompared { reason: "one does not answer".to_owned() };
+        let mut found = Vec::new();
+        keep(&mut found, vec![busy(), differ()], false);
+        keep(&mut found, vec![differ()], false);
+        assert_eq!(found, [differ()]);
+        keep(&mut found, vec![busy()], true);
+        assert_eq!(found, [differ(), busy()]);
     }
 }

@@ -1,28 +1,19 @@
 //! The checker's verdict about a run that was not held to its end, too.
 
-use crate::checker::{AnomalyKind, Report, check};
+use crate::checker::{Report, check_so_far};
 use crate::history::History;
 
-/// Checks a history. Of one that ends early only what needs no end is told: what is nowhere in it may only not have been
-/// looked for.
+/// Checks a history. Of one that ends early only what needs no end is looked for: what is nowhere in it may only not have
+/// been read, or asked for.
 pub fn judge(history: &History) -> Report {
-    let mut report = check(history);
-    if !history.is_whole() {
-        report.counts.retain(|kind, _| !needs_the_end(*kind));
-        report.anomalies.retain(|anomaly| !needs_the_end(anomaly.kind));
-    }
-    report
-}
-
-fn needs_the_end(kind: AnomalyKind) -> bool {
-    use AnomalyKind::{AckedBeforeDurable, IndexGap, IndexOverlap, LostWrite, Unseen};
-    matches!(kind, LostWrite | Unseen | AckedBeforeDurable | IndexGap | IndexOverlap)
+    check_so_far(history, history.reached())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Event, Operation, Outcome, Partition, Read, Value};
+    use crate::checker::AnomalyKind;
+    use crate::history::{Alarm, Event, Failure, Operation, Outcome, Partition, Read, Value};
 
     const AT: Partition = Partition { topic: 0, partition: 0 };
 
@@ -40,22 +31,66 @@ mod tests {
         History { events: lines.into_iter().map(event).collect() }
     }
 
+    fn kinds(history: History) -> Vec<AnomalyKind> {
+        judge(&history).counts.into_keys().collect()
+    }
+
     #[test]
-    fn what_was_not_read_is_told_of_a_whole_run_only() {
+    fn what_was_not_read_is_told_once_the_drain_was_complete() {
         let sends = (0..2).flat_map(|n| [send(Outcome::Invoke, n), send(Outcome::Ok, n)]);
         let read = Read { at: AT, offset: 1, value: Some(value(1)) };
         let read = (Outcome::Ok, Operation::Drain { reads: vec![read] });
         let early: Vec<_> = sends.chain([read]).collect();
-        assert_eq!(judge(&history(early.clone())).counts.len(), 0);
+        let and = |more: &[Operation]| {
+            let more = more.iter().map(|operation| (Outcome::Ok, operation.clone()));
+            history(early.iter().cloned().chain(more).collect())
+        };
+        assert_eq!(kinds(and(&[])), []);
+        // The drain had not come to its end when its time was over.
+        assert_eq!(kinds(and(&[Operation::Audited])), []);
+        assert!(!and(&[Operation::Audited]).is_whole());
+        // The audit could not be made.
+        assert_eq!(kinds(and(&[Operation::Drained])), [AnomalyKind::LostWrite]);
+        let whole = and(&[Operation::Drained, Operation::Audited]);
+        assert!(whole.is_whole());
+        assert_eq!(kinds(whole), [AnomalyKind::LostWrite]);
+    }
+
+    #[test]
+    fn what_was_written_after_the_drain_is_missed_only_if_the_run_went_on() {
+        let probed = [(Outcome::Ok, Operation::Drained), send(Outcome::Invoke, 0)];
+        let probed = probed.into_iter().chain([send(Outcome::Ok, 0)]);
+        let read = (Outcome::Ok, Operation::Drain { reads: Vec::new() });
+        let early: Vec<_> = [read].into_iter().chain(probed).collect();
+        assert_eq!(kinds(history(early.clone())), []);
         let whole = early.into_iter().chain([(Outcome::Ok, Operation::Audited)]).collect();
-        let counts = judge(&history(whole)).counts;
-        assert_eq!(counts, [(AnomalyKind::LostWrite, 1)].into());
+        assert_eq!(kinds(history(whole)), [AnomalyKind::Unseen]);
+    }
+
+    #[test]
+    fn an_index_that_was_looked_at_in_part_leaves_nothing_out() {
+        let extent = Operation::Extent { at: AT, log_start: 0, high_watermark: 5 };
+        let early = vec![send(Outcome::Invoke, 0), send(Outcome::Ok, 0), (Outcome::Ok, extent)];
+        assert_eq!(kinds(history(early.clone())), []);
+        let whole = early.into_iter().chain([(Outcome::Ok, Operation::Audited)]).collect();
+        let both = [AnomalyKind::AckedBeforeDurable, AnomalyKind::IndexGap];
+        assert_eq!(kinds(history(whole)), both);
+    }
+
+    #[test]
+    fn what_a_consumer_says_of_the_log_needs_no_end() {
+        let failure = Failure { alarm: Some(Alarm::IndexGap), text: "a gap".to_owned() };
+        let poll = Operation::Poll { reads: Vec::new(), failure: Some(failure) };
+        assert_eq!(kinds(history(vec![(Outcome::Fail, poll)])), [AnomalyKind::IndexGap]);
     }
 
     #[test]
     fn what_needs_no_end_is_told_of_every_run() {
         let read = Read { at: AT, offset: 0, value: Some(value(7)) };
-        let counts = judge(&history(vec![(Outcome::Ok, Operation::Poll { reads: vec![read] })]));
+        let counts = judge(&history(vec![(
+            Outcome::Ok,
+            Operation::Poll { reads: vec![read], failure: None },
+        )]));
         assert_eq!(counts.counts, [(AnomalyKind::PhantomRead, 1)].into());
     }
 }

@@ -134,19 +134,21 @@ fn ends(faults: &[FaultRun], until_us: u64) -> Vec<u64> {
     faults.iter().skip(1).map(|fault| fault.begun_us).chain([until_us]).collect()
 }
 
+/// Of the faults that were really there.
 pub(super) fn gaps(history: &History, faults: &[FaultRun], until_us: u64) -> Vec<Gaps> {
     let places = Places::of(history);
     let of_kind = |kind| {
         let places: Vec<&Place> = places.of_kind(kind).collect();
-        let times = faults.iter().zip(ends(faults, until_us));
-        let longest = times.map(|(fault, end)| longest_of(&places, fault.begun_us, end, until_us));
-        longest.zip(faults).collect::<Vec<_>>()
+        let times = faults.iter().zip(ends(faults, until_us)).filter(|(fault, _)| fault.installed);
+        let longest =
+            times.map(|(fault, end)| (longest_of(&places, fault.begun_us, end, until_us), fault));
+        longest.collect::<Vec<_>>()
     };
     let mut gaps = Vec::new();
     for kind in Kind::ALL {
         gaps.extend(Gaps::of(kind.name(), of_kind(kind)));
     }
-    let writable = faults.iter().map(|fault| {
+    let writable = faults.iter().filter(|fault| fault.installed).map(|fault| {
         let never = Gap { us: until_us.saturating_sub(fault.healed_us), open: true };
         (fault.writable_us.map_or(never, |us| Gap { us, open: false }), fault)
     });
@@ -405,6 +407,17 @@ mod tests {
         let gaps = gaps(&history, &faults, 40_000_000);
         let again = row(&gaps, "writable again");
         assert_eq!((again.faults, again.not_over, again.max_ms), (2, 1, 9_000));
+    }
+
+    #[test]
+    fn pauses_of_a_fault_that_was_not_there_are_nobody_s() {
+        let events = [1, 10, 20].map(|second| sent(Outcome::Ok, second, 1, 0));
+        let history = History { events: events.to_vec() };
+        let faults = [FaultRun { installed: false, ..fault(2, 9) }, fault(11, 12)];
+        let gaps = gaps(&history, &faults, 21_000_000);
+        for kind in ["send", "writable again", "send, kill-agent"] {
+            assert_eq!(row(&gaps, kind).faults, 1, "{kind}");
+        }
     }
 
     #[test]

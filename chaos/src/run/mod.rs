@@ -86,12 +86,16 @@ pub async fn run(
     progress(&format!("seed {seed}, folder {}", options.folder.display()));
     let recorder = Arc::new(Recorder::create(&options.folder.join("history.jsonl"))?);
     let trial = Trial { options, seed, layers, recorder, progress };
-    let mut course = Course::default();
+    let (mut cluster, mut course) = (None, Course::default());
     let held = tokio::select! {
-        held = trial.hold(plan, &mut course, &interrupt) => held,
+        held = trial.hold(plan, &mut cluster, &mut course, &interrupt) => held,
         () = interrupt.cancelled() => Err(ChaosError::Interrupted),
     };
-    // What was holding it is dropped, which heals all: its processes end, and with them their links and disks.
+    let fallen = cluster.iter_mut().flat_map(Cluster::fallen);
+    let fallen = fallen.map(|(node, code)| format!("{node} ended by itself, exit {code}"));
+    course.problems.extend(fallen);
+    // This heals all: its processes end, and with them their links and disks.
+    drop(cluster);
     trial.judge(course, held)
 }
 
@@ -117,7 +121,7 @@ struct Trial {
 /// What has come of a run so far.
 #[derive(Default)]
 struct Course {
-    /// It had begun: the cluster served.
+    /// The cluster served: from then on what there is of it is reported.
     begun: bool,
     rotated: Rotated,
     /// When clients were told to end.
@@ -154,21 +158,22 @@ impl Trial {
     async fn hold(
         &self,
         plan: schedule::Plan,
+        cluster: &mut Option<Cluster>,
         course: &mut Course,
         interrupt: &CancellationToken,
     ) -> Result<(), ChaosError> {
         let random = Random::new(self.seed);
-        let mut cluster = self.start(random.fork(1)).await?;
-        let world = self.world(&cluster, random.fork(2), interrupt).await?;
+        let cluster = cluster.insert(self.start(random.fork(1)).await?);
+        course.begun = true;
+        let world = self.world(cluster, random.fork(2), interrupt).await?;
         let groups =
             World { stop: interrupt.child_token(), random: random.fork(4), ..world.clone() };
-        course.begun = true;
         let mut clients = Clients::start(&world);
         let mut members = Clients::start_groups(&groups);
         let (recorder, partitions) = (&self.recorder, world.partitions());
         let rotated = &mut course.rotated;
         tokio::select! {
-            rotated = plan.rotate(&mut cluster, &partitions, recorder, &self.progress, rotated) => {
+            rotated = plan.rotate(cluster, &partitions, recorder, &self.progress, rotated) => {
                 rotated?;
             }
             // Clients end when they are told to; before that only by a failure of their own.
@@ -185,11 +190,7 @@ impl Trial {
         course.problems.extend(recovery::groups(&world).await);
         groups.stop.cancel();
         course.take(members.end().await)?;
-        self.look(&world, course).await?;
-        let fallen = cluster.fallen().into_iter();
-        let fallen = fallen.map(|(node, code)| format!("{node} ended by itself, exit {code}"));
-        course.problems.extend(fallen);
-        Ok(())
+        self.look(&world, course).await
     }
 
     /// Reads everything, and looks at what the cluster has and keeps.
@@ -204,12 +205,12 @@ impl Trial {
         Ok(())
     }
 
-    /// However the run ended, its history is in its file, and what there is of it is checked.
+    /// However the run ended, what there is of its history is checked, though it be in no file.
     fn judge(self, course: Course, held: Result<(), ChaosError>) -> Result<RunReport, ChaosError> {
-        let history = self.recorder.finish()?;
+        let (history, unwritten) = self.recorder.end();
         let unfinished = match held {
             Err(error) if !course.begun => return Err(error),
-            held => held.err(),
+            held => held.err().into_iter().chain(unwritten).collect(),
         };
         (self.progress)("checking the history");
         let checked = judge(&history);
@@ -253,5 +254,60 @@ impl Trial {
             rate: (self.options.rate / Crew::default().producers).max(1),
             stop: interrupt.child_token(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Operation, Outcome};
+
+    fn trial(folder: &Path, recorder: Recorder) -> Trial {
+        let options = Options {
+            time: Duration::from_secs(60),
+            seed: None,
+            faults: "kill-leader".to_owned(),
+            controllers: 3,
+            agents: 3,
+            storage: Storage::S3,
+            rate: 4,
+            folder: folder.to_owned(),
+            binary: PathBuf::new(),
+        };
+        let progress: Progress = Arc::new(|_| ());
+        Trial { options, seed: 1, layers: false, recorder: Arc::new(recorder), progress }
+    }
+
+    fn begun() -> Course {
+        Course { begun: true, ..Course::default() }
+    }
+
+    #[test]
+    fn a_run_of_which_there_is_nothing_yet_is_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = || Recorder::create(&folder.path().join("history.jsonl")).unwrap();
+        let interrupted = || Err(ChaosError::Interrupted);
+        let early = trial(folder.path(), recorder()).judge(Course::default(), interrupted());
+        assert!(matches!(early, Err(ChaosError::Interrupted)));
+        let report = trial(folder.path(), recorder()).judge(begun(), interrupted()).unwrap();
+        assert_eq!(report.verdict, Verdict::Unfinished);
+        assert!(folder.path().join("report.json").exists());
+        assert!(folder.path().join("timeline.svg").exists());
+    }
+
+    #[test]
+    fn what_was_found_is_told_though_nothing_can_be_written() {
+        let recorder = || Recorder::create(Path::new("/dev/full")).unwrap();
+        let nowhere = Path::new("/dev/null/run");
+        let note = |trial: &Trial| trial.recorder.record(1, Outcome::Ok, Operation::Crash);
+        let fine = trial(nowhere, recorder());
+        note(&fine);
+        let report = fine.judge(begun(), Ok(())).unwrap();
+        assert_eq!(report.verdict, Verdict::Unfinished);
+        assert!(report.unfinished.unwrap().starts_with("writing the history"));
+        let failed = trial(nowhere, recorder());
+        note(&failed);
+        let course = Course { problems: vec!["agent 1 ended by itself".to_owned()], ..begun() };
+        assert_eq!(failed.judge(course, Ok(())).unwrap().verdict, Verdict::Failed);
     }
 }

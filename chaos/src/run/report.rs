@@ -77,7 +77,8 @@ pub struct RunReport {
     pub seconds: f64,
     /// Why the run proves nothing, if it does not.
     pub invalid: Vec<String>,
-    /// Why the run was not held to its end, if it was not. Then anomalies that need the end are not looked for.
+    /// Why the run was not held to its end, if it was not, or what of it could not be written. Anomalies that need an end are
+    /// looked for as far as the run got.
     pub unfinished: Option<String>,
     /// What is not as it must be, beside anomalies of the history.
     pub problems: Vec<String>,
@@ -104,7 +105,7 @@ pub(super) fn write(
     history: &History,
     checked: Report,
     course: Course,
-    unfinished: Option<ChaosError>,
+    unfinished: Vec<ChaosError>,
 ) -> Result<RunReport, ChaosError> {
     let last_us = history.events.last().map_or(0, |event| event.time_us);
     let until_us = course.rotated_until.map_or(last_us, |until| until.as_micros() as u64);
@@ -121,24 +122,23 @@ pub(super) fn write(
         problems.push(text.map_err(|error| ChaosError::Harness(error.to_string()))?);
     }
     let mut invalid = not_installed;
-    if unfinished.is_none() {
+    if unfinished.is_empty() {
         invalid.extend(self::invalid(history, &operations, &faults, &checked, until_us));
     }
     let verdict = match checked.counts.is_empty() && problems.is_empty() {
         false => Verdict::Failed,
-        true if unfinished.is_some() => Verdict::Unfinished,
         true if !invalid.is_empty() => Verdict::Invalid,
         true => Verdict::Passed,
     };
     let recovery = faults.iter().map(|fault| fault.whole_us.saturating_sub(fault.healed_us));
-    let report = RunReport {
+    let mut report = RunReport {
         verdict,
         seed,
         command: command(options, seed),
         folder: options.folder.clone(),
         seconds: last_us as f64 / 1e6,
         invalid,
-        unfinished: unfinished.map(|error| error.to_string()),
+        unfinished: None,
         problems,
         operations,
         gaps: measure::gaps(history, &faults, until_us),
@@ -148,14 +148,30 @@ pub(super) fn write(
         faults,
         audit: course.audit,
     };
+    unfinished.into_iter().for_each(|error| report.cut_short(&error));
     let json = serde_json::to_vec_pretty(&report);
     let json = json.map_err(|error| ChaosError::Harness(error.to_string()))?;
     let picture = timeline::draw(&report, &measure::seconds(history));
     for (name, bytes) in [("report.json", json), ("timeline.svg", picture.into_bytes())] {
         let path = options.folder.join(name);
-        fs::write(&path, bytes).map_err(ChaosError::io(path.display().to_string()))?;
+        if let Err(error) = fs::write(&path, bytes) {
+            report.cut_short(&ChaosError::io(path.display().to_string())(error));
+        }
     }
     Ok(report)
+}
+
+impl RunReport {
+    /// The run was not held to its end, or what it left cannot be written: what was found counts all the same.
+    fn cut_short(&mut self, error: &ChaosError) {
+        if self.verdict != Verdict::Failed {
+            self.verdict = Verdict::Unfinished;
+        }
+        self.unfinished = Some(match self.unfinished.take() {
+            Some(before) => format!("{before}; {error}"),
+            None => error.to_string(),
+        });
+    }
 }
 
 fn command(options: &Options, seed: u64) -> String {

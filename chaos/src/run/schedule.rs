@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, DAMAGED, Node};
 use crate::error::ChaosError;
 use crate::faults::{Fault, FaultSpec, Healed};
 use crate::history::{Operation, Outcome, Partition};
@@ -82,18 +82,8 @@ impl Plan {
             let spec = self.faults[turn % self.faults.len()];
             tokio::time::sleep(calm).await;
             let healed = self.one(&spec, cluster, recorder, progress, rotated).await?;
-            let Some(run) = rotated.runs.last_mut().filter(|_| healed) else { break };
-            // The next one's pauses are to be its own.
-            let healed_us = run.healed_us;
-            let (late, identical) = tokio::join!(
-                recovery::writable(recorder, partitions, healed_us),
-                recovery::identical(cluster.access(), recorder, healed_us),
-            );
-            late.into_iter().for_each(|late| add(&mut run.problem, late));
-            match identical {
-                Ok(after) => rotated.identical_after = rotated.identical_after.max(Some(after)),
-                Err(late) => add(&mut run.problem, late),
-            }
+            recover(rotated, cluster, partitions, recorder).await?;
+            let Some(run) = rotated.runs.last().filter(|_| healed) else { break };
             // A quarter of the time is calm.
             let busy = Duration::from_micros(run.whole_us.saturating_sub(run.begun_us));
             let calmed = recorder.elapsed().saturating_sub(Duration::from_micros(run.whole_us));
@@ -125,66 +115,75 @@ impl Plan {
         };
         recorder.record(HARNESS, outcome, named(&detail));
         progress(&format!("{:>6.1} s  {}: {detail}", recorder.elapsed().as_secs_f64(), spec.name));
+        // It is known from here on, also to a run that is broken off.
+        rotated.begin(spec.name, detail, (begun_us, elapsed_us(recorder)), &installed);
         if installed.is_ok() {
             let lasts = self.random.within(spec.lasts_ms());
             tokio::time::sleep(Duration::from_millis(lasts)).await;
         }
         let healed = heal(spec, fault, cluster, recorder).await;
-        let run = came_to(spec.name, detail, (begun_us, elapsed_us(recorder)), &installed, &healed);
-        if installed.is_err_and(|error| !matches!(error, ChaosError::Finding(_))) {
-            let at = begun_us as f64 / 1e6;
-            rotated.not_installed.push(format!("{} at {at:.1} s {}", run.name, run.detail));
+        if let Some(run) = rotated.runs.last_mut() {
+            came_to(run, elapsed_us(recorder), installed.is_ok(), &healed);
         }
-        // It is known from here on, also to a run that is broken off.
-        rotated.runs.push(run);
-        let is_healed = healed.is_ok();
         match healed {
-            Ok(_) => {}
-            Err(error) if error.is_of_cluster() => cluster.mend()?,
+            Ok(_) => Ok(true),
+            Err(error) if error.is_of_cluster() => cluster.mend().map(|()| false),
             Err(error) => {
                 let problem = format!("cannot be healed: {error}");
-                return Err(ChaosError::Fault { fault: spec.name, problem });
+                Err(ChaosError::Fault { fault: spec.name, problem })
             }
         }
-        if let Some(run) = rotated.runs.last_mut() {
-            finish(run, cluster).await?;
-            run.whole_us = elapsed_us(recorder);
+    }
+}
+
+impl Rotated {
+    /// A fault was to be installed, and is not healed yet.
+    fn begin(
+        &mut self,
+        name: &'static str,
+        detail: String,
+        (begun_us, now_us): (u64, u64),
+        installed: &Result<String, ChaosError>,
+    ) {
+        let mut problem = None;
+        match installed {
+            Ok(_) => {}
+            Err(ChaosError::Finding(found)) => problem = Some(found.clone()),
+            Err(_) => {
+                let at = begun_us as f64 / 1e6;
+                self.not_installed.push(format!("{name} at {at:.1} s {detail}"));
+            }
         }
-        Ok(is_healed)
+        self.runs.push(FaultRun {
+            name,
+            detail,
+            installed: false,
+            begun_us,
+            healed_us: now_us,
+            whole_us: now_us,
+            pause_us: 0,
+            writable_us: None,
+            problem,
+        });
     }
 }
 
 /// What is known of a fault once it is healed.
 fn came_to(
-    name: &'static str,
-    detail: String,
-    (begun_us, healed_us): (u64, u64),
-    installed: &Result<String, ChaosError>,
+    run: &mut FaultRun,
+    healed_us: u64,
+    installed: bool,
     healed: &Result<Healed, ChaosError>,
-) -> FaultRun {
-    let mut run = FaultRun {
-        name,
-        detail,
-        installed: false,
-        begun_us,
-        healed_us,
-        whole_us: healed_us,
-        pause_us: 0,
-        writable_us: None,
-        problem: None,
-    };
-    if let Err(ChaosError::Finding(found)) = installed {
-        add(&mut run.problem, found.clone());
-    }
+) {
+    (run.healed_us, run.whole_us) = (healed_us, healed_us);
     match healed {
-        Ok(healed) if installed.is_ok() && healed.effective => run.installed = true,
-        Ok(healed) if installed.is_ok() => {
+        Ok(healed) if installed && healed.effective => run.installed = true,
+        Ok(healed) if installed => {
             run.detail = format!("{}: no effect, {}", run.detail, healed.detail);
         }
         Ok(_) => {}
         Err(error) => add(&mut run.problem, format!("cannot be healed: {error}")),
     }
-    run
 }
 
 async fn heal(
@@ -203,22 +202,68 @@ async fn heal(
     healed
 }
 
+/// Waits until the cluster is whole, its partitions are written and its controllers are identical, each measured from the
+/// healing on: the next one's pauses are to be its own.
+async fn recover(
+    rotated: &mut Rotated,
+    cluster: &mut Cluster,
+    partitions: &[Partition],
+    recorder: &Recorder,
+) -> Result<(), ChaosError> {
+    let Some(run) = rotated.runs.last_mut() else { return Ok(()) };
+    let (access, healed_us) = (cluster.access().clone(), run.healed_us);
+    let (finished, late, identical) = tokio::join!(
+        finish(run, cluster, recorder),
+        recovery::writable(recorder, partitions, healed_us),
+        recovery::identical(&access, recorder, healed_us),
+    );
+    late.into_iter().for_each(|late| add(&mut run.problem, late));
+    match identical {
+        Ok(after) => rotated.identical_after = rotated.identical_after.max(Some(after)),
+        Err(late) => add(&mut run.problem, late),
+    }
+    finished
+}
+
 /// Waits until the cluster is whole. A process that ended by itself is a finding; the others are still to be tried with
 /// it.
-async fn finish(run: &mut FaultRun, cluster: &mut Cluster) -> Result<(), ChaosError> {
-    tell_fallen(run, cluster)?;
+async fn finish(
+    run: &mut FaultRun,
+    cluster: &mut Cluster,
+    recorder: &Recorder,
+) -> Result<(), ChaosError> {
+    revive(run, cluster).await?;
+    wait(run, cluster).await;
+    // One that ended meanwhile.
+    if revive(run, cluster).await? {
+        wait(run, cluster).await;
+    }
+    run.whole_us = elapsed_us(recorder);
+    Ok(())
+}
+
+async fn wait(run: &mut FaultRun, cluster: &mut Cluster) {
     if let Err(error) = cluster.wait_until_whole(WHOLE).await {
         add(&mut run.problem, error.to_string());
     }
-    tell_fallen(run, cluster)
 }
 
-fn tell_fallen(run: &mut FaultRun, cluster: &mut Cluster) -> Result<(), ChaosError> {
-    for (node, code) in cluster.fallen() {
+/// Starts those that ended by themselves, if there are any; a controller that says that its disk is of no use begins anew.
+async fn revive(run: &mut FaultRun, cluster: &mut Cluster) -> Result<bool, ChaosError> {
+    let fallen = cluster.fallen();
+    for (node, code) in &fallen {
         add(&mut run.problem, format!("{node} ended by itself, exit {code}"));
-        cluster.start_process(node)?;
     }
-    Ok(())
+    for (node, code) in &fallen {
+        if let (Node::Controller(n), DAMAGED) = (*node, *code)
+            && !cluster.is_running(*node)
+            && let Err(error) = cluster.repair(n).await
+        {
+            add(&mut run.problem, error.to_string());
+        }
+        cluster.start_process(*node)?;
+    }
+    Ok(!fallen.is_empty())
 }
 
 fn add(problem: &mut Option<String>, found: String) {
@@ -245,6 +290,25 @@ mod tests {
         };
         assert_eq!(order(7), order(7));
         assert_ne!(order(7), order(8));
+    }
+
+    #[test]
+    fn a_fault_is_known_before_it_is_healed_and_counts_once_it_was_felt() {
+        let mut rotated = Rotated::default();
+        let found = Err(ChaosError::Finding("it serves on".to_owned()));
+        rotated.begin("disk-full", String::new(), (1, 2), &found);
+        let error = Err(ChaosError::Harness("no compiler".to_owned()));
+        rotated.begin("power-cut", "not so".to_owned(), (3_000_000, 3_000_001), &error);
+        rotated.begin("store-500", "agents".to_owned(), (5, 6), &Ok(String::new()));
+        assert_eq!(rotated.runs[0].problem.as_deref(), Some("it serves on"));
+        assert_eq!(rotated.not_installed, ["power-cut at 3.0 s not so"]);
+        let run = &mut rotated.runs[2];
+        assert!(!run.installed);
+        let healed = |effective| Ok(Healed { detail: "0 requests".to_owned(), effective });
+        came_to(run, 9, true, &healed(false));
+        assert_eq!((run.installed, run.detail.as_str()), (false, "agents: no effect, 0 requests"));
+        came_to(run, 9, true, &healed(true));
+        assert_eq!((run.installed, run.healed_us), (true, 9));
     }
 
     #[test]

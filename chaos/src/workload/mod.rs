@@ -26,8 +26,8 @@ use crate::history::{Alarm, Failure, Operation, Outcome, Partition, Read};
 use crate::random::Random;
 use crate::recorder::Recorder;
 
-/// Between two tries of a client that could not be built.
-const AGAIN: Duration = Duration::from_millis(200);
+/// Between two tries of what could not be done.
+pub(crate) const AGAIN: Duration = Duration::from_millis(200);
 
 /// A topic of the log workload; its number is its place in the list.
 #[derive(Debug, Clone)]
@@ -88,7 +88,7 @@ impl World {
     }
 
     /// A poll failed.
-    fn poll_failed(&self, process: u32, error: &ConsumeError) {
+    pub(crate) fn poll_failed(&self, process: u32, error: &ConsumeError) {
         tracing::debug!(process, %error, "poll");
         let alarm = match error {
             ConsumeError::IndexGap { .. } => Some(Alarm::IndexGap),
