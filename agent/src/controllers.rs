@@ -5,6 +5,7 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::options::StartError;
 use parking_lot::RwLock;
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
@@ -198,7 +199,9 @@ impl Controllers {
         // In a term of which we know the leader hearsay is no news.
         if self.term.load(Ordering::Acquire) < term {
             self.learn_of(address);
-            self.prefer_address(address);
+            if let Some(member) = self.find(address) {
+                self.prefer(member);
+            }
         }
     }
 
@@ -206,12 +209,8 @@ impl Controllers {
         self.preferred.send_if_modified(|now| std::mem::replace(now, member) != member);
     }
 
-    fn prefer_address(&self, address: &str) -> bool {
-        let found = self.members.read().iter().position(|member| member.address == address);
-        if let Some(member) = found {
-            self.prefer(member);
-        }
-        found.is_some()
+    fn find(&self, address: &str) -> Option<usize> {
+        self.members.read().iter().position(|member| member.address == address)
     }
 
     fn pass_over(&self, member: usize) {
@@ -256,6 +255,9 @@ impl Controllers {
         let mut leader = self.preferred.subscribe();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut doubtful = false;
+        // Each controller is gone to once because another one names it; from then on it is its turn when it is its
+        // turn, for it may be out of reach, or named by one that knows no better.
+        let mut named = HashSet::new();
         let (mut waiting_since, mut said) = (clock::now(), false);
         loop {
             let member = *leader.borrow_and_update();
@@ -288,8 +290,9 @@ impl Controllers {
                 );
                 (waiting_since, said) = (clock::now(), true);
             }
-            if error.address.is_empty() || !self.prefer_address(&error.address) {
-                self.pass_over(member);
+            match self.find(&error.address).filter(|leader| named.insert(*leader)) {
+                Some(leader) => self.prefer(leader),
+                None => self.pass_over(member),
             }
             tokio::time::sleep(backoff.next()).await;
         }
@@ -335,5 +338,32 @@ fn is_final(code: ErrorCode) -> bool {
         | ErrorCode::ConnectionLost
         | ErrorCode::Internal
         | ErrorCode::OutOfOrderSequence => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+    use streamhouse_proto::to_status;
+
+    #[tokio::test]
+    async fn one_that_is_named_and_does_not_answer_keeps_nobody_from_being_asked() {
+        let address = |n: usize| format!("127.0.0.1:{n}");
+        let controllers = Controllers::new(&[address(1), address(2), address(3)]).unwrap();
+        let asked = Mutex::new(Vec::new());
+        let answer = async |member| {
+            asked.lock().push(member);
+            match member {
+                0 => {
+                    let info = ErrorInfo::new(ErrorCode::NoLeader, "another controller leads");
+                    Err(to_status(info.at(address(3))))
+                }
+                1 => Ok(Response::new(())),
+                _ => Err(Status::unavailable("out of reach")),
+            }
+        };
+        controllers.call_member("register", &answer).await.unwrap();
+        assert_eq!(*asked.lock(), [0, 2, 0, 1]);
     }
 }

@@ -32,8 +32,9 @@ pub struct ControllerOptions {
     pub data: PathBuf,
     /// A session that is silent for so long is ended.
     pub session_ttl: Duration,
-    /// A session whose stream broke, or that a new leader has not heard of,
-    /// is ended after so long.
+    /// A session whose stream broke is ended after so long, and by a new
+    /// leader not before. One that has not come to a controller yet has
+    /// `session_ttl` from when that was started.
     pub session_grace: Duration,
     /// Agents are told to send heartbeats this often.
     pub heartbeat_interval: Duration,

@@ -57,7 +57,10 @@ impl Rig {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        patiently(leased).await;
+        let leased = tokio::time::timeout(PATIENCE, leased).await;
+        let (agent, at_controller) =
+            (self.agent.session(), self.controller.with(|state| format!("{state:?}")));
+        assert!(leased.is_ok(), "no leases: agent's session {agent}, controller {at_controller}");
     }
 
     async fn producer(&self) -> Producer {

@@ -117,6 +117,25 @@ async fn what_stays_is_read_on_while_what_comes_waits_for_commits() {
 }
 
 #[tokio::test]
+async fn what_comes_again_begins_behind_a_commit_that_was_under_way() {
+    let options = |builder: ConsumerBuilder| builder.topics(["orders"]).auto_commit(false);
+    let mut setting = Setting::with(2, options).await;
+    setting.send(1).await;
+    setting.read_to(1, 1).await;
+    setting.world.commits_held.send_replace(true);
+    let commit = setting.consumer.commit_async().unwrap();
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false)]));
+    setting.poll_until("lost 1").await;
+    setting.order(|groups| groups.grants = Some(vec![(0, 1, false), (1, 2, false)]));
+    setting.poll_answers(3).await;
+    assert_eq!(setting.asked(), ["join", "assigned 0 1", "lost 1"]);
+    setting.world.commits_held.send_replace(false);
+    setting.poll_until("assigned 1").await;
+    commit.await.unwrap();
+    assert_eq!(setting.consumer.position("orders", 1), Some(1));
+}
+
+#[tokio::test]
 async fn a_member_whose_leaving_nobody_waits_for_commits_as_nobody_afterwards() {
     let options = |builder: ConsumerBuilder| builder.topics(["orders"]).auto_commit(false);
     let mut setting = Setting::with(1, options).await;

@@ -11,16 +11,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 impl Core {
-    /// Whether it may campaign.
-    fn may_campaign(&self) -> bool {
-        let admitted = *self.admission.borrow() == Admission::Admitted;
-        let held = [&self.stalled, &self.defers].map(|held| held.load(Ordering::SeqCst));
-        admitted && held == [false, false]
-    }
-
-    /// Tells openraft, after something that this depends on has changed.
+    /// Tells openraft whether it may campaign, after something that this depends on has changed.
     pub(crate) fn review_campaigns(&self) {
-        self.raft.runtime_config().elect(self.may_campaign());
+        // Held until it is told, so that an older answer never comes after a newer one.
+        let defers = self.defers.lock();
+        let admitted = *self.admission.borrow() == Admission::Admitted;
+        let may = admitted && !self.stalled.load(Ordering::SeqCst) && !*defers;
+        self.raft.runtime_config().elect(may);
     }
 }
 
@@ -31,7 +28,7 @@ impl Core {
 /// started at once, it would lead every time, and nobody's end would ever come.
 pub(crate) async fn defer(node: RaftNode, started: Instant) {
     let core = node.core();
-    if !core.defers.load(Ordering::SeqCst) {
+    if !*core.defers.lock() {
         return;
     }
     let left = (started + deference(&core.options)).saturating_duration_since(time::now());
@@ -39,7 +36,7 @@ pub(crate) async fn defer(node: RaftNode, started: Instant) {
         () = tokio::time::sleep(left) => {}
         () = core.cancel.cancelled() => return,
     }
-    core.defers.store(false, Ordering::SeqCst);
+    *core.defers.lock() = false;
     core.review_campaigns();
 }
 

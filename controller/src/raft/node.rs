@@ -64,7 +64,7 @@ pub(crate) struct Core {
     /// The log's disk has stopped.
     pub(crate) stalled: AtomicBool,
     /// It was just started, and other voters are to campaign first.
-    pub(crate) defers: AtomicBool,
+    pub(crate) defers: Mutex<bool>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
     pub(crate) stopping: AtomicBool,

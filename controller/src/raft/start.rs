@@ -22,12 +22,13 @@ use super::snapshot_store::SnapshotStore;
 use super::state_machine::{AppliedState, StateMachine};
 use super::state_store::StateStore;
 use super::time;
+use super::types::TypeConfig;
 use super::{ApplyObserver, CommandClock, bootstrap, log_bounds, stall};
 use crate::limits::Gate;
 use crate::state::kv::KvError;
 use futures::future::BoxFuture;
 use metrics::Histogram;
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::RaftState;
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,7 +132,11 @@ impl RaftNode {
                 .await
                 .map_err(|e| StartError::Raft(e.to_string()))?;
 
-        let voters = raft.metrics().borrow_watched().membership_config.voter_ids().count();
+        // Asked of the core: the metrics are empty until it runs.
+        let voters =
+            |state: &RaftState<TypeConfig>| state.membership_state.effective().voter_ids().count();
+        let voters = raft.with_raft_state(voters).await;
+        let voters = voters.map_err(|e| StartError::Raft(e.to_string()))?;
         let (forwards, queue) = mpsc::channel(forward::QUEUE);
         let (batches, proposed) = mpsc::channel(proposer::QUEUE);
         let gate = Arc::new(Gate::new(options.limits.clone()));
@@ -154,7 +159,7 @@ impl RaftNode {
             votes_above: AtomicU64::new(0),
             was_member: AtomicBool::new(disk.was_member),
             stalled: AtomicBool::new(false),
-            defers: AtomicBool::new(voters > 1),
+            defers: Mutex::new(voters > 1),
             tasks: TaskTracker::new(),
             cancel: CancellationToken::new(),
             stopping: AtomicBool::new(false),

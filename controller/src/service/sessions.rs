@@ -60,8 +60,10 @@ impl Sessions for SessionsService {
             let info = ErrorInfo::new(ErrorCode::NoLeader, "the cluster is not initialised yet");
             return Err(to_status(info));
         }
-        if wire.direct && !raft.leadership().borrow().is_leader {
-            let leader = raft.leader_address().unwrap_or_default();
+        let leadership = *raft.leadership().borrow();
+        if wire.direct && !leadership.is_leader {
+            // One that fell silent is not named.
+            let leader = leadership.leader.and_then(|_| raft.leader_address()).unwrap_or_default();
             let info = ErrorInfo::new(ErrorCode::NoLeader, "another controller leads");
             return Err(to_status(info.at(leader)));
         }
