@@ -134,12 +134,7 @@ impl Core {
                 biased;
                 () = stop.cancelled() => break,
                 Some(order) = inboxes.orders.recv() => self.obey(order),
-                Some((session, event)) = inboxes.events.recv() => {
-                    self.take(session, event);
-                    while let Ok((session, event)) = inboxes.events.try_recv() {
-                        self.take(session, event);
-                    }
-                }
+                Some(event) = inboxes.events.recv() => self.take_all(event, &mut inboxes),
                 _ = inboxes.arrivals.recv_many(&mut arrivals, MOST_AT_ONCE),
                     if !inboxes.arrivals.is_closed() || !inboxes.arrivals.is_empty() =>
                 {
@@ -197,6 +192,19 @@ impl Core {
             let Running { mut engine, start } = running;
             engine.on_failed("the agent stops");
             start.over.cancel();
+        }
+    }
+
+    /// Takes this event and those behind it.
+    fn take_all(&mut self, first: (u64, Event), inboxes: &mut Inboxes) {
+        let mut next = Some(first);
+        while let Some((session, event)) = next {
+            // A session is ordered to start before anything of it comes; both may have come since orders were looked at.
+            while let Ok(order) = inboxes.orders.try_recv() {
+                self.obey(order);
+            }
+            self.take(session, event);
+            next = inboxes.events.try_recv().ok();
         }
     }
 
@@ -332,6 +340,7 @@ mod tests {
     use super::*;
     use crate::metrics::Probes;
     use crate::options::AgentOptions;
+    use streamhouse_proto::v1::{AttachResponse, Lease, TopicPartition};
     use streamhouse_segment::{ClusterId, Generation, SessionId};
     use streamhouse_store::Store;
 
@@ -352,19 +361,46 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_drain_is_about_the_session_that_the_core_has() {
+    struct Setting {
+        core: Core,
+        inboxes: Inboxes,
+        orders: mpsc::Sender<Order>,
+        status: Arc<Status>,
+    }
+
+    fn setting() -> Setting {
         let store = Store::open("memory://core").unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();
         let rules = AgentOptions::new(Vec::new(), listen, "memory://core").rules(&store);
         let uploader = Uploader::new(store, Duration::from_secs(1), 4, Probes::default());
-        let (_arrivals, arrivals) = mpsc::channel(1);
         let (told, events) = mpsc::channel(1);
         let (orders, order_inbox) = mpsc::channel(4);
         let status = Arc::new(Status::default());
         let core = Core::new(rules, uploader, told, TaskTracker::new(), Arc::clone(&status));
+        let inboxes = Inboxes { arrivals: mpsc::channel(1).1, events, orders: order_inbox };
+        Setting { core, inboxes, orders, status }
+    }
+
+    #[tokio::test]
+    async fn the_first_news_of_a_session_never_come_before_it() {
+        let Setting { mut core, mut inboxes, orders, .. } = setting();
+        orders.send(Order::Start(start(7))).await.unwrap();
+        let lease = Lease {
+            partition: Some(TopicPartition { topic_id: vec![1; 16], partition: 0 }),
+            epoch: 1,
+            ..Lease::default()
+        };
+        let (leader, full, leases) = (true, true, vec![lease]);
+        let news = AttachResponse { leader, full, leases, ..AttachResponse::default() };
+        // They were the first to be looked at.
+        core.take_all((7, Event::News(news)), &mut inboxes);
+        assert_eq!(core.current.map(|running| running.engine.leases()), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_drain_is_about_the_session_that_the_core_has() {
+        let Setting { core, inboxes, orders, status } = setting();
         let stop = CancellationToken::new();
-        let inboxes = Inboxes { arrivals, events, orders: order_inbox };
         let tracker = TaskTracker::new();
         tracker.spawn(core.run(inboxes, stop.clone()));
 
