@@ -3,15 +3,18 @@
 use std::time::Duration;
 
 use streamhouse_client::Cluster;
-use streamhouse_proto::v1;
 use streamhouse_proto::v1::metadata_client::MetadataClient;
+use streamhouse_proto::{advice, from_status, v1};
 use streamhouse_segment::ids::{ClusterId, Generation, ObjectId, SessionId};
 use tonic::transport::{Channel, Endpoint};
 
+use crate::clock;
+
 use super::{At, AuditError, Entry};
 
-/// How long one question may take.
+/// How long a controller may take to answer, and for how long all are asked again.
 const PATIENCE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(100);
 const CONNECT: Duration = Duration::from_secs(2);
 
 pub(super) struct IndexReader {
@@ -82,16 +85,27 @@ impl IndexReader {
             linearizable: true,
         };
         let mut last = "no controller given".to_owned();
-        for client in &self.clients {
-            match client.clone().find_segments(request.clone()).await {
-                Ok(answer) => {
-                    let plan = answer.into_inner().plans.into_iter().next();
-                    return plan.ok_or_else(|| failed(at, offset, "an empty answer".into()));
+        let until = clock::now() + PATIENCE;
+        loop {
+            for client in &self.clients {
+                let error = match client.clone().find_segments(request.clone()).await {
+                    Ok(answer) => {
+                        let plan = answer.into_inner().plans.into_iter().next();
+                        return plan.ok_or_else(|| failed(at, offset, "an empty answer".into()));
+                    }
+                    Err(status) => from_status(&status),
+                };
+                if !advice(error.code()).retryable {
+                    return Err(failed(at, offset, error.message));
                 }
-                Err(status) => last = status.message().to_owned(),
+                last = error.message;
             }
+            // An election, or all are busy.
+            if self.clients.is_empty() || clock::now() >= until {
+                return Err(failed(at, offset, last));
+            }
+            tokio::time::sleep(AGAIN).await;
         }
-        Err(failed(at, offset, last))
     }
 
     fn entry(&self, segment: v1::Segment) -> Option<Entry> {
