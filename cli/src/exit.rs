@@ -6,9 +6,12 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ErrorKind};
+use streamhouse_agent::StartError;
+use streamhouse_chaos::AuditError;
 use streamhouse_client::consumer::ConsumeError;
 use streamhouse_client::producer::{FlushError, ProduceError};
 use streamhouse_client::{AdminError, CallError, Code, Refusal};
+use streamhouse_store::OpenError;
 
 use crate::controllers;
 
@@ -214,6 +217,15 @@ fn kind_of(cause: &(dyn Error + 'static)) -> Option<Kind> {
     if let Some(error) = cause.downcast_ref::<ConsumeError>() {
         return Some(consume_kind(error));
     }
+    if let Some(error) = cause.downcast_ref::<AuditError>() {
+        return audit_kind(error);
+    }
+    if let Some(StartError::Open(error)) = cause.downcast_ref() {
+        return Some(open_kind(error));
+    }
+    if let Some(error) = cause.downcast_ref::<OpenError>() {
+        return Some(open_kind(error));
+    }
     cause.downcast_ref::<FlushError>().map(|error| produce_kind(&error.first))
 }
 
@@ -243,6 +255,21 @@ fn admin_kind(error: &AdminError) -> Kind {
         | AdminError::UnknownGroup { .. } => Kind::Name,
         AdminError::GroupNotEmpty { .. } => Kind::Failed,
         AdminError::Call(error) => call_kind(error),
+    }
+}
+
+fn audit_kind(error: &AuditError) -> Option<Kind> {
+    match error {
+        AuditError::Admin(error) => Some(admin_kind(error)),
+        AuditError::Index { .. } => Some(Kind::Unavailable),
+        AuditError::Store(_) => None,
+    }
+}
+
+fn open_kind(error: &OpenError) -> Kind {
+    match error {
+        OpenError::Url { .. } | OpenError::Options { .. } => Kind::Usage,
+        OpenError::Folder { .. } => Kind::Failed,
     }
 }
 

@@ -130,8 +130,8 @@ impl Housekeeping {
         match (apart, alarm.is_some()) {
             (Some(apart), false) => tracing::error!(
                 ?apart,
-                "cluster time and this machine's clock are far apart; no object is deleted until \
-                 they are not"
+                "cluster time and this machine's clock are far apart, and nothing is deleted until \
+                 they are not; after an outage of all controllers cluster time catches up by itself"
             ),
             (None, true) => tracing::info!("cluster time has come back to this machine's clock"),
             _ => {}

@@ -4,7 +4,7 @@
 use crate::controller::StartError;
 use crate::options::ControllerOptions;
 use crate::raft::{self, OpenError, TooOld};
-use crate::repair_plan::{PREPARED, Plan};
+use crate::repair_plan::{self, PREPARED, Plan};
 use crate::seeds::{CALL, Seeds};
 use crate::state::features;
 use futures::future::BoxFuture;
@@ -145,6 +145,7 @@ async fn repair_here(
             Err(error) => return Err(error.into()),
         },
     };
+    let waits = read.is_some_and(|(known_as, member)| known_as != member) && raft::is_unused(data)?;
     let (old, member) = match (read.or(last_known), node_id) {
         (Some((known_as, member)), None) => (known_as, member),
         (Some((known_as, member)), Some(id)) if id == known_as || id == member => {
@@ -185,6 +186,10 @@ async fn repair_here(
             data.display()
         );
         return Err(RepairError::Cluster { retryable: false, message });
+    }
+    if waits && members.contains_key(&member) {
+        // It was repaired, and not started since.
+        return Ok(Repaired { old, new: member, kept: data.join(repair_plan::last_kept(data)) });
     }
     let new = match added {
         Some(new) => new,

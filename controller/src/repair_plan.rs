@@ -30,7 +30,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// A plan that is not begun yet.
     pub(crate) fn new(data: &Path, member: u64, new: u64) -> Self {
-        let free = (1u32..).map(|n| format!("damaged-{n}")).find(|name| !data.join(name).exists());
+        let free = folders().find(|name| !data.join(name).exists());
         Self { member, new, kept: free.unwrap_or_else(|| "damaged".into()) }
     }
 
@@ -88,6 +88,16 @@ impl Plan {
         }
         sync(data).map(|()| true)
     }
+}
+
+/// Names for folders of old files.
+fn folders() -> impl Iterator<Item = String> {
+    (1u32..).map(|n| format!("damaged-{n}"))
+}
+
+/// The folder that the last repair has left.
+pub(crate) fn last_kept(data: &Path) -> String {
+    folders().take_while(|name| data.join(name).exists()).last().unwrap_or_default()
 }
 
 fn sync(folder: &Path) -> io::Result<()> {

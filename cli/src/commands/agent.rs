@@ -1,5 +1,6 @@
 //! `streamhouse agent`: the process that writes.
 
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -33,22 +34,22 @@ pub(crate) struct Args {
     zone: String,
     /// Make an object when it would be this large. Default: 8 MiB.
     #[arg(long, value_name = "BYTES")]
-    flush_bytes: Option<usize>,
+    flush_bytes: Option<NonZeroUsize>,
     /// The longest that a batch waits for company, like `250ms`. Default: 250 ms on a remote store, 5 ms on a local one.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     flush_interval: Option<Duration>,
     /// How many objects may be uploaded at once. Default: 4.
     #[arg(long, value_name = "N")]
-    max_uploads: Option<usize>,
+    max_uploads: Option<NonZeroUsize>,
     /// Bytes of batches not yet acknowledged; beyond it producers have to wait. Default: 256 MiB.
     #[arg(long, value_name = "BYTES")]
-    buffer_bytes: Option<usize>,
+    buffer_bytes: Option<NonZeroUsize>,
     /// Where to answer /healthz, /readyz and /metrics over HTTP, HOST:PORT. Default: nowhere.
     #[arg(long, value_name = "ADDR")]
     http_listen: Option<String>,
     /// Unreachable objects deleted in a second, while this agent is the one that deletes them. Default: 100.
     #[arg(long, value_name = "N")]
-    gc_rate: Option<u32>,
+    gc_rate: Option<NonZeroU32>,
 }
 
 impl Args {
@@ -65,14 +66,14 @@ impl Args {
         let http_listen = http_listen.map(|text| listen::address("--http-listen", text));
         let mut options = AgentOptions::new(self.controllers.resolve()?, listen, self.store);
         options.http_listen = http_listen.transpose()?;
-        options.gc_rate = self.gc_rate.unwrap_or(options.gc_rate);
+        options.gc_rate = self.gc_rate.map_or(options.gc_rate, NonZeroU32::get);
         options.advertise = advertise;
         options.group = self.group;
         options.zone = self.zone;
         options.flush_interval = self.flush_interval;
-        options.flush_bytes = self.flush_bytes.unwrap_or(options.flush_bytes);
-        options.max_uploads = self.max_uploads.unwrap_or(options.max_uploads);
-        options.buffer_bytes = self.buffer_bytes.unwrap_or(options.buffer_bytes);
+        options.flush_bytes = self.flush_bytes.map_or(options.flush_bytes, NonZeroUsize::get);
+        options.max_uploads = self.max_uploads.map_or(options.max_uploads, NonZeroUsize::get);
+        options.buffer_bytes = self.buffer_bytes.map_or(options.buffer_bytes, NonZeroUsize::get);
         Ok(options)
     }
 }

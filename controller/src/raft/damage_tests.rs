@@ -320,7 +320,7 @@ pub(super) fn ends_as_damaged(dir: &Path, act: impl FnOnce()) {
     let said = ended.downcast_ref::<String>().unwrap();
     let (reason, dir) = (FatalReason::DiskDamaged, dir.display());
     let begins = format!("fatal: {}: data directory {dir} is damaged: Corruption", reason.name());
-    let ends = format!("controller repair --rejoin-as-learner --data {dir}");
+    let ends = format!("controller repair --controllers ADDR,... --rejoin-as-learner --data {dir}");
     assert!(said.starts_with(&begins) && said.ends_with(&ends), "{said}");
     assert_eq!(reason.exit_code(), 5, "as at start");
 }

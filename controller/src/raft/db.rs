@@ -59,7 +59,7 @@ pub enum OpenError {
     /// an empty directory.
     #[error(
         "data directory {0} is damaged: {what}. Let it rejoin as a learner: \
-         streamhouse controller repair --rejoin-as-learner --data {0}",
+         streamhouse controller repair --controllers ADDR,... --rejoin-as-learner --data {0}",
         path.display()
     )]
     Damaged {
@@ -281,6 +281,13 @@ pub fn known_as(data: &Path) -> Result<Option<u64>, OpenError> {
     let (_, identity) = Db::open(data, 0)?;
     let number = if identity.alias != 0 { identity.alias } else { identity.node };
     Ok((number != 0).then_some(number))
+}
+
+/// Whether no controller was ever started in a directory: it has neither voted nor followed.
+pub fn is_unused(data: &Path) -> Result<bool, OpenError> {
+    let (db, _) = Db::open(data, 0)?;
+    let vote = db.get_raft(super::meta::VOTE).map_err(|error| error.at(data))?;
+    Ok(vote.is_none())
 }
 
 /// A disk's id is not part of the state (PURE).

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How often a leader looks whether its majority still answers.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// That nobody leads is said after so long.
+const SAID_FIRST: Duration = Duration::from_secs(2);
 
 /// Who leads, as this node sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,6 +47,7 @@ pub(crate) async fn watch(node: RaftNode) {
     let lonely = lonely(&core.options);
     let mut metrics = core.raft.metrics();
     let mut herald = Herald::default();
+    let mut absence = Absence::default();
     loop {
         if let Err(error) = &metrics.borrow_watched().running_state
             && !core.stopping.load(Ordering::SeqCst)
@@ -56,8 +59,18 @@ pub(crate) async fn watch(node: RaftNode) {
             (now.leader, now.is_leader) = (None, false);
         }
         herald.look(core, &metrics.borrow_watched());
+        absence.look(&now, metrics.borrow_watched().membership_config.voter_ids().count());
         core.leadership.send_if_modified(|known| {
             let changed = *known != now;
+            let own = Some(core.options.node_id);
+            if known.term == now.term && known.leader == own && now.leader.is_none() {
+                tracing::warn!(
+                    term = now.term,
+                    "no majority answers: this controller leads no more"
+                );
+            } else if known.term == now.term && known.leader.is_none() && now.leader == own {
+                tracing::info!(term = now.term, "this controller leads");
+            }
             *known = now;
             changed
         });
@@ -71,6 +84,35 @@ pub(crate) async fn watch(node: RaftNode) {
         known.leader = None;
         known.is_leader = false;
     });
+}
+
+/// That nobody leads, for so long that operators should know.
+#[derive(Debug, Default)]
+struct Absence {
+    since: Option<std::time::Instant>,
+    /// How often it was said.
+    said: u32,
+}
+
+impl Absence {
+    /// The first time after two seconds, then after twice as long each.
+    fn look(&mut self, now: &Leadership, voters: usize) {
+        if now.leader.is_some() || voters == 0 {
+            *self = Self::default();
+            return;
+        }
+        let lasted = time::now().saturating_duration_since(*self.since.get_or_insert(time::now()));
+        if lasted >= SAID_FIRST * 2u32.saturating_pow(self.said) {
+            self.said += 1;
+            tracing::warn!(
+                term = now.term,
+                ?lasted,
+                voters,
+                "nobody leads: a majority of the voters must be up, reach each other, and write to \
+                 their disks in time"
+            );
+        }
+    }
 }
 
 fn leadership(

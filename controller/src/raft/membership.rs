@@ -160,32 +160,55 @@ impl RaftNode {
         if !self.leads() {
             return Err(MembershipError::NotLeader);
         }
-        let (member, voter, left) = self.with_metrics(|m| {
+        let (member, voters) = self.with_metrics(|m| {
             if unsettled(m) {
                 return Err(MembershipError::Busy);
             }
             let member = m.membership_config.membership().get_node(&id).is_some();
-            let voters: BTreeSet<u64> = m.membership_config.voter_ids().collect();
-            let left = voters.iter().filter(|voter| **voter != id);
-            let left: Vec<Heard> = left.map(|voter| heard(m, *voter)).collect();
-            Ok((member, voters.contains(&id), left))
+            Ok((member, m.membership_config.voter_ids().collect::<BTreeSet<_>>()))
         })?;
         if !member {
             return Err(MembershipError::Unknown(id));
         }
-        if !voter {
+        if !voters.contains(&id) {
             tracing::info!(id, "removing a learner");
             return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
         }
+        if voters.len() == 1 {
+            return Err(conflict(format!(
+                "controller {id} is the only one; add another one first"
+            )));
+        }
         let since = *self.core().led_since.lock();
         let young = since.is_none_or(|at| time::now().saturating_duration_since(at) < RECENT);
-        without(id, &left, young)?;
+        let left = voters.into_iter().filter(|voter| *voter != id).collect();
+        without(id, &self.answering(left).await, young)?;
         if id == own {
             self.hand_over().await;
             return Err(MembershipError::NotLeader);
         }
         tracing::info!(id, "removing a controller");
         self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
+    }
+
+    /// Which of these voters answer from now on, as soon as they are a majority, or when that has had the time to come.
+    /// What they said before does not count: one that was lost a moment ago was heard lately.
+    async fn answering(&self, voters: Vec<u64>) -> Vec<Heard> {
+        let mut metrics = self.core().raft.metrics();
+        let (asked, until) = (time::now(), time::after(RECENT));
+        loop {
+            let heard: Vec<Heard> = {
+                let (now, since) = (metrics.borrow_watched(), time::now() - asked);
+                voters.iter().map(|voter| heard(&now, *voter, since)).collect()
+            };
+            if is_majority(&heard) {
+                return heard;
+            }
+            match tokio::time::timeout_at(until, metrics.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return heard,
+            }
+        }
     }
 
     /// Hands the leadership to `to`, or to the voter that is furthest; the
@@ -372,25 +395,34 @@ pub(super) enum Heard {
     NotYet,
 }
 
-fn heard(metrics: &RaftMetrics<TypeConfig>, id: u64) -> Heard {
+/// Lately: within so long.
+fn heard(metrics: &RaftMetrics<TypeConfig>, id: u64, lately: Duration) -> Heard {
     if id == metrics.id {
         return Heard::Lately;
     }
     let acked = metrics.heartbeat.as_ref().and_then(|acked| acked.get(&id).copied().flatten());
     match acked {
-        Some(at) if at.elapsed() < RECENT => Heard::Lately,
+        Some(at) if at.elapsed() < lately => Heard::Lately,
         Some(_) => Heard::NotLately,
         None => Heard::NotYet,
     }
 }
 
+fn alive(voters: &[Heard]) -> usize {
+    voters.iter().filter(|heard| **heard == Heard::Lately).count()
+}
+
+fn is_majority(voters: &[Heard]) -> bool {
+    alive(voters) * 2 > voters.len()
+}
+
 /// Whether the voters that are `left` without `id` can go on. A `young` leader
 /// may not have heard of all of them yet.
 pub(super) fn without(id: u64, left: &[Heard], young: bool) -> Result<(), MembershipError> {
-    let alive = left.iter().filter(|heard| **heard == Heard::Lately).count();
-    if alive * 2 > left.len() {
+    if is_majority(left) {
         return Ok(());
     }
+    let alive = alive(left);
     match young && left.contains(&Heard::NotYet) {
         true => Err(MembershipError::Busy),
         false => Err(MembershipError::NoMajority { id, alive, voters: left.len() }),
@@ -517,7 +549,7 @@ fn takeover(
     let mut successors = members.nodes().filter(|(id, node)| {
         voters.contains(id)
             && voters.contains(&node.replaces)
-            && heard(metrics, **id) == Heard::Lately
+            && heard(metrics, **id, RECENT) == Heard::Lately
     });
     let (id, replaces) = successors.next().map(|(id, node)| (*id, node.replaces))?;
     if replaces == metrics.id {
@@ -540,7 +572,7 @@ fn promotion(
     let (id, replaces) = learners.find_map(|(id, member)| {
         let matched = replication.get(id).copied().flatten()?;
         let near = matched.index.saturating_add(CAUGHT_UP) >= last;
-        (near && heard(metrics, *id) == Heard::Lately).then_some((*id, member.replaces))
+        (near && heard(metrics, *id, RECENT) == Heard::Lately).then_some((*id, member.replaces))
     })?;
     let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
     if voters.contains(&replaces) && replaces != metrics.id {

@@ -234,7 +234,9 @@ impl RaftNode {
     pub fn status(&self) -> RaftStatus {
         let core = &self.core;
         let address = |id: u64, node: &ControllerNode| core.peers.address(id, node).to_owned();
-        let (leads, leader) = (self.leads(), self.leader());
+        // One that lost its majority may not know yet that it is deposed.
+        let leads = self.leads() && core.leadership.borrow().leader == Some(core.options.node_id);
+        let leader = self.leader();
         self.with_metrics(|m| RaftStatus {
             id: m.id,
             role: match m.state {

@@ -213,6 +213,9 @@ fn a_damaged_controller_is_refused_and_comes_back_as_a_learner() {
     let repaired = cluster.run(&repair).ok().json();
     assert_eq!((&repaired["old"], &repaired["new"]), (&json!(2), &json!(4)), "{repaired}");
     assert!(Path::new(repaired["kept"].as_str().unwrap()).join("db").is_dir());
+    // Once more, it says the same and takes no other number.
+    let again = [&repair[..], &["--node-id", "2"]].concat();
+    assert_eq!(cluster.run(&again).ok().json(), repaired);
 
     // It is a learner before it is there, and stays one while it has nothing of what is written meanwhile.
     let runtime = Runtime::new().unwrap();

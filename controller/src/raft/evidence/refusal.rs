@@ -12,7 +12,8 @@ pub enum Refused {
     #[error(
         "the disk of controller {node} is behind what it had acknowledged: it ends at entry {has} \
          in term {term}, the cluster saw it hold entry {had} in term {had_term}; it is an old copy, \
-         or was cut off. Let it rejoin as a learner: streamhouse controller repair"
+         or was cut off. Let it rejoin as a learner: streamhouse controller repair --controllers \
+         ADDR,... --rejoin-as-learner --data DIR"
     )]
     Behind {
         /// This node.
@@ -30,7 +31,8 @@ pub enum Refused {
     /// was replaced.
     #[error(
         "controller {0} is a member of the cluster with another disk than this one; if that disk is \
-         lost, let this one rejoin as a learner: streamhouse controller repair"
+         lost, let this one rejoin as a learner: streamhouse controller repair --controllers \
+         ADDR,... --rejoin-as-learner --data DIR"
     )]
     OtherDisk(u64),
     /// It was removed from the cluster.
