@@ -222,8 +222,9 @@ async fn add_successor(
     let Successor { old, member, disk, address } = successor;
     let Some(address) = address.or_else(|| members.get(&member).cloned()) else {
         let message = format!(
-            "controller {member} is no member of the cluster; say where its successor will be with \
-             --advertise"
+            "controller {member} is no member of the cluster (it was removed or replaced): to have it \
+             back as a new one start it with --join and an empty --data, or say where its \
+             successor will be with --advertise"
         );
         return Err(RepairError::Cluster { retryable: false, message });
     };

@@ -364,7 +364,10 @@ impl Engine {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        tracing::warn!(session = self.session(), why, "session ended");
+        match self.draining && self.leases.unreleased() == 0 {
+            true => tracing::info!(session = self.session(), why, "session ended"),
+            false => tracing::warn!(session = self.session(), why, "session ended"),
+        }
         self.releases.clear();
         self.releasing = 0;
         for id in self.leases.held_partitions() {

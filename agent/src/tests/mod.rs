@@ -57,10 +57,12 @@ impl Rig {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        let leased = tokio::time::timeout(PATIENCE, leased).await;
-        let (agent, at_controller) =
-            (self.agent.session(), self.controller.with(|state| format!("{state:?}")));
-        assert!(leased.is_ok(), "no leases: agent's session {agent}, controller {at_controller}");
+        if tokio::time::timeout(PATIENCE, leased).await.is_err() {
+            let agent = self.agent.session();
+            self.controller.with(|state| {
+                panic!("no leases: the agent's session is {agent}, the controller has {state:?}")
+            });
+        }
     }
 
     async fn producer(&self) -> Producer {

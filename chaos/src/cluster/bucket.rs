@@ -184,7 +184,8 @@ fn fate(fault: StoreFault, method: &Method, random: &mut Random) -> Fate {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Cluster, Shape, Storage};
+    use super::super::Storage;
+    use super::super::tests::of_one_that_ends_at_once;
     use super::*;
     use bytes::Bytes;
 
@@ -194,16 +195,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_is_not_answered_is_over_once_the_store_is_healed() {
         let folder = tempfile::tempdir().unwrap();
-        let shape = Shape {
-            controllers: 1,
-            agents: 0,
-            binary: "false".into(),
-            folder: folder.path().join("cluster"),
-            layers: false,
-            storage: Storage::S3,
-        };
-        let recorder = Arc::new(Recorder::create(&folder.path().join("history.jsonl")).unwrap());
-        let cluster = Cluster::start(shape, Random::new(1), recorder).await.unwrap();
+        let cluster = of_one_that_ends_at_once(folder.path(), Storage::S3).await;
         cluster.bucket.fail(&[Node::Client], StoreFault::Timeout, 100);
         let heals = async {
             while cluster.bucket.faults.lock().struck == 0 {

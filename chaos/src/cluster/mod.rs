@@ -364,20 +364,26 @@ fn nodes(shape: &Shape) -> Vec<Node> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
-    #[tokio::test]
-    async fn an_end_that_nobody_ordered_is_told_though_it_was_started_again_or_killed() {
-        let folder = tempfile::tempdir().unwrap();
+    /// A cluster of one controller, whose process is one that fails as soon as it is started.
+    pub(super) async fn of_one_that_ends_at_once(folder: &Path, storage: Storage) -> Cluster {
         let shape = Shape {
             controllers: 1,
             agents: 0,
             binary: "false".into(),
-            folder: folder.path().join("cluster"),
+            folder: folder.join("cluster"),
             layers: false,
-            storage: Storage::File,
+            storage,
         };
-        let recorder = Arc::new(Recorder::create(&folder.path().join("history.jsonl")).unwrap());
-        let mut cluster = Cluster::start(shape, Random::new(1), recorder).await.unwrap();
+        let recorder = Arc::new(Recorder::create(&folder.join("history.jsonl")).unwrap());
+        Cluster::start(shape, Random::new(1), recorder).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_end_that_nobody_ordered_is_told_though_it_was_started_again_or_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cluster = of_one_that_ends_at_once(folder.path(), Storage::File).await;
         let node = Node::Controller(1);
         for _ in 0..2 {
             while cluster.is_running(node) {

@@ -13,8 +13,8 @@ use crate::random::Random;
 
 /// How long a controller may take to end once its disk has failed: it writes at least once a second.
 const ENDS: Duration = Duration::from_secs(20);
-/// What it says with its exit code then.
-const LOG_DISK_FAILED: i32 = 74;
+/// What it says with its exit code then: the log could not be written, or a snapshot.
+const DISK_FAILED: [i32; 2] = [74, 80];
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Harm {
@@ -61,7 +61,7 @@ impl Fault for DiskTrouble {
                 harmed.map_err(Self::io("the disk", n))?;
                 // One that serves on without its disk acknowledges what it does not have.
                 let code = cluster.exit(Node::Controller(n), ENDS).await.map_err(found)?;
-                if code != LOG_DISK_FAILED {
+                if !DISK_FAILED.contains(&code) {
                     let problem = format!("controller {n} exited with {code} when its disk failed");
                     return Err(ChaosError::Finding(problem));
                 }

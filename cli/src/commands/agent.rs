@@ -9,6 +9,7 @@ use streamhouse_agent::{Agent, AgentOptions};
 use super::{listen, stores};
 use crate::controllers::{self, Controllers};
 use crate::exit::{Failure, Kind};
+use crate::input::size::some_size;
 use crate::signals::StopSignals;
 
 /// Runs until SIGTERM or SIGINT, then flushes, hands its partitions over and exits with 0.
@@ -33,7 +34,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "")]
     zone: String,
     /// Make an object when it would be this large. Default: 8 MiB.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = some_size)]
     flush_bytes: Option<NonZeroUsize>,
     /// The longest that a batch waits for company, like `250ms`. Default: 250 ms on a remote store, 5 ms on a local one.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -42,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     max_uploads: Option<NonZeroUsize>,
     /// Bytes of batches not yet acknowledged; beyond it producers have to wait. Default: 256 MiB.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = some_size)]
     buffer_bytes: Option<NonZeroUsize>,
     /// Where to answer /healthz, /readyz and /metrics over HTTP, HOST:PORT. Default: nowhere.
     #[arg(long, value_name = "ADDR")]

@@ -17,11 +17,13 @@ use self::limits::LimitFlags;
 use super::listen;
 use crate::controllers::{self, Controllers};
 use crate::exit::{Failure, Kind};
-use crate::output::Format;
+use crate::input::size::size;
+use crate::output::{self, Format};
 use crate::signals::StopSignals;
 
 const SHORTEST_BACKUP: Duration = Duration::from_secs(1);
 const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
+const FEWEST_SNAPSHOT_BYTES: u64 = 1 << 20;
 
 /// Runs until SIGTERM or SIGINT, then hands leadership over and exits with 0.
 #[derive(Debug, clap::Args)]
@@ -72,7 +74,7 @@ struct Run {
     snapshot_every: u64,
     /// Make one also after so many bytes of log entries. Default: 256 MiB.
     #[arg(long, value_name = "BYTES", default_value_t = raft::SNAPSHOT_EVERY_BYTES)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..), hide_default_value = true)]
+    #[arg(value_parser = snapshot_every_bytes, hide_default_value = true)]
     snapshot_every_bytes: u64,
     /// Keep so many log entries behind the snapshot, for controllers that are a little behind.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
@@ -82,6 +84,7 @@ struct Run {
     group_retention: Duration,
     /// Of these keep no more than so many bytes. Default: 64 MiB.
     #[arg(long, value_name = "BYTES", default_value_t = raft::KEEP_LOG_BYTES, hide_default_value = true)]
+    #[arg(value_parser = size::<u64>)]
     keep_log_bytes: u64,
     /// Back the metadata up into the cluster's store once so much time has passed since the newest backup there, as 1h;
     /// whoever leads does. Default: never.
@@ -258,6 +261,12 @@ fn gc_interval(interval: Duration) -> Result<Duration, Failure> {
 }
 
 /// `1=a:1,2=b:2` as a map.
+fn snapshot_every_bytes(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    let enough = (bytes >= FEWEST_SNAPSHOT_BYTES).then_some(bytes);
+    enough.ok_or_else(|| format!("is less than {}", output::bytes(FEWEST_SNAPSHOT_BYTES)))
+}
+
 fn parse_peers(text: &str) -> Result<BTreeMap<u64, String>, Failure> {
     let mut peers = BTreeMap::new();
     for part in text.split(',') {

@@ -2,5 +2,6 @@
 
 pub(crate) mod key;
 pub(crate) mod lines;
+pub(crate) mod size;
 pub(crate) mod source;
 pub(crate) mod when;

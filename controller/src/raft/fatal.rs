@@ -20,6 +20,8 @@ pub enum FatalReason {
     LogDiskStuck,
     /// The state could not be read.
     StateDiskFailed,
+    /// A snapshot could not be written, or what was received not be kept.
+    SnapshotDiskFailed,
     /// A committed command cannot be decoded by this release.
     CommandUnreadable,
     /// The cluster uses a feature level that this release does not read.
@@ -36,6 +38,7 @@ impl FatalReason {
             Self::LogDiskFailed => "log-disk-failed",
             Self::LogDiskStuck => "log-disk-stuck",
             Self::StateDiskFailed => "state-disk-failed",
+            Self::SnapshotDiskFailed => "snapshot-disk-failed",
             Self::CommandUnreadable => "command-unreadable",
             Self::FeatureLevelUnknown => "feature-level-unknown",
             Self::RaftStopped => "raft-stopped",
@@ -53,6 +56,7 @@ impl FatalReason {
             Self::CommandUnreadable => 77,
             Self::RaftStopped => 78,
             Self::FeatureLevelUnknown => 79,
+            Self::SnapshotDiskFailed => 80,
         }
     }
 }

@@ -92,20 +92,18 @@ impl Connection {
     /// stream. A call that cannot even be opened polls nothing, and openraft
     /// would try again at once, and again.
     async fn note_unreachable(&mut self, error: &RPCError<TypeConfig>) {
-        let pause = match self.pause {
-            Some(pause) => (pause * 2).min(LONGEST_PAUSE),
-            None => {
-                let (peer, address) = (self.target, &self.node.address);
-                tracing::warn!(peer, address, %error, "a controller cannot be reached");
-                FIRST_PAUSE
-            }
-        };
+        let (peer, address) = (self.target, &self.node.address);
+        if self.network.peers.lose(peer) {
+            tracing::warn!(peer, address, %error, "a controller cannot be reached");
+        }
+        let pause = self.pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
         self.pause = Some(pause);
         tokio::time::sleep(pause).await;
     }
 
     fn note_reached(&mut self) {
-        if self.pause.take().is_some() {
+        self.pause = None;
+        if self.network.peers.find(self.target) {
             let (peer, address) = (self.target, &self.node.address);
             tracing::info!(peer, address, "a controller is reached again");
         }
@@ -137,7 +135,7 @@ impl Connection {
             target: self.target,
             body: self.envelope().seal_serde(message),
         };
-        let (id, target, timeout) = (self.network.id, self.target, option.soft_ttl());
+        let (id, target, timeout) = (self.network.id, self.target, option.hard_ttl());
         let answer = send(self.client(Lane::Pulse)?, Request::new(payload));
         let answer = tokio::time::timeout(timeout, answer).await;
         let answer = answer.map_err(|_| Timeout { action, id, target, timeout })?;

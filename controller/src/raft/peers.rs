@@ -3,7 +3,7 @@
 
 use super::types::ControllerNode;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 use streamhouse_proto::MAX_MESSAGE_BYTES;
 use streamhouse_proto::v1::raft_client::RaftClient;
@@ -40,11 +40,23 @@ pub(crate) struct AddressError {
 pub(crate) struct Peers {
     configured: BTreeMap<u64, String>,
     channels: Mutex<HashMap<(u64, Lane), (String, Channel)>>,
+    /// Those who could not be reached when last tried.
+    lost: Mutex<BTreeSet<u64>>,
 }
 
 impl Peers {
     pub(crate) fn new(configured: BTreeMap<u64, String>) -> Self {
-        Self { configured, channels: Mutex::default() }
+        Self { configured, channels: Mutex::default(), lost: Mutex::default() }
+    }
+
+    /// Notes that `node` cannot be reached, by whichever lane; whether that is new.
+    pub(crate) fn lose(&self, node: u64) -> bool {
+        self.lost.lock().insert(node)
+    }
+
+    /// Notes that `node` is reached; whether that is new.
+    pub(crate) fn find(&self, node: u64) -> bool {
+        self.lost.lock().remove(&node)
     }
 
     /// Where `node` is: as configured here, else as the membership says.

@@ -4,7 +4,6 @@
 use super::ApplyObserver;
 use super::entry;
 use super::meta::AppliedMeta;
-use super::snapshot_file::SnapshotError;
 use super::snapshot_store::SnapshotFile;
 use super::state_store::StateStore;
 use super::time;
@@ -181,9 +180,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, file: SnapshotFile) -> io::Result<()> {
         let store = self.parts.store.clone();
-        let install = move || Ok((store.install(&file)?, store.feature_level()));
-        let installed: Result<_, SnapshotError> = blocking(install).await?;
-        let (applied, level) = installed.map_err(io::Error::other)?;
+        let install = move || {
+            let installed = store.install(&file);
+            (installed.unwrap_or_else(|error| store.snapshot_failed(error)), store.feature_level())
+        };
+        let (applied, level) = blocking(install).await?;
         self.applied = applied;
         self.parts.shared.publish_level(level.map_err(io::Error::other)?);
         self.parts.shared.publish(&self.applied);
@@ -192,7 +193,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        self.parts.store.snapshots().current().map_err(io::Error::other)
+        let store = &self.parts.store;
+        Ok(store.snapshots().current().unwrap_or_else(|error| store.snapshot_failed(error)))
     }
 }
 
@@ -229,7 +231,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
                 Some(view) => view,
                 None => store.view().map_err(|e| io::Error::other(e.0))?,
             };
-            store.snapshots().build(&view).map_err(io::Error::other)
+            let built = store.snapshots().build(&view);
+            Ok(built.unwrap_or_else(|error| store.snapshot_failed(error)))
         };
         blocking(work).await?
     }
@@ -238,7 +241,26 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::db::Db;
+    use crate::raft::fatal::set_fatal_hook;
+    use crate::raft::snapshot_store::SnapshotStore;
     use crate::raft::types::{EncodedCommand, Entry, Payload};
+    use crate::state::features;
+
+    #[tokio::test]
+    async fn a_snapshot_that_cannot_be_written_ends_the_process_by_its_own_name() {
+        set_fatal_hook(|_| ());
+        let dir = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(dir.path(), 1).unwrap().0);
+        let snapshots = SnapshotStore::open(dir.path()).unwrap();
+        let store = Arc::new(StateStore::open(db, snapshots, features::NEWEST).unwrap());
+        let _under_way = UnderWay::new(&Arc::default());
+        let mut builder = SnapshotBuilder { store, view: None, _under_way };
+        builder.build_snapshot().await.unwrap();
+        std::fs::remove_dir_all(dir.path().join("snapshots")).unwrap();
+        let ended = builder.build_snapshot().await.unwrap_err().to_string();
+        assert!(ended.contains("fatal: snapshot-disk-failed: snapshot file: "), "{ended}");
+    }
 
     #[test]
     fn what_is_applied_in_one_write_is_bounded_in_bytes() {

@@ -3,7 +3,7 @@
 
 use super::apply::{self, Group};
 use super::db::Db;
-use super::fatal::{FatalReason, database_failed, fatal};
+use super::fatal::{FatalReason, damaged, database_failed, fatal};
 use super::levels::TooOld;
 use super::meta::{self, AppliedMeta};
 use super::read_cache::ReadCache;
@@ -110,6 +110,17 @@ impl StateStore {
         self.cache.lock().clear();
         *self.frozen.write() = None;
         Ok(applied)
+    }
+
+    /// Ends the process: Raft counts on a snapshot that could not be made or
+    /// taken over.
+    pub(crate) fn snapshot_failed(&self, error: SnapshotError) -> ! {
+        match error {
+            // The state it is made of, or a file that was sound as it came.
+            SnapshotError::Damaged(what) => damaged(&self.db, what),
+            SnapshotError::State(what) => self.failed(what),
+            SnapshotError::Io(_) => fatal(FatalReason::SnapshotDiskFailed, error),
+        }
     }
 
     /// The feature level of the state, once the cluster has an identity.

@@ -10,7 +10,7 @@ use crate::state::collector::{
     self, CollectorReply, CollectorStep, KeptBackups, MAX_OBJECTS, ObjectName, SweepReport, Terms,
     Verdict,
 };
-use crate::state::command::CommandBody;
+use crate::state::command::{CommandBody, GenerationKey};
 use crate::state::reply::Reply;
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,15 +194,25 @@ impl Collector for CollectorService {
             Control::ConfirmGeneration(counter) => {
                 let view = self.0.view_at(0, true).await?;
                 let own = cluster::cluster(&view).map_err(|e| store_failed(&e))?;
-                let own = own.map(|own| own.generation).filter(|own| own.counter == counter);
-                let wrong = || invalid(format!("generation {counter} is not the cluster's"));
-                CollectorStep::ConfirmGeneration(own.ok_or_else(wrong)?)
+                let own = own.map(|own| own.generation);
+                CollectorStep::ConfirmGeneration(confirmed(own, counter)?)
             }
         };
         match self.step(step).await? {
             CollectorReply::Done => Ok(Response::new(v1::ControlCollectorResponse {})),
             _ => Err(unexpected("control collector")),
         }
+    }
+}
+
+/// The cluster's own generation, if its `counter` is what the operator names.
+fn confirmed(own: Option<GenerationKey>, counter: u32) -> Result<GenerationKey, Status> {
+    match own {
+        Some(own) if own.counter == counter => Ok(own),
+        Some(GenerationKey { counter: own, .. }) => {
+            Err(invalid(format!("generation {counter} is not the cluster's, which is {own}")))
+        }
+        None => Err(invalid(format!("generation {counter}: the cluster has none yet"))),
     }
 }
 

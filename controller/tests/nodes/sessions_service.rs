@@ -88,6 +88,10 @@ async fn an_agent_that_wants_the_leader_gets_no_session_from_another() {
         }
         let refused = from_status(&answer.unwrap_err());
         assert_eq!(refused.code(), ErrorCode::NoLeader);
+        // A follower that has not heard of the leader yet names nobody.
+        if refused.address.is_empty() {
+            continue;
+        }
         let leads = controllers.endpoint(leader).uri().authority().unwrap().to_string();
         assert_eq!(refused.address, leads);
         insist(async || client(leader).register(request.clone()).await).await;

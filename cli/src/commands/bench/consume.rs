@@ -12,6 +12,7 @@ use super::usage::usage;
 use crate::clock;
 use crate::controllers::{CONNECT_TIMEOUT, Controllers};
 use crate::exit::{Failure, Kind};
+use crate::input::size::size;
 use crate::output::{self, Format};
 
 /// How long nothing may come while records are missing.
@@ -26,13 +27,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     records: Option<u64>,
     /// How many bytes may be fetched and decoded ahead.
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 20, value_parser = size::<usize>)]
     fetch_memory_bytes: usize,
     /// Keep segments in this folder, and read those from there that it has.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
     /// How large that folder may become.
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30)]
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, value_parser = size::<u64>)]
     cache_size_bytes: u64,
     #[command(flatten)]
     controllers: Controllers,

@@ -13,6 +13,7 @@ use super::workload::{LineRules, Workload};
 use super::{link, objects};
 use crate::controllers::CONNECT_TIMEOUT;
 use crate::input::key;
+use crate::input::size::size;
 use crate::output::{self, Format};
 use crate::{clock, controllers};
 
@@ -52,7 +53,7 @@ pub(crate) struct Args {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     record_size: u32,
     /// The producer's `batch_bytes`. Default: the library's.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = size::<usize>)]
     batch_bytes: Option<usize>,
     /// The producer's `linger`. Default: the library's.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]

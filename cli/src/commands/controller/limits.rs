@@ -3,6 +3,7 @@
 use streamhouse_controller::Limits;
 
 use crate::exit::Failure;
+use crate::input::size::size;
 
 /// The same on all controllers of a cluster: the one that leads decides.
 #[derive(Debug, clap::Args)]
@@ -24,14 +25,14 @@ pub(super) struct LimitFlags {
     #[arg(long, value_name = "N")]
     max_batch: Option<usize>,
     /// Bytes of one entry of the log. Default and most: 4 MiB.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = size::<usize>)]
     max_entry_bytes: Option<usize>,
     /// Bytes of one message of an agent or client. Default and most: 20 MiB.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = size::<usize>)]
     max_message_bytes: Option<usize>,
     /// Bytes of commands that wait to be applied, each counted as 4 KiB at least; beyond it calls are told to try again.
     /// Default: 64 MiB.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = size::<usize>)]
     max_in_flight_bytes: Option<usize>,
     /// Calls of agents and clients at work in this controller; beyond it they are told to try again. Default: 8192.
     #[arg(long, value_name = "N")]
@@ -59,7 +60,7 @@ pub(super) struct LimitFlags {
     #[arg(long, value_name = "N")]
     max_member_streams: Option<usize>,
     /// Bytes of metadata committed with an offset. Default and most: 4096.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = size::<usize>)]
     max_offset_metadata_bytes: Option<usize>,
 }
 
