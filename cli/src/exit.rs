@@ -261,8 +261,8 @@ fn admin_kind(error: &AdminError) -> Kind {
 fn audit_kind(error: &AuditError) -> Option<Kind> {
     match error {
         AuditError::Admin(error) => Some(admin_kind(error)),
-        AuditError::Index { .. } => Some(Kind::Unavailable),
-        AuditError::Store(_) => None,
+        AuditError::Index { retryable, .. } => retryable.then_some(Kind::Unavailable),
+        AuditError::Store(error) => error.can_retry().then_some(Kind::Unavailable),
     }
 }
 

@@ -125,15 +125,6 @@ pub(crate) fn topic_partition(topic: TopicId, partition: u32) -> v1::TopicPartit
 }
 
 pub(crate) fn cluster(wire: v1::GetClusterResponse) -> Result<Cluster, CallError> {
-    if wire.cluster_id.is_empty() {
-        return Err(CallError::Refused(Refusal {
-            code: Code::NoLeader,
-            message:
-                "the cluster is not founded yet: not all of its controllers have met; the log of \
-                      the one with the lowest number says what it waits for"
-                    .to_owned(),
-        }));
-    }
     let id = wire.cluster_id.as_slice().try_into().map_err(|_| malformed("cluster id"))?;
     Ok(Cluster {
         id: ClusterId::from_bytes(id),

@@ -4,7 +4,7 @@
 use crate::controller::StartError;
 use crate::options::ControllerOptions;
 use crate::raft::{self, OpenError, TooOld};
-use crate::repair_plan::{self, PREPARED, Plan};
+use crate::repair_plan::{PREPARED, Plan};
 use crate::seeds::{CALL, Seeds};
 use crate::state::features;
 use futures::future::BoxFuture;
@@ -145,7 +145,6 @@ async fn repair_here(
             Err(error) => return Err(error.into()),
         },
     };
-    let waits = read.is_some_and(|(known_as, member)| known_as != member) && raft::is_unused(data)?;
     let (old, member) = match (read.or(last_known), node_id) {
         (Some((known_as, member)), None) => (known_as, member),
         (Some((known_as, member)), Some(id)) if id == known_as || id == member => {
@@ -158,21 +157,19 @@ async fn repair_here(
         (None, Some(id)) => (id, id),
         (None, None) => return Err(RepairError::Whose(data.to_owned())),
     };
-    let (prepared_as, disk) = raft::owner(&prepared)?;
+    let done = Plan::read_done(data).map_err(io)?.filter(|done| done.new == member);
 
     let mut seeds = Seeds::new(controllers);
     let cluster = seeds.call("asking for the cluster", Some(CALL), |channel| async move {
         MetadataClient::new(channel).get_cluster(v1::GetClusterRequest {}).await
     });
-    let members: BTreeMap<u64, String> = cluster
-        .await
-        .map_err(cluster_error)?
-        .controllers
-        .into_iter()
-        .map(|member| (member.id, member.address))
-        .collect();
-    // Interrupted after its successor was added; what it replaces may be gone.
-    let added = prepared_as.filter(|number| members.contains_key(number));
+    let listed = cluster.await.map_err(cluster_error)?.controllers;
+    let waits = listed.iter().any(|one| {
+        let there = advertise.is_none_or(|address| address == one.address);
+        one.id == member && !one.voter && there
+    });
+    let members: BTreeMap<u64, String> =
+        listed.into_iter().map(|one| (one.id, one.address)).collect();
     if let Some(known) = members.get(&member)
         && let Some(answer) = Seeds::new(std::slice::from_ref(known))
             .once(|channel| async move {
@@ -187,10 +184,13 @@ async fn repair_here(
         );
         return Err(RepairError::Cluster { retryable: false, message });
     }
-    if waits && members.contains_key(&member) {
+    if let Some(done) = done.filter(|_| waits) {
         // It was repaired, and not started since.
-        return Ok(Repaired { old, new: member, kept: data.join(repair_plan::last_kept(data)) });
+        return Ok(Repaired { old: done.member, new: member, kept: data.join(done.kept) });
     }
+    // Interrupted after its successor was added; what it replaces may be gone.
+    let (prepared_as, disk) = raft::owner(&prepared)?;
+    let added = prepared_as.filter(|number| members.contains_key(number));
     let new = match added {
         Some(new) => new,
         None => {

@@ -295,6 +295,7 @@ impl Metrics {
     /// Everything, as of now. Reads the state: not for the runtime's threads.
     pub(crate) fn render(&self, raft: &RaftNode, served: Served) -> Result<String, KvError> {
         let status = raft.status();
+        let leads = status.role == Role::Leader;
         for (value, (name, _)) in gauges(raft, served)?.into_iter().zip(GAUGES) {
             // Not known before Raft has read it.
             if name == TERM && value == 0.0 {
@@ -314,7 +315,7 @@ impl Metrics {
         self.set(Key::from_parts(INFO, labels), 1.0);
         let mut text = self.handle.render();
         // By one controller, so that a sum over all of them is right.
-        if raft.leads() {
+        if leads {
             text.push_str(&group_lag::render(&raft.try_view()?)?);
         }
         Ok(text)

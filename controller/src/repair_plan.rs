@@ -1,13 +1,13 @@
 //! The part of a repair that moves files, and that may be interrupted
 //! anywhere: what is to be done stands in a file of its own, synced before the
-//! first move, and removed after the last.
+//! first move, and renamed after the last, until the controller is started.
 //!
 //! While that file is there, nothing else opens the folder. What was done
 //! already is seen from the folder itself: the prepared database moves after
 //! all of the old files, its identity after it, the plan goes last.
 
 use crate::codec;
-use crate::raft::{self, REPAIR_PLAN};
+use crate::raft::{self, REPAIR_DONE, REPAIR_PLAN};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -30,13 +30,23 @@ pub(crate) struct Plan {
 impl Plan {
     /// A plan that is not begun yet.
     pub(crate) fn new(data: &Path, member: u64, new: u64) -> Self {
-        let free = folders().find(|name| !data.join(name).exists());
+        let mut names = (1u32..).map(|n| format!("damaged-{n}"));
+        let free = names.find(|name| !data.join(name).exists());
         Self { member, new, kept: free.unwrap_or_else(|| "damaged".into()) }
     }
 
     /// The plan that was begun in `data`, if one was.
     pub(crate) fn read(data: &Path) -> io::Result<Option<Self>> {
-        let bytes = match fs::read(data.join(REPAIR_PLAN)) {
+        Self::read_from(&data.join(REPAIR_PLAN))
+    }
+
+    /// The plan that was done in `data`, if its controller was not started since.
+    pub(crate) fn read_done(data: &Path) -> io::Result<Option<Self>> {
+        Self::read_from(&data.join(REPAIR_DONE))
+    }
+
+    fn read_from(path: &Path) -> io::Result<Option<Self>> {
+        let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -82,22 +92,12 @@ impl Plan {
         } else if prepared.exists() {
             fs::remove_dir_all(&prepared)?;
         } else if data.join(REPAIR_PLAN).exists() {
-            fs::remove_file(data.join(REPAIR_PLAN))?;
+            fs::rename(data.join(REPAIR_PLAN), data.join(REPAIR_DONE))?;
         } else {
             return Ok(false);
         }
         sync(data).map(|()| true)
     }
-}
-
-/// Names for folders of old files.
-fn folders() -> impl Iterator<Item = String> {
-    (1u32..).map(|n| format!("damaged-{n}"))
-}
-
-/// The folder that the last repair has left.
-pub(crate) fn last_kept(data: &Path) -> String {
-    folders().take_while(|name| data.join(name).exists()).last().unwrap_or_default()
 }
 
 fn sync(folder: &Path) -> io::Result<()> {

@@ -364,7 +364,7 @@ impl Engine {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        match self.draining && self.leases.unreleased() == 0 {
+        match self.draining && self.leases.unreleased() == 0 && self.flights.is_empty() {
             true => tracing::info!(session = self.session(), why, "session ended"),
             false => tracing::warn!(session = self.session(), why, "session ended"),
         }

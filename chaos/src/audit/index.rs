@@ -30,6 +30,7 @@ impl IndexReader {
                 at: address.clone(),
                 offset: 0,
                 reason: error.to_string(),
+                retryable: false,
             })?;
             let endpoint = endpoint.connect_timeout(CONNECT).timeout(PATIENCE);
             let channel = streamhouse_host::net::connect_lazy(&endpoint);
@@ -102,7 +103,7 @@ impl IndexReader {
             }
             // An election, or all are busy.
             if self.clients.is_empty() || clock::now() >= until {
-                return Err(failed(at, offset, last));
+                return Err(unanswered(at, offset, last));
             }
             tokio::time::sleep(AGAIN).await;
         }
@@ -130,5 +131,9 @@ impl IndexReader {
 }
 
 fn failed(at: &At<'_>, offset: u64, reason: String) -> AuditError {
-    AuditError::Index { at: at.to_string(), offset, reason }
+    AuditError::Index { at: at.to_string(), offset, reason, retryable: false }
+}
+
+fn unanswered(at: &At<'_>, offset: u64, reason: String) -> AuditError {
+    AuditError::Index { at: at.to_string(), offset, reason, retryable: true }
 }

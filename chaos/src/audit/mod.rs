@@ -163,6 +163,8 @@ pub enum AuditError {
         offset: u64,
         /// What was answered.
         reason: String,
+        /// A retry may help.
+        retryable: bool,
     },
     /// The bucket could not be read.
     #[error(transparent)]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use streamhouse_proto::v1;
+use streamhouse_proto::to_status;
+use streamhouse_proto::v1::{self, ErrorCode, ErrorInfo};
 use streamhouse_segment::ids::TopicId;
 
 use super::channel::Client;
@@ -15,6 +16,9 @@ use crate::types::{Cluster, TopicDescription};
 
 /// BOUND: offsets that one call commits or fetches, which is the controllers' limit.
 pub(crate) const MAX_OFFSETS: usize = 4_096;
+
+const OF_NO_CLUSTER: &str = "it belongs to no cluster yet: not all controllers of a new one have met, or it is still to \
+                             be added; its log says what it waits for";
 
 /// The controllers, as questions and answers.
 #[derive(Clone, Debug)]
@@ -32,7 +36,12 @@ impl Metadata {
         let answer = self
             .pool
             .call("get cluster", |mut client: Client| async move {
-                client.get_cluster(v1::GetClusterRequest {}).await
+                let answer = client.get_cluster(v1::GetClusterRequest {}).await?;
+                match answer.get_ref().cluster_id.is_empty() {
+                    // Another one may belong to it already.
+                    true => Err(to_status(ErrorInfo::new(ErrorCode::NoLeader, OF_NO_CLUSTER))),
+                    false => Ok(answer),
+                }
             })
             .await?;
         self.pool.observe(answer.applied);

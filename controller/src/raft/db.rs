@@ -15,8 +15,8 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options,
     WriteBatch,
 };
-use std::fs::File;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Whose directory it is, beside the database.
@@ -25,6 +25,8 @@ pub(super) const DATABASE: &str = "db";
 
 /// What a repair has still to do; nobody else may use the directory meanwhile.
 pub const REPAIR_PLAN: &str = "repair-plan";
+/// What [`REPAIR_PLAN`] becomes: the directory is repaired, and its controller was not started since.
+pub const REPAIR_DONE: &str = "repair-done";
 
 /// Everything in a data directory that speaks of one disk, and goes with it.
 pub const FILES: [&str; 5] =
@@ -283,11 +285,13 @@ pub fn known_as(data: &Path) -> Result<Option<u64>, OpenError> {
     Ok((number != 0).then_some(number))
 }
 
-/// Whether no controller was ever started in a directory: it has neither voted nor followed.
-pub fn is_unused(data: &Path) -> Result<bool, OpenError> {
-    let (db, _) = Db::open(data, 0)?;
-    let vote = db.get_raft(super::meta::VOTE).map_err(|error| error.at(data))?;
-    Ok(vote.is_none())
+/// The directory's controller is started: that it was repaired before, and waited for that, is over.
+pub(crate) fn begin_use(data: &Path) -> io::Result<()> {
+    match fs::remove_file(data.join(REPAIR_DONE)) {
+        Ok(()) => File::open(data)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// A disk's id is not part of the state (PURE).

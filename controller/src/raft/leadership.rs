@@ -1,6 +1,7 @@
 //! Who leads, for those who act only as the leader or only while there is
 //! one.
 
+use super::admission::Admission;
 use super::fatal::{FatalReason, fatal};
 use super::herald::Herald;
 use super::node::RaftNode;
@@ -48,28 +49,28 @@ pub(crate) async fn watch(node: RaftNode) {
     let mut metrics = core.raft.metrics();
     let mut herald = Herald::default();
     let mut absence = Absence::default();
+    let mut loneliness = Loneliness::default();
     loop {
         if let Err(error) = &metrics.borrow_watched().running_state
             && !core.stopping.load(Ordering::SeqCst)
         {
+            core.state.end_over_snapshot();
             fatal(FatalReason::RaftStopped, error);
         }
         let mut now = leadership(&metrics.borrow_watched(), *core.heard.lock(), lonely);
+        loneliness.look(&metrics.borrow_watched(), &now);
         if node.stalled() {
             (now.leader, now.is_leader) = (None, false);
         }
         herald.look(core, &metrics.borrow_watched());
-        absence.look(&now, metrics.borrow_watched().membership_config.voter_ids().count());
+        // Others lead without one that was refused.
+        let refused = matches!(*core.admission.borrow(), Admission::Refused(_));
+        let voters = metrics.borrow_watched().membership_config.voter_ids().count();
+        absence.look(&now, if refused { 0 } else { voters });
         core.leadership.send_if_modified(|known| {
             let changed = *known != now;
-            let own = Some(core.options.node_id);
-            if known.term == now.term && known.leader == own && now.leader.is_none() {
-                tracing::warn!(
-                    term = now.term,
-                    "no majority answers: this controller leads no more"
-                );
-            } else if known.term == now.term && known.leader.is_none() && now.leader == own {
-                tracing::info!(term = now.term, "this controller leads");
+            if known.term != now.term {
+                core.peers.forget_lost();
             }
             *known = now;
             changed
@@ -86,12 +87,34 @@ pub(crate) async fn watch(node: RaftNode) {
     });
 }
 
-/// That nobody leads, for so long that operators should know.
+/// That a leader has lost its majority, and that it is back.
+#[derive(Debug, Default)]
+struct Loneliness {
+    /// The term in which the first was said, and the second was not.
+    said: Option<u64>,
+}
+
+impl Loneliness {
+    fn look(&mut self, metrics: &RaftMetrics<TypeConfig>, now: &Leadership) {
+        let (term, said) = (now.term, self.said == Some(now.term));
+        if metrics.state != ServerState::Leader {
+            self.said = None;
+        } else if now.leader.is_none() && !said {
+            tracing::warn!(term, "no majority answers: this controller leads no more");
+            self.said = Some(term);
+        } else if now.leader.is_some() && said {
+            tracing::info!(term, "a majority answers again: this controller leads");
+            self.said = None;
+        }
+    }
+}
+
+/// That no leader is known, for so long that operators should know.
 #[derive(Debug, Default)]
 struct Absence {
     since: Option<std::time::Instant>,
-    /// How often it was said.
-    said: u32,
+    /// After how long it is said again.
+    next: Option<Duration>,
 }
 
 impl Absence {
@@ -102,13 +125,13 @@ impl Absence {
             return;
         }
         let lasted = time::now().saturating_duration_since(*self.since.get_or_insert(time::now()));
-        if lasted >= SAID_FIRST * 2u32.saturating_pow(self.said) {
-            self.said += 1;
+        if lasted >= self.next.unwrap_or(SAID_FIRST) {
+            self.next = Some(lasted * 2);
             tracing::warn!(
                 term = now.term,
                 ?lasted,
                 voters,
-                "nobody leads: a majority of the voters must be up, reach each other, and write to \
+                "this controller knows no leader: a majority of the voters must be up, reach each other, and write to \
                  their disks in time"
             );
         }

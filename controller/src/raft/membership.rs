@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 type Membership = openraft::Membership<u64, ControllerNode>;
 type Changes = ChangeMembers<u64, ControllerNode>;
+/// The one change at a time.
+type Alone = tokio::sync::OwnedMutexGuard<()>;
 
 /// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +119,7 @@ impl RaftNode {
             return Ok(());
         };
         tracing::info!(id, address, replaces, "adding a controller as a learner");
-        self.change(changes).await
+        self.change(self.alone()?, changes).await
     }
 
     /// The number and disk of the controller that answers at `address`, and
@@ -160,6 +162,8 @@ impl RaftNode {
         if !self.leads() {
             return Err(MembershipError::NotLeader);
         }
+        // From the first look on: what is decided of these voters must hold for them.
+        let alone = self.alone()?;
         let (member, voters) = self.with_metrics(|m| {
             if unsettled(m) {
                 return Err(MembershipError::Busy);
@@ -172,41 +176,48 @@ impl RaftNode {
         }
         if !voters.contains(&id) {
             tracing::info!(id, "removing a learner");
-            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
+            return self.change(alone, ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
         }
         if voters.len() == 1 {
             return Err(conflict(format!(
                 "controller {id} is the only one; add another one first"
             )));
         }
+        let left = voters.into_iter().filter(|voter| *voter != id).collect();
+        let heard = self.answering(left).await?;
         let since = *self.core().led_since.lock();
         let young = since.is_none_or(|at| time::now().saturating_duration_since(at) < RECENT);
-        let left = voters.into_iter().filter(|voter| *voter != id).collect();
-        without(id, &self.answering(left).await, young)?;
+        without(id, &heard, young)?;
         if id == own {
             self.hand_over().await;
             return Err(MembershipError::NotLeader);
         }
         tracing::info!(id, "removing a controller");
-        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
+        self.change(alone, ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
     }
 
     /// Which of these voters answer from now on, as soon as they are a majority, or when that has had the time to come.
     /// What they said before does not count: one that was lost a moment ago was heard lately.
-    async fn answering(&self, voters: Vec<u64>) -> Vec<Heard> {
-        let mut metrics = self.core().raft.metrics();
+    async fn answering(&self, voters: Vec<u64>) -> Result<Vec<Heard>, MembershipError> {
+        let (mut metrics, mut leadership) = (self.core().raft.metrics(), self.leadership());
+        let own = Some(self.core().options.node_id);
         let (asked, until) = (time::now(), time::after(RECENT));
         loop {
+            // One that hands over asks nobody any more, and hears nobody.
+            if leadership.borrow_and_update().leader != own {
+                return Err(MembershipError::NotLeader);
+            }
             let heard: Vec<Heard> = {
                 let (now, since) = (metrics.borrow_watched(), time::now() - asked);
                 voters.iter().map(|voter| heard(&now, *voter, since)).collect()
             };
             if is_majority(&heard) {
-                return heard;
+                return Ok(heard);
             }
-            match tokio::time::timeout_at(until, metrics.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return heard,
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() { return Ok(heard) },
+                changed = leadership.changed() => if changed.is_err() { return Ok(heard) },
+                () = tokio::time::sleep_until(until) => return Ok(heard),
             }
         }
     }
@@ -231,26 +242,28 @@ impl RaftNode {
         asked.map_err(|error| MembershipError::Indeterminate(error.to_string()))
     }
 
-    /// Makes a change, alone and to its end.
-    async fn change(&self, changes: Changes) -> Result<(), MembershipError> {
+    /// Held by who makes a change.
+    fn alone(&self) -> Result<Alone, MembershipError> {
+        self.core().changing.clone().try_lock_owned().map_err(|_| MembershipError::Busy)
+    }
+
+    /// Makes a change, to its end.
+    async fn change(&self, alone: Alone, changes: Changes) -> Result<(), MembershipError> {
         let core = self.core();
-        let Ok(alone) = core.changing.clone().try_lock_owned() else {
-            return Err(MembershipError::Busy);
-        };
         let at = || self.with_metrics(|m| *m.membership_config.log_id());
         let before = at();
-        let raft = core.raft.clone();
+        let node = self.clone();
         // A task of its own: a change that has begun goes on to its end.
         let change = core.tasks.spawn(async move {
-            let outcome = raft.change_membership(changes, false).await;
+            let outcome = node.core().raft.change_membership(changes, false).await;
+            if let Ok(made) = &outcome {
+                node.until_shown(made.log_id).await;
+            }
             drop(alone);
             outcome
         });
         match tokio::time::timeout(PATIENCE, change).await {
-            Ok(Ok(Ok(made))) => {
-                self.until_shown(made.log_id).await;
-                Ok(())
-            }
+            Ok(Ok(Ok(_))) => Ok(()),
             Ok(Ok(Err(error))) => Err(refused(error, at() != before)),
             Ok(Err(error)) => Err(MembershipError::Indeterminate(error.to_string())),
             Err(_) => Err(MembershipError::Indeterminate("not committed in time".into())),
@@ -472,8 +485,10 @@ pub(crate) async fn promote(node: RaftNode) {
                 }
             }
             Some(Due::Change { why, id, changes }) => {
+                // An operator's comes first; this one is due at the next look, too.
+                let Ok(alone) = node.alone() else { continue };
                 tracing::info!(id, "{why}");
-                if let Err(error) = node.change(changes).await {
+                if let Err(error) = node.change(alone, changes).await {
                     tracing::warn!(id, %error, "not done yet: {why}");
                 }
             }

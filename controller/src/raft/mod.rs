@@ -73,7 +73,7 @@ mod types;
 mod view;
 
 pub use admission::Refused;
-pub use db::{FILES, OpenError, REPAIR_PLAN, assign, is_unused, known_as, last_known, owner};
+pub use db::{FILES, OpenError, REPAIR_DONE, REPAIR_PLAN, assign, known_as, last_known, owner};
 pub use fatal::{FatalReason, leave, set_fatal_hook};
 pub use health::{Health, Sizes};
 pub use leadership::Leadership;

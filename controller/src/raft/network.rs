@@ -93,7 +93,7 @@ impl Connection {
     /// would try again at once, and again.
     async fn note_unreachable(&mut self, error: &RPCError<TypeConfig>) {
         let (peer, address) = (self.target, &self.node.address);
-        if self.network.peers.lose(peer) {
+        if self.lane == Lane::Log && self.network.peers.lose(peer) {
             tracing::warn!(peer, address, %error, "a controller cannot be reached");
         }
         let pause = self.pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
@@ -103,7 +103,7 @@ impl Connection {
 
     fn note_reached(&mut self) {
         self.pause = None;
-        if self.network.peers.find(self.target) {
+        if self.lane == Lane::Log && self.network.peers.find(self.target) {
             let (peer, address) = (self.target, &self.node.address);
             tracing::info!(peer, address, "a controller is reached again");
         }

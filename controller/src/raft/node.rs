@@ -236,7 +236,7 @@ impl RaftNode {
         let address = |id: u64, node: &ControllerNode| core.peers.address(id, node).to_owned();
         // One that lost its majority may not know yet that it is deposed.
         let leads = self.leads() && core.leadership.borrow().leader == Some(core.options.node_id);
-        let leader = self.leader();
+        let leader = self.leader().filter(|leader| leads || *leader != core.options.node_id);
         self.with_metrics(|m| RaftStatus {
             id: m.id,
             role: match m.state {

@@ -49,9 +49,14 @@ impl Peers {
         Self { configured, channels: Mutex::default(), lost: Mutex::default() }
     }
 
-    /// Notes that `node` cannot be reached, by whichever lane; whether that is new.
+    /// Notes that `node` cannot be reached; whether that is new.
     pub(crate) fn lose(&self, node: u64) -> bool {
         self.lost.lock().insert(node)
+    }
+
+    /// Whoever leads from now on tells of all who cannot be reached.
+    pub(crate) fn forget_lost(&self) {
+        self.lost.lock().clear();
     }
 
     /// Notes that `node` is reached; whether that is new.

@@ -3,7 +3,7 @@
 
 use super::admission::{self, Admission};
 use super::campaign;
-use super::db::{Db, OpenError};
+use super::db::{Db, OpenError, begin_use};
 use super::forward;
 use super::leadership::{self, Leadership};
 use super::levels::{self, TooOld};
@@ -190,6 +190,10 @@ impl RaftNode {
 
 fn open(data: &Path, node: u64, sync_seconds: Histogram, reads: u32) -> Result<Disk, StartError> {
     let (db, identity) = Db::open(data, node)?;
+    begin_use(data).map_err(|error| OpenError::Unreadable {
+        path: data.to_owned(),
+        what: error.to_string(),
+    })?;
     let db = Arc::new(db);
     let path = || data.to_owned();
     let snapshot = |error: SnapshotError| match error {

@@ -4,6 +4,7 @@
 use super::ApplyObserver;
 use super::entry;
 use super::meta::AppliedMeta;
+use super::snapshot_file::SnapshotError;
 use super::snapshot_store::SnapshotFile;
 use super::state_store::StateStore;
 use super::time;
@@ -181,10 +182,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, _: &SnapshotMeta, file: SnapshotFile) -> io::Result<()> {
         let store = self.parts.store.clone();
         let install = move || {
-            let installed = store.install(&file);
-            (installed.unwrap_or_else(|error| store.snapshot_failed(error)), store.feature_level())
+            let applied = store.install(&file).map_err(|error| store.snapshot_failed(error))?;
+            Ok::<_, io::Error>((applied, store.feature_level()))
         };
-        let (applied, level) = blocking(install).await?;
+        let (applied, level) = blocking(install).await??;
         self.applied = applied;
         self.parts.shared.publish_level(level.map_err(io::Error::other)?);
         self.parts.shared.publish(&self.applied);
@@ -194,7 +195,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let store = &self.parts.store;
-        Ok(store.snapshots().current().unwrap_or_else(|error| store.snapshot_failed(error)))
+        store.snapshots().current().map_err(|error| store.snapshot_failed(error))
     }
 }
 
@@ -227,12 +228,10 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let (store, view) = (self.store.clone(), self.view.take());
         let work = move || {
-            let view = match view {
-                Some(view) => view,
-                None => store.view().map_err(|e| io::Error::other(e.0))?,
-            };
-            let built = store.snapshots().build(&view);
-            Ok(built.unwrap_or_else(|error| store.snapshot_failed(error)))
+            let view = view.map_or_else(|| store.view(), Ok);
+            let view = view.map_err(|error| SnapshotError::State(error.0));
+            let built = view.and_then(|view| store.snapshots().build(&view));
+            built.map_err(|error| store.snapshot_failed(error))
         };
         blocking(work).await?
     }
@@ -246,6 +245,7 @@ mod tests {
     use crate::raft::snapshot_store::SnapshotStore;
     use crate::raft::types::{EncodedCommand, Entry, Payload};
     use crate::state::features;
+    use std::panic::AssertUnwindSafe;
 
     #[tokio::test]
     async fn a_snapshot_that_cannot_be_written_ends_the_process_by_its_own_name() {
@@ -258,8 +258,11 @@ mod tests {
         let mut builder = SnapshotBuilder { store, view: None, _under_way };
         builder.build_snapshot().await.unwrap();
         std::fs::remove_dir_all(dir.path().join("snapshots")).unwrap();
-        let ended = builder.build_snapshot().await.unwrap_err().to_string();
-        assert!(ended.contains("fatal: snapshot-disk-failed: snapshot file: "), "{ended}");
+        builder.build_snapshot().await.unwrap_err();
+        let store = Arc::clone(&builder.store);
+        let ended = std::panic::catch_unwind(AssertUnwindSafe(|| store.end_over_snapshot()));
+        let said = ended.unwrap_err().downcast::<String>().unwrap();
+        assert!(said.starts_with("fatal: snapshot-disk-failed: snapshot file: "), "{said}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::apply::{self, Group};
 use super::db::Db;
-use super::fatal::{FatalReason, damaged, database_failed, fatal};
+use super::fatal::{FatalReason, database_failed, fatal};
 use super::levels::TooOld;
 use super::meta::{self, AppliedMeta};
 use super::read_cache::ReadCache;
@@ -17,6 +17,7 @@ use crate::state::kv::KvError;
 use parking_lot::{Mutex, RwLock};
 use rocksdb::WriteBatch;
 use std::fmt::Display;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use streamhouse_host::{Mistake, is_planted};
@@ -34,6 +35,8 @@ pub(crate) struct StateStore {
     cache: Mutex<ReadCache>,
     /// The highest feature level that this controller reads.
     reads: u32,
+    /// What came in the way of a snapshot.
+    snapshot_failure: Mutex<Option<SnapshotError>>,
 }
 
 impl StateStore {
@@ -44,7 +47,8 @@ impl StateStore {
         reads: u32,
     ) -> Result<Self, SnapshotError> {
         let cache = Mutex::new(ReadCache::new());
-        let store = Self { db, snapshots, frozen: RwLock::new(None), cache, reads };
+        let (frozen, snapshot_failure) = (RwLock::default(), Mutex::default());
+        let store = Self { db, snapshots, frozen, cache, reads, snapshot_failure };
         let marker = store.db.get_raft(meta::INSTALLING)?;
         if let Some(name) = marker {
             let name = String::from_utf8_lossy(&name).into_owned();
@@ -112,14 +116,22 @@ impl StateStore {
         Ok(applied)
     }
 
-    /// Ends the process: Raft counts on a snapshot that could not be made or
-    /// taken over.
-    pub(crate) fn snapshot_failed(&self, error: SnapshotError) -> ! {
-        match error {
-            // The state it is made of, or a file that was sound as it came.
-            SnapshotError::Damaged(what) => damaged(&self.db, what),
-            SnapshotError::State(what) => self.failed(what),
-            SnapshotError::Io(_) => fatal(FatalReason::SnapshotDiskFailed, error),
+    /// A snapshot could not be made or taken over, which ends Raft: kept for
+    /// whoever ends the process, unless that is about to end anyway.
+    pub(crate) fn snapshot_failed(&self, error: SnapshotError) -> io::Error {
+        let told = io::Error::other(error.to_string());
+        *self.snapshot_failure.lock() = Some(error);
+        told
+    }
+
+    /// Ends the process if it was a snapshot that ended Raft.
+    pub(crate) fn end_over_snapshot(&self) {
+        match self.snapshot_failure.lock().take() {
+            None => {}
+            Some(SnapshotError::State(what)) => self.failed(what),
+            // A file that was sound as it came, or a table, which the next
+            // start reads again: it knows damage from one wrong read.
+            Some(error) => fatal(FatalReason::SnapshotDiskFailed, error),
         }
     }
 

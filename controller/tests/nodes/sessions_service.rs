@@ -79,23 +79,25 @@ async fn an_agent_that_wants_the_leader_gets_no_session_from_another() {
         direct: true,
         ..Default::default()
     };
-    loop {
-        let leader = controllers.leader().await;
-        let follower = (1..=3).find(|id| *id != leader).unwrap();
-        let answer = patiently(client(follower).register(request.clone())).await;
-        if controllers.leader().await != leader {
-            continue;
+    let told = async {
+        loop {
+            let leader = controllers.leader().await;
+            let follower = (1..=3).find(|id| *id != leader).unwrap();
+            let answer = client(follower).register(request.clone()).await;
+            if controllers.leader().await != leader {
+                continue;
+            }
+            let refused = from_status(&answer.unwrap_err());
+            assert_eq!(refused.code(), ErrorCode::NoLeader);
+            // A follower that has not heard of the leader yet names nobody.
+            if !refused.address.is_empty() {
+                return (leader, refused.address);
+            }
         }
-        let refused = from_status(&answer.unwrap_err());
-        assert_eq!(refused.code(), ErrorCode::NoLeader);
-        // A follower that has not heard of the leader yet names nobody.
-        if refused.address.is_empty() {
-            continue;
-        }
-        let leads = controllers.endpoint(leader).uri().authority().unwrap().to_string();
-        assert_eq!(refused.address, leads);
-        insist(async || client(leader).register(request.clone()).await).await;
-        break;
-    }
+    };
+    let (leader, named) = patiently(told).await;
+    let leads = controllers.endpoint(leader).uri().authority().unwrap().to_string();
+    assert_eq!(named, leads);
+    insist(async || client(leader).register(request.clone()).await).await;
     controllers.shutdown().await;
 }

@@ -237,6 +237,14 @@ fn a_damaged_controller_is_refused_and_comes_back_as_a_learner() {
     let read = cluster.run(&["consume", "flights", "--to-end"]).ok().lines();
     assert_eq!(sorted(read), sorted(rows));
     cluster.run_with_input(&["produce", "flights"], b"one more\n").ok();
+
+    // What was repaired and used since is repaired anew.
+    cluster.start_controller(1);
+    these_vote(&cluster, &[1, 3, 4]);
+    cluster.stop_controller(2);
+    damage(Path::new(data), "log");
+    let repaired = cluster.run(&repair).ok().json();
+    assert_eq!((&repaired["old"], &repaired["new"]), (&json!(4), &json!(5)), "{repaired}");
 }
 
 #[test]
