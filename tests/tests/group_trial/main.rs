@@ -233,12 +233,11 @@ fn trial() -> Result<(), String> {
     );
     println!("{granted} times a partition was granted, at most {due}");
     println!("the member that was stopped noticed {} ms after it went on", noticed / 1_000);
-    assert!(
-        close < timeout,
-        "a member that closes leaves, and nobody waits for its silence: {close} us"
-    );
     let least_rate = if loaded { LEAST_RATE / 2.0 } else { LEAST_RATE };
     let held = [
+        in_bounds(close < timeout, || {
+            format!("a member that closes leaves, and nobody waits for its silence: {close} us")
+        }),
         // A member that is held up for longer than its session timeout goes and comes as well.
         in_bounds(granted <= due, || {
             format!(

@@ -102,7 +102,7 @@ fn assert_measured(figures: &Value, clients: u64) {
 fn bench_metadata_measures_every_call_for_every_number_of_clients() {
     let cluster = UpCluster::new();
     cluster.up(&["--agents", "1"]).ok();
-    let args = ["bench", "metadata", "--clients", "1,4", "--measure", "500ms"];
+    let args = ["bench", "metadata", "--clients", "1,4", "--measure", "2s"];
     let more = ["--warm-up", "100ms", "--output", "json"];
     let report = until("one leader lasts for all measurements", PATIENCE, || {
         let measured = cluster.run(&[&args[..], &more[..]].concat());
