@@ -33,7 +33,7 @@ use numbering::Idempotence;
 
 /// An agent that says nothing for so long may have lost its lease without knowing (it was stopped, say): the
 /// controllers are asked.
-const PROBE_AFTER: Duration = Duration::from_secs(3);
+const PROBE_AFTER: Duration = Duration::from_secs(1);
 
 /// A finished batch on its way.
 #[derive(Debug)]
