@@ -2,7 +2,9 @@
 
 use super::node::RaftNode;
 use super::peers::Lane;
+use super::types::TypeConfig;
 use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
 use std::time::Duration;
 use streamhouse_host::{Mistake, is_planted};
 use streamhouse_proto::v1::ReadIndexRequest;
@@ -70,7 +72,7 @@ impl RaftNode {
         let read = self.core().raft.get_read_log_id(ReadPolicy::ReadIndex);
         match tokio::time::timeout(PATIENCE, read).await {
             Ok(Ok((read, _))) => Ok(read.index()),
-            Ok(Err(error)) => Err(ReadError::NoLeader(error.to_string())),
+            Ok(Err(error)) => Err(ReadError::NoLeader(unconfirmed(error))),
             Err(_) => Err(ReadError::NoLeader("no majority answered".into())),
         }
     }
@@ -89,5 +91,39 @@ impl RaftNode {
             Ok(Err(status)) => Err(ReadError::NoLeader(status.message().to_owned())),
             Err(_) => Err(ReadError::NoLeader("the leader did not answer".into())),
         }
+    }
+}
+
+/// Why a leader could not prove that it leads, in words for whoever asked.
+fn unconfirmed(error: RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> String {
+    match error {
+        RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => {
+            "this controller leads no longer".into()
+        }
+        RaftError::APIError(LinearizableReadError::QuorumNotEnough(few)) => match few.got.len() {
+            0 => "no other controller answered it".into(),
+            _ => {
+                let answered: Vec<_> = few.got.iter().map(u64::to_string).collect();
+                format!("no majority answered it, only controllers {}", answered.join(", "))
+            }
+        },
+        RaftError::Fatal(fatal) => format!("its Raft has ended: {fatal}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::errors::QuorumNotEnough;
+
+    #[test]
+    fn a_leader_without_a_majority_says_who_answered() {
+        let few = |got: &[u64]| {
+            let got = got.iter().copied().collect();
+            let few = QuorumNotEnough { cluster: "members".into(), got };
+            unconfirmed(RaftError::APIError(LinearizableReadError::QuorumNotEnough(few)))
+        };
+        assert_eq!(few(&[]), "no other controller answered it");
+        assert_eq!(few(&[1, 3]), "no majority answered it, only controllers 1, 3");
     }
 }
