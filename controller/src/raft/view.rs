@@ -125,10 +125,13 @@ impl StateView {
         &self.meta
     }
 
-    /// An iterator over the whole state, in key order.
+    /// An iterator over the whole state, in key order. What it passes does not
+    /// drive out of the cache what others read.
     pub(crate) fn iterate(&self) -> DBRawIterator<'_> {
         let db = self.cell.borrow_owner();
-        let mut iterator = self.cell.borrow_dependent().raw_iterator_cf(db.state());
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        let mut iterator = self.cell.borrow_dependent().raw_iterator_cf_opt(db.state(), options);
         iterator.seek_to_first();
         iterator
     }

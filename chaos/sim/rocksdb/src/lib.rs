@@ -368,6 +368,8 @@ pub struct ReadOptions {
 }
 
 impl ReadOptions {
+    pub fn fill_cache(&mut self, _: bool) {}
+
     /// The first key.
     pub fn set_iterate_lower_bound(&mut self, from: impl Into<Vec<u8>>) {
         self.from = Some(from.into());
