@@ -1,11 +1,11 @@
 //! Members of consumer groups (GROUP): each partition has one owner at a time, only that one reads and commits it, and
 //! what the group has committed was handed to some member.
 //!
-//! A member hears late that it has lost a partition, and may even hear that it got one when that is over already. So what
-//! counts is what members did: one that used a partition, by a poll or a commit, and used it again without having got it
-//! anew, held it from the end of the first use to the beginning of the latest. Nobody else can have used it in between. And
-//! whose commit is taken after another one's that got the partition later commits as of a generation that is over, whether
-//! or not it had used the partition before.
+//! A member hears late that it has lost a partition, and may even hear that it got one when that is over already. So
+//! what counts is what members did: one that used a partition, by a poll or a commit, and used it again without having
+//! got it anew, held it from the end of the first use to the beginning of the latest. Nobody else can have used it in
+//! between. And whose commit is taken after another one's that got the partition later commits as of a generation that
+//! is over, whether or not it had used the partition before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -41,8 +41,8 @@ struct Taken {
     event: usize,
 }
 
-/// Of the commits of a partition that were taken, the one of the latest generation, and the one of the latest of any other
-/// process.
+/// Of the commits of a partition that were taken, the one of the latest generation, and the one of the latest of any
+/// other process.
 #[derive(Clone, Copy, Default)]
 struct Latest {
     first: Option<Taken>,

@@ -6,11 +6,11 @@
 //! never. What a creation without an answer has made is of some value that only it has made: one that no other creation
 //! was answered with, and that nobody has seen before.
 //!
-//! What such operations multiply is kept small without leaving an order out. Those without a value of their own (creations,
-//! deletions) are as good as each other, so of several that may come next only the one asked first is tried. Where one
-//! changes nothing it does not come about, which explains as much. Where all else are reads and writes, no two of one value,
-//! a write without an answer comes about right before a read of its value, or never: whatever else follows it could follow
-//! what it replaced.
+//! What such operations multiply is kept small without leaving an order out. Those without a value of their own
+//! (creations, deletions) are as good as each other, so of several that may come next only the one asked first is
+//! tried. Where one changes nothing it does not come about, which explains as much. Where all else are reads and
+//! writes, no two of one value, a write without an answer comes about right before a read of its value, or never:
+//! whatever else follows it could follow what it replaced.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -104,8 +104,8 @@ fn is_of_register(op: &Op<'_>) -> bool {
     matches!(op.ask, Ask::Read | Ask::Write(_))
 }
 
-/// Each key's operations: those that were answered by when they were asked, then those that may have happened. Those that
-/// certainly did not happen are left out, and reads without an answer, which say nothing.
+/// Each key's operations: those that were answered by when they were asked, then those that may have happened. Those
+/// that certainly did not happen are left out, and reads without an answer, which say nothing.
 fn operations(history: &History) -> BTreeMap<&str, Vec<Op<'_>>> {
     let mut keys: BTreeMap<&str, Vec<Op<'_>>> = BTreeMap::new();
     let mut open: HashMap<(u32, &str), usize> = HashMap::new();
@@ -142,8 +142,8 @@ fn operations(history: &History) -> BTreeMap<&str, Vec<Op<'_>>> {
     keys
 }
 
-/// Writes that may have happened, and of which nobody has seen anything, are left out; the others are linked to the reads
-/// that show them.
+/// Writes that may have happened, and of which nobody has seen anything, are left out; the others are linked to the
+/// reads that show them.
 fn link_reads(ops: &mut Vec<Op<'_>>) {
     if !ops.iter().all(is_of_register) {
         return;
@@ -177,8 +177,8 @@ fn link_twins(ops: &mut [Op<'_>]) {
     }
 }
 
-/// The state after the operation, if it can have been answered so in this one. `is_new` tells whether a value can be that
-/// of a creation that nobody has seen anything of.
+/// The state after the operation, if it can have been answered so in this one. `is_new` tells whether a value can be
+/// that of a creation that nobody has seen anything of.
 fn step<'a>(
     state: &State<'a>,
     op: &Op<'a>,
@@ -232,8 +232,8 @@ struct Search<'o, 'a> {
     /// Values that answered creations have made.
     made: HashSet<&'a str>,
     done: Done,
-    /// Of each value that the cluster chose: by how many of those done it was told. That follows from `done`, so it is no
-    /// part of a configuration.
+    /// Of each value that the cluster chose: by how many of those done it was told. That follows from `done`, so it is
+    /// no part of a configuration.
     told: HashMap<&'a str, u32>,
     /// Configurations: by state, what was done. And how many.
     seen: HashMap<State<'a>, HashSet<Done>>,

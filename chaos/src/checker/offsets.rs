@@ -1,6 +1,6 @@
 //! Consumers' committed offsets (GROUP); who may commit them is judged in `groups.rs`. Offsets that a history tells of
-//! here only ever grow, whoever committed them: what was committed, or shown by a fetch, is what every later one shows or
-//! is behind, whichever client asks. Registers that are written back and forth are keys of the metadata (`meta.rs`).
+//! here only ever grow, whoever committed them: what was committed, or shown by a fetch, is what every later one shows
+//! or is behind, whichever client asks. Registers that are written back and forth are keys of the metadata (`meta.rs`).
 //!
 //! A commit without membership is fenced by nothing. One that was not answered may come late, once, and take the offset
 //! back; what was asked before that shows, and answered after, then says nothing.
@@ -15,8 +15,8 @@ type Key<'a> = (&'a str, Partition);
 /// What a group is known to have committed of a partition.
 #[derive(Default)]
 struct Known {
-    /// The highest offset whose commit was acknowledged, or that was fetched, and by which event; since it was last taken
-    /// back. Members that commit by themselves tell of no commits.
+    /// The highest offset whose commit was acknowledged, or that was fetched, and by which event; since it was last
+    /// taken back. Members that commit by themselves tell of no commits.
     floor: Option<(u64, usize)>,
     /// How often it was taken back by a commit that came late.
     turn: u64,
