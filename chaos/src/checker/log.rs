@@ -37,6 +37,8 @@ pub(super) struct Found {
 pub(super) struct Log {
     /// Where each value was to go, and since when.
     invoked: HashMap<Value, (Partition, usize)>,
+    /// The first that was: which of the two became what cannot be told.
+    sent_twice: Option<Value>,
     /// By value: where it failed, and whether it was told that it was fenced.
     failed: HashMap<Value, (usize, bool)>,
     /// By place, once all are known.
@@ -58,6 +60,8 @@ impl Log {
         for (at, event) in history.events.iter().enumerate() {
             log.take(at, event, report);
         }
+        let twice = log.sent_twice.map(|value| format!("{value} was sent twice"));
+        report.undecided.extend(twice);
         log.acked.sort_by_key(|acked| (acked.at, acked.offset, acked.event));
         log
     }
@@ -71,10 +75,8 @@ impl Log {
                 self.accounts.push((processes.clone(), *most, event));
             }
             (Operation::Send { at, value, .. }, Outcome::Invoke) => {
-                if self.invoked.insert(*value, (*at, event)).is_some() {
-                    // Which of the two became what could not be told.
-                    report.undecided.push(format!("{value} was sent twice"));
-                }
+                let before = self.invoked.insert(*value, (*at, event));
+                self.sent_twice = self.sent_twice.or(before.map(|_| *value));
             }
             (Operation::Send { value, fenced, .. }, Outcome::Fail) => {
                 self.failed.insert(*value, (event, *fenced));
