@@ -290,6 +290,9 @@ pub enum Operation {
         epoch: u32,
         /// The holder's session; 0 if there is none.
         session: u64,
+        /// The first offset that is kept.
+        #[serde(default)]
+        log_start: u64,
         /// One past the last committed offset.
         high_watermark: u64,
     },

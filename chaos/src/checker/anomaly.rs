@@ -29,66 +29,79 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// Acknowledged, an offset beyond it was read, it never was.
+    /// A record that was acknowledged, or read by anybody, is not in the final drain, which read an offset beyond it.
     LostWrite = "lost-write",
-    /// Acknowledged, nobody had read it after the final drain.
+    /// A record that was acknowledged, or read by anybody, lies where the final drain did not get to.
     Unseen = "unseen",
-    /// One value at two offsets, of a client that promises one.
+    /// One value was read at two offsets, of a client that promises one; or of one that does not, more often than it
+    /// knows of.
     Duplicate = "duplicate",
-    /// One offset, two values.
+    /// One offset has two values: in two reads, in a read and an acknowledgement, or in two acknowledgements.
     InconsistentOffsets = "inconsistent-offsets",
     /// A read of a send that certainly failed.
     G1a = "G1a",
-    /// Read, but never sent.
+    /// A read of what nobody had sent when it returned, or had sent to another partition.
     PhantomRead = "phantom-read",
-    /// A payload that no process sends, or a slice that is not what the index says.
+    /// A payload that no process sends, a slice that is not what the index says, or a consumer that says so while
+    /// nothing does that to reads.
     CorruptRead = "corrupt-read",
-    /// One consumer jumps over known records between polls.
+    /// One consumer jumps over a record that somebody has read, between two polls or from where it has sought.
     PollSkip = "poll-skip",
-    /// One consumer goes back between polls.
+    /// One consumer goes back between two polls, without having sought or been given the partition anew.
     NonmonotonicPoll = "nonmonotonic-poll",
-    /// One poll jumps over known records.
+    /// The same as `poll-skip` inside one poll.
     IntPollSkip = "int-poll-skip",
-    /// One poll goes back.
+    /// The same as `nonmonotonic-poll` inside one poll.
     IntNonmonotonicPoll = "int-nonmonotonic-poll",
-    /// A process's acknowledged sends to one partition lie out of order.
+    /// A process's acknowledged sends to one partition lie out of order; of a client that may repeat records, their
+    /// first appearances do.
     NonmonotonicSend = "nonmonotonic-send",
-    /// Acknowledged before its object was in the store, or its commit in the index.
+    /// Acknowledged before its object was in the store, or in no entry of the final index.
     AckedBeforeDurable = "acked-before-durable",
-    /// An entry of an epoch lies behind offsets that were another's when that began.
+    /// An entry of an epoch lies at or behind the watermark at which a later epoch was seen.
     StaleEpochCommit = "stale-epoch-commit",
-    /// A partition's epoch went back.
+    /// A read of a partition's lease that began after another one had returned, whoever made it, shows an earlier
+    /// epoch; or the epochs of the index go back.
     EpochRegression = "epoch-regression",
-    /// Two sessions held one epoch of a partition.
+    /// Two sessions held one epoch of a partition, by reads of whomever or by entries of the index.
     DoubleGrant = "double-grant",
-    /// The index leaves offsets out.
+    /// The index leaves offsets out, or a log no longer begins at 0, though topics of a trial have no retention and
+    /// nobody deletes records; or a consumer says so.
     IndexGap = "index-gap",
     /// The index has offsets twice.
     IndexOverlap = "index-overlap",
-    /// An object that the index names is not in the store.
+    /// An object that the index names is not in the store, or a consumer says so.
     DanglingIndex = "dangling-index",
-    /// An object was deleted that the index still names.
+    /// An object was deleted that the index names in the end.
     PrematureDelete = "premature-delete",
     /// An object that nothing can refer to outlived the grace.
     OrphanObject = "orphan-object",
-    /// A committed offset was followed by a read of an older one.
+    /// A fetch that began after an offset was committed, or shown to be, whoever heard so, shows an earlier one or
+    /// none; or a commit that began after it was taken, of an earlier one.
     OffsetCommitRegression = "offset-commit-regression",
-    /// A commit was taken from a member that had lost the partition to another one.
+    /// A commit was taken from a member, though another one had used the partition since, or had got it later and
+    /// committed it, and the member had not got it anew.
     ZombieOffsetCommit = "zombie-offset-commit",
-    /// Committed, yet answered as fenced.
+    /// A read of a send that was told it was fenced.
     FalseFenced = "false-fenced",
     /// Two controllers differ at one applied index.
     ReplicaDivergence = "replica-divergence",
-    /// No order of one key's operations explains their answers.
+    /// No order of one key's operations, within the times at which they were under way, explains their answers; or two
+    /// keys have one value that the cluster chose.
     NonlinearizableMeta = "nonlinearizable-meta",
-    /// A partition that could not be written or read after healing.
+    /// A partition that could not be written or read after healing, or of which nobody knows.
     StuckPartition = "stuck-partition",
-    /// Two members of a group read one partition at once.
+    /// A member of a group was handed records of a partition that is not its own, or that another one had used between
+    /// two uses by it.
     DoubleOwnership = "double-ownership",
-    /// A group committed past a record that none of its members was handed.
+    /// A group committed past a record that none of its members was handed, or past the end of the log.
     GroupSkip = "group-skip",
-    /// A send of a producer was acknowledged that another one had taken over from.
+    /// A send was acknowledged that began after another producer had taken over.
     ZombieSend = "zombie-send",
+    /// A read that began after another one had returned, whoever made it, shows an earlier high watermark or log start;
+    /// or a high watermark not past what had been acknowledged or read by then; or the log ends before a record that
+    /// was read.
+    WatermarkRegression = "watermark-regression",
 }
 
 impl fmt::Display for AnomalyKind {
@@ -121,7 +134,8 @@ pub struct Report {
     pub counts: BTreeMap<AnomalyKind, u64>,
     /// The first hundred of each kind.
     pub anomalies: Vec<Anomaly>,
-    /// Keys of the metadata whose operations were too many to decide about: the run proves nothing about them.
+    /// Why the history proves nothing, or not all: keys of the metadata whose operations were too many to decide about,
+    /// and lines that cannot be. With any of these a history has not passed.
     pub undecided: Vec<String>,
 }
 

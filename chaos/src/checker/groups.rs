@@ -1,9 +1,11 @@
 //! Members of consumer groups (GROUP): each partition has one owner at a time, only that one reads and commits it, and
 //! what the group has committed was handed to some member.
 //!
-//! A member hears late that it has lost a partition, and may even hear that it got one when that is over already. So what
-//! counts is what members did: one that used a partition, by a poll or a commit, and used it again without having got it
-//! anew, held it from the end of the first use to the beginning of the latest. Nobody else can have used it in between.
+//! A member hears late that it has lost a partition, and may even hear that it got one when that is over already. So
+//! what counts is what members did: one that used a partition, by a poll or a commit, and used it again without having
+//! got it anew, held it from the end of the first use to the beginning of the latest. Nobody else can have used it in
+//! between. And whose commit is taken after another one's that got the partition later commits as of a generation that
+//! is over, whether or not it had used the partition before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -30,6 +32,45 @@ struct Hold {
     latest: Use,
 }
 
+/// A commit that was taken.
+#[derive(Clone, Copy)]
+struct Taken {
+    process: u32,
+    /// When the process had got the partition: of two, the later one is of the later generation.
+    got: usize,
+    event: usize,
+}
+
+/// Of the commits of a partition that were taken, the one of the latest generation, and the one of the latest of any
+/// other process.
+#[derive(Clone, Copy, Default)]
+struct Latest {
+    first: Option<Taken>,
+    other: Option<Taken>,
+}
+
+impl Latest {
+    fn take(&mut self, taken: Taken) {
+        match self.first {
+            Some(first) if first.process != taken.process && taken.got > first.got => {
+                *self = Self { first: Some(taken), other: Some(first) };
+            }
+            Some(first) if first.process != taken.process => {
+                if self.other.is_none_or(|other| taken.got > other.got) {
+                    self.other = Some(taken);
+                }
+            }
+            // The first of its generation is the one that came about before most.
+            Some(first) if first.got >= taken.got => {}
+            _ => self.first = Some(taken),
+        }
+    }
+
+    fn of_others(&self, process: u32) -> Option<Taken> {
+        self.first.filter(|first| first.process != process).or(self.other)
+    }
+}
+
 #[derive(Default)]
 struct Groups<'a> {
     /// Which group a process is a member of.
@@ -37,16 +78,21 @@ struct Groups<'a> {
     /// What a process owns, as far as it knows, and how often it got it.
     owned: HashSet<(u32, Partition)>,
     grants: HashMap<(u32, Partition), u64>,
+    /// When it got it last.
+    got: HashMap<(u32, Partition), usize>,
     /// In the order of their ends.
     uses: HashMap<Key<'a>, Vec<Use>>,
     holds: HashMap<(u32, Partition), Hold>,
     /// Where the poll, and each commit, under way began.
     polling: HashMap<u32, usize>,
-    committing: HashMap<(u32, Partition), usize>,
+    committing: HashMap<(u32, Partition), (usize, Option<Taken>)>,
+    taken: HashMap<Key<'a>, Latest>,
     /// What was handed to members, by group and partition.
     handed: HashMap<Key<'a>, HashSet<u64>>,
     /// The highest offset that a group of members was known to have committed, and by which event.
     committed: BTreeMap<Key<'a>, (u64, usize)>,
+    /// Where logs end, and which event says so.
+    ends: HashMap<Partition, (u64, usize)>,
 }
 
 pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
@@ -68,6 +114,7 @@ impl<'a> Groups<'a> {
                 for at in at {
                     self.owned.insert((process, *at));
                     *self.grants.entry((process, *at)).or_default() += 1;
+                    self.got.insert((process, *at), event);
                 }
             }
             (Operation::Disown { at, .. }, Outcome::Ok) => {
@@ -81,8 +128,10 @@ impl<'a> Groups<'a> {
             (Operation::Poll { reads, .. }, Outcome::Ok) => {
                 self.poll(process, reads, event, report)
             }
-            (Operation::CommitOffset { at, member: true, .. }, Outcome::Invoke) => {
-                self.committing.insert((process, *at), event);
+            (Operation::CommitOffset { group, at, member: true, .. }, Outcome::Invoke) => {
+                let taken = self.taken.get(&(group.as_str(), *at));
+                let before = taken.and_then(|latest| latest.of_others(process));
+                self.committing.insert((process, *at), (event, before));
             }
             (Operation::CommitOffset { group, at, offset, member: true }, Outcome::Ok) => {
                 self.commit(process, (group, *at), event, report);
@@ -92,6 +141,9 @@ impl<'a> Groups<'a> {
                 if self.members.contains_key(&process) =>
             {
                 self.see((group, *at), *offset, event);
+            }
+            (Operation::Extent { at, high_watermark, .. }, Outcome::Ok) => {
+                self.ends.insert(*at, (*high_watermark, event));
             }
             _ => {}
         }
@@ -125,14 +177,25 @@ impl<'a> Groups<'a> {
         }
     }
 
-    fn commit(&mut self, process: u32, (group, at): Key<'a>, event: usize, report: &mut Report) {
-        let begun = self.committing.remove(&(process, at)).unwrap_or(event);
-        if let Some((before, other)) = self.used(process, (group, at), begun, event) {
+    fn commit(&mut self, process: u32, key: Key<'a>, event: usize, report: &mut Report) {
+        let (group, at) = key;
+        let (begun, newer) = self.committing.remove(&(process, at)).unwrap_or((event, None));
+        let got = self.got.get(&(process, at)).copied().unwrap_or(0);
+        let used = self.used(process, key, begun, event);
+        let proof = match (used, newer.filter(|newer| newer.got > got)) {
+            (Some((before, other)), _) => Some(vec![before.ended, other.ended, event]),
+            (None, Some(newer)) => Some(vec![newer.got, newer.event, event]),
+            (None, None) => None,
+        };
+        if let Some(proof) = proof {
             let detail = format!(
                 "group {group} took a commit of {at} from process {process}, when another one had used it"
             );
-            let proof = vec![before.ended, other.ended, event];
             report.found(AnomalyKind::ZombieOffsetCommit, detail, proof);
+        }
+        // One that was asked before the partition came is no sign of that generation.
+        if got < begun {
+            self.taken.entry(key).or_default().take(Taken { process, got, event });
         }
     }
 
@@ -167,6 +230,13 @@ impl<'a> Groups<'a> {
     fn check_handed(&self, log: &Log, report: &mut Report) {
         let nothing = HashSet::new();
         for ((group, at), (committed, event)) in &self.committed {
+            if let Some((end, told)) = self.ends.get(at)
+                && committed > end
+            {
+                let detail =
+                    format!("group {group} committed {committed} of {at}, which ends at {end}");
+                report.found(AnomalyKind::GroupSkip, detail, vec![*event, *told]);
+            }
             let handed = self.handed.get(&(*group, *at)).unwrap_or(&nothing);
             let below = log.read.range((*at, 0)..(*at, *committed));
             let skipped = below.filter(|((_, offset), _)| !handed.contains(offset));

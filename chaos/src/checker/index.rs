@@ -29,9 +29,7 @@ pub(super) fn check(history: &History, log: &Log, reached: Reached, report: &mut
     let index = gather(history, report);
     for (at, (event, log_start, high_watermark)) in &index.extents {
         if *log_start > 0 {
-            // Nobody in a trial deletes records, and none becomes old enough.
-            let detail = format!("the log of {at} begins at {log_start}, and nothing trims it");
-            report.found(AnomalyKind::IndexGap, detail, vec![*event]);
+            report.found_trimmed(*at, *log_start, *event);
         }
         let entries = index.entries.get(at).map(Vec::as_slice).unwrap_or_default();
         if reached.audited {
@@ -142,31 +140,38 @@ impl Report {
     }
 }
 
-/// ACK: what was acknowledged is in the index, and its object was in the store before.
+/// ACK: what was acknowledged is in the index, and its object was in the store before. Histories without the store's
+/// own record say nothing about the latter, and those without any extent nothing about the index.
 fn check_acknowledged(index: &Index<'_>, log: &Log, reached: Reached, report: &mut Report) {
     for acked in &log.acked {
-        let Some((extent, log_start, _)) = index.extents.get(&acked.at) else { continue };
+        let what = || format!("{} at {}@{}", acked.value, acked.at, acked.offset);
+        let Some((extent, log_start, _)) = index.extents.get(&acked.at) else {
+            if reached.audited && !index.extents.is_empty() {
+                let detail = format!("{}: the index knows nothing of that partition", what());
+                report.found(AnomalyKind::AckedBeforeDurable, detail, vec![acked.event]);
+            }
+            continue;
+        };
         // That they are gone has been told.
         if acked.offset < *log_start {
             continue;
         }
         let entries = index.entries.get(&acked.at).map(Vec::as_slice).unwrap_or_default();
         let place = entries.partition_point(|entry| entry.last < acked.offset);
-        let what = format!("{} at {}@{}", acked.value, acked.at, acked.offset);
         let Some(entry) = entries.get(place).filter(|entry| entry.base <= acked.offset) else {
             if reached.audited {
-                let detail = format!("{what} is in no entry of the index");
+                let detail = format!("{} is in no entry of the index", what());
                 report.found(AnomalyKind::AckedBeforeDurable, detail, vec![acked.event, *extent]);
             }
             continue;
         };
-        // Histories without the store's own record say nothing about this.
-        if let Some(stored) = index.stored.get(entry.object)
-            && *stored > acked.event
-        {
-            let detail = format!("{what} was acknowledged before {} was stored", entry.object);
-            let proof = vec![acked.event, *stored, entry.event];
-            report.found(AnomalyKind::AckedBeforeDurable, detail, proof);
-        }
+        let problem = match index.stored.get(entry.object) {
+            Some(stored) if *stored > acked.event => (*stored, "before"),
+            None if !index.stored.is_empty() => (entry.event, "and never was"),
+            _ => continue,
+        };
+        let detail = format!("{} was acknowledged, {} {} stored", what(), problem.1, entry.object);
+        let proof = vec![acked.event, problem.0, entry.event];
+        report.found(AnomalyKind::AckedBeforeDurable, detail, proof);
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn check(history: &History, report: &mut Report) {
                 let highest = partitions.entry(*at).or_default().highest;
                 begun.insert((line.process, *at), highest);
             }
-            (Operation::Lease { at, epoch, session, high_watermark }, Outcome::Ok) => {
+            (Operation::Lease { at, epoch, session, high_watermark, .. }, Outcome::Ok) => {
                 let before = begun.remove(&(line.process, *at)).flatten();
                 let seen = partitions.entry(*at).or_default();
                 check_regression(report, *at, *epoch, before, event);

@@ -1,8 +1,9 @@
 //! What was sent and acknowledged against what was read.
 //!
-//! A record acknowledged and not in the final drain is `lost-write` if something behind it was read there, `unseen` if
-//! not. What others had read before that makes no difference: it must still be there. In a history that ends before its
-//! drain all reads count.
+//! A record acknowledged, by whomever, and not in the final drain is `lost-write` if something behind it was read
+//! there, `unseen` if not. What others had read before that makes no difference: it must still be there. So must a
+//! record that was read, though nobody was told that it is written: who read it went by it. In a history that ends
+//! before its drain all reads count.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -34,10 +35,13 @@ pub(super) struct Found {
 /// What the history says about sends and reads, gathered in one pass.
 #[derive(Default)]
 pub(super) struct Log {
-    /// Where each value was to go.
-    invoked: HashMap<Value, Partition>,
+    /// Where each value was to go, and since when.
+    invoked: HashMap<Value, (Partition, usize)>,
+    /// The first that was: which of the two became what cannot be told.
+    sent_twice: Option<Value>,
     /// By value: where it failed, and whether it was told that it was fenced.
     failed: HashMap<Value, (usize, bool)>,
+    /// By place, once all are known.
     pub(super) acked: Vec<Acked>,
     /// Every offset read.
     pub(super) read: BTreeMap<Place, Found>,
@@ -45,6 +49,8 @@ pub(super) struct Log {
     repeating: HashSet<u32>,
     /// How many of which processes may be, at most, and who says so.
     accounts: Vec<(Vec<u32>, u64, usize)>,
+    /// Where the final drain read what is no process's payload: something is there.
+    torn: HashSet<Place>,
     drained: bool,
 }
 
@@ -54,6 +60,9 @@ impl Log {
         for (at, event) in history.events.iter().enumerate() {
             log.take(at, event, report);
         }
+        let twice = log.sent_twice.map(|value| format!("{value} was sent twice"));
+        report.undecided.extend(twice);
+        log.acked.sort_by_key(|acked| (acked.at, acked.offset, acked.event));
         log
     }
 
@@ -66,7 +75,8 @@ impl Log {
                 self.accounts.push((processes.clone(), *most, event));
             }
             (Operation::Send { at, value, .. }, Outcome::Invoke) => {
-                self.invoked.insert(*value, *at);
+                let before = self.invoked.insert(*value, (*at, event));
+                self.sent_twice = self.sent_twice.or(before.map(|_| *value));
             }
             (Operation::Send { value, fenced, .. }, Outcome::Fail) => {
                 self.failed.insert(*value, (event, *fenced));
@@ -82,6 +92,8 @@ impl Log {
                 self.drained = true;
                 self.take_reads(event, reads, true, report);
             }
+            // Where nothing is left, a drain has nothing to tell of.
+            (Operation::Drained, Outcome::Ok) => self.drained = true,
             _ => {}
         }
     }
@@ -93,6 +105,9 @@ impl Log {
             let Some(value) = read.value else {
                 let detail = format!("{}@{} is no process's payload", place.0, place.1);
                 report.found(AnomalyKind::CorruptRead, detail, vec![event]);
+                if drained {
+                    self.torn.insert(place);
+                }
                 continue;
             };
             let found = Found { value, event, drained };
@@ -106,33 +121,56 @@ impl Log {
     }
 
     pub(super) fn check(&self, reached: Reached, report: &mut Report) {
-        self.check_acknowledged(reached, report);
+        self.check_kept(reached, report);
         self.check_values(report);
         self.check_send_order(report);
     }
 
-    fn check_acknowledged(&self, reached: Reached, report: &mut Report) {
+    /// Whether some client was told that what it sent is there.
+    pub(super) fn is_acknowledged(&self, place: Place) -> bool {
+        self.acked.binary_search_by_key(&place, |acked| (acked.at, acked.offset)).is_ok()
+    }
+
+    fn check_kept(&self, reached: Reached, report: &mut Report) {
         let mut furthest: HashMap<Partition, u64> = HashMap::new();
         for ((at, offset), _) in self.read.iter().filter(|(_, found)| self.counts(found)) {
             furthest.insert(*at, *offset);
         }
-        for Acked { event, at, value, offset } in &self.acked {
-            let found = self.read.get(&(*at, *offset));
-            if let Some(found) = found
-                && found.value != *value
-            {
-                let detail = two_values((*at, *offset), found.value, *value);
-                report.found(AnomalyKind::InconsistentOffsets, detail, vec![*event, found.event]);
-                continue;
-            }
-            if found.is_some_and(|found| self.counts(found)) || *event >= reached.drained {
-                continue;
-            }
-            let kind = match furthest.get(at) {
-                Some(read) if read > offset => AnomalyKind::LostWrite,
-                _ if self.drained => AnomalyKind::Unseen,
-                _ => continue,
+        for (at, offset) in &self.torn {
+            let known = furthest.entry(*at).or_default();
+            *known = (*offset).max(*known);
+        }
+        self.check_acknowledged(reached, &furthest, report);
+        self.check_read(reached, &furthest, report);
+    }
+
+    fn check_acknowledged(
+        &self,
+        reached: Reached,
+        furthest: &HashMap<Partition, u64>,
+        report: &mut Report,
+    ) {
+        let mut before: Option<&Acked> = None;
+        for acked in &self.acked {
+            let Acked { event, at, value, offset } = acked;
+            let place = (*at, *offset);
+            let first = before.replace(acked).filter(|one| (one.at, one.offset) == place);
+            let found = self.read.get(&place);
+            let other = match (found, first) {
+                (Some(found), _) => Some((found.value, found.event)),
+                (None, first) => first.map(|first| (first.value, first.event)),
             };
+            if let Some((other, seen)) = other
+                && other != *value
+            {
+                let detail = two_values(place, other, *value);
+                report.found(AnomalyKind::InconsistentOffsets, detail, vec![*event, seen]);
+                continue;
+            }
+            if self.is_there(place, found) || *event >= reached.drained {
+                continue;
+            }
+            let Some(kind) = self.gone(place, furthest) else { continue };
             let mut detail = format!("{value} was acknowledged at {at}@{offset}");
             let mut proof = vec![*event];
             if let Some(found) = found {
@@ -143,7 +181,42 @@ impl Log {
         }
     }
 
-    /// Whether it shows that an acknowledged record was kept.
+    /// What was read and never acknowledged: of all else was told.
+    fn check_read(
+        &self,
+        reached: Reached,
+        furthest: &HashMap<Partition, u64>,
+        report: &mut Report,
+    ) {
+        for (place, found) in &self.read {
+            if self.is_there(*place, Some(found))
+                || found.event >= reached.drained
+                || self.is_acknowledged(*place)
+            {
+                continue;
+            }
+            let Some(kind) = self.gone(*place, furthest) else { continue };
+            let ((at, offset), value) = (place, found.value);
+            let detail =
+                format!("{value} was read at {at}@{offset}, and was not there any more in the end");
+            report.found(kind, detail, vec![found.event]);
+        }
+    }
+
+    /// Whether what was found there in the end is a record, or anything at all.
+    fn is_there(&self, place: Place, found: Option<&Found>) -> bool {
+        found.is_some_and(|found| self.counts(found)) || self.torn.contains(&place)
+    }
+
+    /// What it is called that nothing is found there.
+    fn gone(&self, (at, offset): Place, furthest: &HashMap<Partition, u64>) -> Option<AnomalyKind> {
+        match furthest.get(&at) {
+            Some(read) if *read > offset => Some(AnomalyKind::LostWrite),
+            _ => self.drained.then_some(AnomalyKind::Unseen),
+        }
+    }
+
+    /// Whether it shows that a record was kept.
     fn counts(&self, found: &Found) -> bool {
         found.drained || !self.drained
     }
@@ -168,7 +241,7 @@ impl Log {
         self.check_accounts(&repeated, report);
     }
 
-    /// What is read was sent, to there, and did not certainly fail.
+    /// What is read was sent before, to there, and did not certainly fail.
     fn check_origin(&self, (at, offset): Place, value: Value, event: usize, report: &mut Report) {
         if let Some((failed, fenced)) = self.failed.get(&value) {
             let kind = if *fenced { AnomalyKind::FalseFenced } else { AnomalyKind::G1a };
@@ -178,7 +251,12 @@ impl Log {
         }
         let detail = match self.invoked.get(&value) {
             None => format!("{value} at {at}@{offset} was never sent"),
-            Some(sent) if *sent != at => format!("{value} at {at}@{offset} was sent to {sent}"),
+            Some((sent, _)) if *sent != at => {
+                format!("{value} at {at}@{offset} was sent to {sent}")
+            }
+            Some((_, sent)) if *sent > event => {
+                format!("{value} was read at {at}@{offset} before it was sent")
+            }
             Some(_) => return,
         };
         report.found(AnomalyKind::PhantomRead, detail, vec![event]);
@@ -213,7 +291,7 @@ impl Log {
         sends.sort_by_key(|send| (send.at, send.value.process, send.value.counter));
         for pair in sends.windows(2) {
             let [a, b] = pair else { continue };
-            if a.at == b.at && a.value.process == b.value.process && a.offset >= b.offset {
+            if a.at == b.at && a.value.process == b.value.process && a.offset > b.offset {
                 let detail = format!(
                     "{} is at {}@{}, {} at {}@{}",
                     a.value, a.at, a.offset, b.value, b.at, b.offset

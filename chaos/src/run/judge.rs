@@ -4,9 +4,13 @@ use crate::checker::{Report, check_so_far};
 use crate::history::History;
 
 /// Checks a history. Of one that ends early only what needs no end is looked for: what is nowhere in it may only not have
-/// been read, or asked for.
+/// been read, or asked for. One that was held to its end, and in which nothing happened, proves nothing.
 pub fn judge(history: &History) -> Report {
-    check_so_far(history, history.reached())
+    let mut report = check_so_far(history, history.reached());
+    if history.is_whole() && report.acknowledged == 0 {
+        report.undecided.push("nothing was acknowledged".to_owned());
+    }
+    report
 }
 
 #[cfg(test)]

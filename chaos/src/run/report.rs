@@ -231,7 +231,7 @@ fn invalid(
         }
     }
     reasons.extend(idle(history, faults, until_us));
-    reasons.extend(checked.undecided.iter().map(|key| format!("too much happened to {key}")));
+    reasons.extend(checked.undecided.iter().cloned());
     reasons
 }
 

@@ -79,12 +79,13 @@ impl World {
         let numbers: HashMap<&str, u32> =
             self.topics.iter().zip(0..).map(|(topic, number)| (&*topic.name, number)).collect();
         let read = |record: Record| {
-            let topic = numbers.get(&*record.topic).copied()?;
+            // A record of a topic that nobody asked for is one that nobody sent there.
+            let topic = numbers.get(&*record.topic).copied().unwrap_or(u32::MAX);
             let at = Partition { topic, partition: record.partition };
             let value = record.value.as_deref().and_then(payload::decode);
-            Some(Read { at, offset: record.offset, value })
+            Read { at, offset: record.offset, value }
         };
-        records.into_iter().filter_map(read).collect()
+        records.into_iter().map(read).collect()
     }
 
     /// A poll failed.
@@ -149,7 +150,7 @@ pub struct Crew {
     pub group_members: Range<u64>,
     /// Of topics' names, and of offsets without membership.
     pub metadata_clients: u64,
-    /// Whether leases and controllers are watched.
+    /// Whether leases, by two through different controllers, and controllers are watched.
     pub watchers: bool,
 }
 
@@ -187,7 +188,9 @@ pub async fn run(world: &World, crew: Crew) -> Result<(), ChaosError> {
         clients.spawn(offset_registers::run(next()));
     }
     if crew.watchers {
-        clients.spawn(watcher::leases(next()));
+        for number in 0..watcher::WATCHERS {
+            clients.spawn(watcher::leases(next(), number));
+        }
         clients.spawn(watcher::replicas(next()));
     }
     while let Some(ended) = clients.join_next().await {

@@ -55,7 +55,7 @@ fn a_commit_without_membership_that_comes_late_is_no_regression() {
 
 /// Members of a group, each a process.
 impl Writer {
-    fn owns(self, process: u32) -> Self {
+    pub(super) fn owns(self, process: u32) -> Self {
         let (group, at) = ("g".to_owned(), vec![AT]);
         self.event(process, Outcome::Ok, Operation::Subscribe { group: group.clone() }).event(
             process,
@@ -68,7 +68,7 @@ impl Writer {
         self.event(process, Outcome::Ok, Operation::Disown { group: "g".into(), at: vec![AT] })
     }
 
-    fn begins_poll(self, process: u32) -> Self {
+    pub(super) fn begins_poll(self, process: u32) -> Self {
         self.event(process, Outcome::Invoke, Operation::Poll { reads: Vec::new(), failure: None })
     }
 }
@@ -131,4 +131,107 @@ fn a_group_that_commits_what_no_member_was_handed_is_reported() {
         .poll(3, &[read(1, 2)])
         .commit(3, 2, true)
         .shows_nothing();
+}
+
+#[test]
+fn a_fetch_that_begins_after_a_commit_was_answered_shows_it_whoever_asks() {
+    let commit =
+        |offset| Operation::CommitOffset { group: "g".into(), at: AT, offset, member: true };
+    let fetch = |offset| Operation::FetchOffset { group: "g".into(), at: AT, offset };
+    let after = |asked: bool| {
+        let history = Writer::default().commit(2, 5, true).event(2, Outcome::Invoke, commit(9));
+        let answered = (2, Outcome::Ok, commit(9));
+        let asks = (3, Outcome::Invoke, fetch(None));
+        let both = if asked { [answered, asks] } else { [asks, answered] };
+        let history = both.into_iter().fold(history, |history, (process, outcome, operation)| {
+            history.event(process, outcome, operation)
+        });
+        history.event(3, Outcome::Ok, fetch(Some(5)))
+    };
+    after(true).shows(AnomalyKind::OffsetCommitRegression);
+    after(false).shows_nothing();
+}
+
+#[test]
+fn a_commit_that_takes_an_offset_back_is_reported_though_nobody_fetches() {
+    Writer::default()
+        .commit(2, 9, true)
+        .commit(3, 5, true)
+        .shows(AnomalyKind::OffsetCommitRegression);
+    Writer::default()
+        .commit(2, 9, false)
+        .commit(3, 5, false)
+        .shows(AnomalyKind::OffsetCommitRegression);
+    // Under way together: the one of 9 may have been the first.
+    let commit = || Operation::CommitOffset { group: "g".into(), at: AT, offset: 5, member: false };
+    Writer::default()
+        .event(2, Outcome::Invoke, commit())
+        .commit(3, 9, false)
+        .event(2, Outcome::Ok, commit())
+        .fetch(4, Some(5))
+        .shows_nothing();
+}
+
+#[test]
+fn a_commit_without_an_answer_explains_one_effect_of_its_own_value_and_none_before_it() {
+    let late =
+        |offset| Operation::CommitOffset { group: "g".into(), at: AT, offset, member: false };
+    let asked =
+        |writer: Writer| writer.event(2, Outcome::Invoke, late(5)).event(2, Outcome::Info, late(5));
+    // Twice: it took effect before 9 was committed, and could not again.
+    asked(Writer::default())
+        .fetch(4, Some(5))
+        .commit(3, 9, false)
+        .fetch(4, Some(5))
+        .shows(AnomalyKind::OffsetCommitRegression);
+    asked(Writer::default())
+        .commit(3, 9, false)
+        .fetch(4, Some(5))
+        .commit(3, 9, false)
+        .fetch(4, Some(5))
+        .shows(AnomalyKind::OffsetCommitRegression);
+    // Another value.
+    asked(Writer::default().commit(3, 9, false))
+        .fetch(4, Some(4))
+        .shows(AnomalyKind::OffsetCommitRegression);
+    // Before it was asked.
+    asked(Writer::default().commit(3, 9, false).fetch(4, Some(5)))
+        .shows(AnomalyKind::OffsetCommitRegression);
+    // Two who ask at once may both see it.
+    let fetch = |offset| Operation::FetchOffset { group: "g".into(), at: AT, offset };
+    asked(Writer::default())
+        .commit(3, 9, false)
+        .event(4, Outcome::Invoke, fetch(None))
+        .event(5, Outcome::Invoke, fetch(None))
+        .event(4, Outcome::Ok, fetch(Some(5)))
+        .event(5, Outcome::Ok, fetch(Some(5)))
+        .fetch(6, Some(5))
+        .shows_nothing();
+}
+
+#[test]
+fn a_commit_of_a_generation_that_is_over_is_reported() {
+    // It never read; another one that got the partition later has committed it.
+    let over = || Writer::default().owns(2).owns(3).commit(3, 1, true);
+    over().commit(2, 1, true).shows(AnomalyKind::ZombieOffsetCommit);
+    over().owns(2).commit(2, 1, true).shows_nothing();
+    // Asked while it was its own.
+    let commit = || Operation::CommitOffset { group: "g".into(), at: AT, offset: 1, member: true };
+    Writer::default()
+        .owns(2)
+        .event(2, Outcome::Invoke, commit())
+        .owns(3)
+        .commit(3, 1, true)
+        .event(2, Outcome::Ok, commit())
+        .shows_nothing();
+    // Of the later generation, after one of the earlier that comes to an end.
+    Writer::default().owns(2).owns(3).commit(2, 1, true).commit(3, 1, true).shows_nothing();
+}
+
+#[test]
+fn a_group_that_commits_past_the_end_of_the_log_is_reported() {
+    let owned = || Writer::default().acked(1, 0).drain(&[read(0, 1)]).owns(2);
+    let polled = || owned().begins_poll(2).poll(2, &[read(0, 1)]).entry(0, 0, 1, 7);
+    polled().commit(2, 2, true).extent(0, 1).shows(AnomalyKind::GroupSkip);
+    polled().commit(2, 1, true).extent(0, 1).shows_nothing();
 }

@@ -1,8 +1,8 @@
 //! The index of segments, their objects, and the leases under which they were written.
 
-use streamhouse_chaos::{AnomalyKind, Operation, Outcome};
+use streamhouse_chaos::{AnomalyKind, Operation};
 
-use super::{AT, Writer, read};
+use super::{Writer, lease, read};
 
 /// A log of two entries, of two sessions with these epochs.
 fn two_entries(first: u32, second: u32) -> Writer {
@@ -140,7 +140,11 @@ fn an_entry_of_an_older_epoch_behind_a_newer_one_s_start_is_reported() {
 
 #[test]
 fn the_lowest_of_all_later_watermarks_counts() {
-    let history = || Writer::default().lease(2, 7, 9).lease(3, 9, 5).lease(4, 7, 20);
+    // Asked before the other one was answered: which of the two came first is not known.
+    let history = || {
+        let both = Writer::default().asks_lease(5).lease(2, 7, 9);
+        both.hears_lease(5, lease(3, 9, 0, 5)).lease(4, 7, 20)
+    };
     // Epoch 3 was seen at 5, below where epoch 2 had been seen: that is behind all of epoch 2's.
     let entries = |history: Writer, epoch| history.entry(0, 4, 1, 6).entry(5, 30, epoch, 7);
     entries(history(), 2).extent(0, 31).shows(AnomalyKind::StaleEpochCommit);
@@ -159,11 +163,10 @@ fn entries_whose_epochs_go_back_are_reported() {
 
 #[test]
 fn a_late_answer_to_an_early_question_is_no_regression() {
-    let lease = |epoch, session| Operation::Lease { at: AT, epoch, session, high_watermark: 0 };
     Writer::default()
-        .event(5, Outcome::Invoke, lease(0, 0))
+        .asks_lease(5)
         .lease(3, 8, 0)
-        .event(5, Outcome::Ok, lease(2, 7))
+        .hears_lease(5, lease(2, 7, 0, 0))
         .shows_nothing();
 }
 
@@ -175,4 +178,42 @@ fn one_epoch_with_two_sessions_is_reported() {
 #[test]
 fn one_epoch_with_entries_of_two_sessions_is_reported() {
     two_entries(2, 2).shows(AnomalyKind::DoubleGrant);
+}
+
+#[test]
+fn two_watchers_on_different_controllers_are_judged_together() {
+    let both = |first: Operation, second: Operation| {
+        Writer::default().asks_lease(5).hears_lease(5, first).asks_lease(6).hears_lease(6, second)
+    };
+    both(lease(3, 7, 0, 0), lease(3, 8, 0, 0)).shows(AnomalyKind::DoubleGrant);
+    both(lease(3, 7, 0, 0), lease(2, 6, 0, 0)).shows(AnomalyKind::EpochRegression);
+    both(lease(3, 7, 0, 9), lease(3, 7, 0, 8)).shows(AnomalyKind::WatermarkRegression);
+    both(lease(3, 7, 0, 9), lease(4, 8, 0, 9)).shows_nothing();
+    // Two sessions held it, whichever of the two answers came first.
+    Writer::default()
+        .asks_lease(5)
+        .asks_lease(6)
+        .hears_lease(6, lease(3, 8, 0, 0))
+        .hears_lease(5, lease(3, 7, 0, 0))
+        .shows(AnomalyKind::DoubleGrant);
+}
+
+#[test]
+fn an_acknowledgement_whose_object_was_never_stored_is_reported() {
+    let acked = |object| {
+        let history = Writer::default().stored(object).acked(1, 0).drain(&[read(0, 1)]);
+        history.entry(0, 0, 1, 7).extent(0, 1)
+    };
+    acked("object-0").shows_nothing();
+    acked("another").shows(AnomalyKind::AckedBeforeDurable);
+}
+
+#[test]
+fn an_acknowledged_record_of_a_partition_that_the_index_forgot_is_reported() {
+    let other = streamhouse_chaos::Partition { topic: 0, partition: 1 };
+    Writer::default()
+        .acked(1, 0)
+        .drain(&[read(0, 1)])
+        .seen(Operation::Extent { at: other, log_start: 0, high_watermark: 0 })
+        .shows(AnomalyKind::AckedBeforeDurable);
 }

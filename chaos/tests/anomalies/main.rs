@@ -1,9 +1,13 @@
 //! Is the checker awake? At least one known-bad history an anomaly, and good ones that come close.
 
+mod form;
 mod groups;
 mod index;
 mod records;
 mod registers;
+mod size;
+mod table;
+mod watermarks;
 
 use std::collections::BTreeSet;
 
@@ -67,8 +71,16 @@ impl Writer {
     }
 
     fn lease(self, epoch: u32, session: u64, high_watermark: u64) -> Self {
-        let lease = |epoch, session| Operation::Lease { at: AT, epoch, session, high_watermark };
-        self.event(0, Outcome::Invoke, lease(0, 0)).seen(lease(epoch, session))
+        self.asks_lease(0).hears_lease(0, lease(epoch, session, 0, high_watermark))
+    }
+
+    /// As one of several watchers.
+    fn asks_lease(self, process: u32) -> Self {
+        self.event(process, Outcome::Invoke, lease(0, 0, 0, 0))
+    }
+
+    fn hears_lease(self, process: u32, lease: Operation) -> Self {
+        self.event(process, Outcome::Ok, lease)
     }
 
     fn commit(self, process: u32, offset: u64, member: bool) -> Self {
@@ -98,8 +110,13 @@ impl Writer {
     }
 
     fn shows(self, kind: AnomalyKind) {
+        self.shows_all([kind]);
+    }
+
+    fn shows_all<const N: usize>(self, kinds: [AnomalyKind; N]) {
         let report = check(&self.0);
-        assert_eq!(report.kinds(), [kind].into(), "{:#?}", report.anomalies);
+        assert_eq!(report.kinds(), kinds.into(), "{:#?}", report.anomalies);
+        assert_eq!(report.undecided, Vec::<String>::new());
         let events = self.0.events.len();
         let proof = report.anomalies.iter().flat_map(|anomaly| &anomaly.events);
         assert!(proof.into_iter().all(|at| *at < events), "{:#?}", report.anomalies);
@@ -110,6 +127,10 @@ impl Writer {
         assert_eq!(report.anomalies, []);
         assert_eq!(report.undecided, Vec::<String>::new());
     }
+}
+
+fn lease(epoch: u32, session: u64, log_start: u64, high_watermark: u64) -> Operation {
+    Operation::Lease { at: AT, epoch, session, log_start, high_watermark }
 }
 
 fn of(text: &str) -> Answer {

@@ -1,6 +1,8 @@
 //! What becomes of records: lost, twice, torn, out of order, skipped.
 
-use streamhouse_chaos::{Alarm, AnomalyKind, Failure, Operation, Outcome, Partition, Read, check};
+use streamhouse_chaos::{
+    Alarm, AnomalyKind, Failure, Operation, Outcome, Partition, Read, Value, check,
+};
 
 use super::{AT, Writer, read, three, value};
 
@@ -245,4 +247,81 @@ fn a_send_of_a_producer_that_was_taken_over_from_is_reported() {
         .event(2, Outcome::Ok, taken)
         .event(1, Outcome::Ok, send(Some(0)))
         .shows_nothing();
+}
+
+#[test]
+fn a_record_that_was_read_and_never_acknowledged_must_stay() {
+    let polled = || {
+        let sent = Writer::default().send(1, Outcome::Info, None).acked(2, 1);
+        sent.poll(2, &[read(0, 1), read(1, 2)])
+    };
+    polled().drain(&[read(1, 2)]).shows(AnomalyKind::LostWrite);
+    polled().drain(&[read(0, 1), read(1, 2)]).shows_nothing();
+    // A drain that jumps over it skips it like any poll, acknowledged or not.
+    let skipped = polled().acked(3, 2).drain(&[read(0, 1), read(2, 3)]);
+    skipped.shows_all([AnomalyKind::LostWrite, AnomalyKind::IntPollSkip]);
+    // Nobody got as far as the drain.
+    polled().shows_nothing();
+    // At the end of the log.
+    let last = || {
+        let sent = Writer::default().acked(1, 0).send(2, Outcome::Info, None);
+        sent.poll(2, &[read(0, 1), read(1, 2)])
+    };
+    last().drain(&[read(0, 1)]).shows(AnomalyKind::Unseen);
+    // Another one lies in its place.
+    let replaced = last().acked(4, 1).drain(&[read(0, 1), read(1, 4)]);
+    replaced.shows(AnomalyKind::InconsistentOffsets);
+}
+
+#[test]
+fn what_a_producer_was_told_before_it_was_replaced_must_be_there() {
+    let start = |process, follows| {
+        let client = "idempotent producer".to_owned();
+        (process, Operation::Start { client, duplicates: false, follows })
+    };
+    let sent = |process| {
+        let send = move |offset| Operation::Send {
+            at: AT,
+            value: Value { process, counter: 0 },
+            offset,
+            fenced: false,
+        };
+        move |history: Writer, offset| {
+            let asked = history.event(process, Outcome::Invoke, send(None));
+            asked.event(process, Outcome::Ok, send(Some(offset)))
+        }
+    };
+    let history = || {
+        let (process, began) = start(1, None);
+        let first = sent(1)(Writer::default().event(process, Outcome::Ok, began), 0);
+        let (process, began) = start(4, Some(1));
+        let next = first.event(1, Outcome::Ok, Operation::Crash).event(process, Outcome::Ok, began);
+        sent(4)(next, 1)
+    };
+    let other =
+        |offset, process| Read { at: AT, offset, value: Some(Value { process, counter: 0 }) };
+    history().drain(&[other(1, 4)]).shows(AnomalyKind::LostWrite);
+    history().drain(&[other(0, 1)]).shows(AnomalyKind::Unseen);
+    history().drain(&[other(0, 1), other(1, 4)]).shows_nothing();
+}
+
+#[test]
+fn a_log_of_which_nothing_is_left_is_reported() {
+    // A drain that finds every log to be empty has no reads to tell of.
+    let history = Writer::default().acked(1, 0).poll(2, &[read(0, 1)]);
+    history.seen(Operation::Drained).shows(AnomalyKind::Unseen);
+}
+
+#[test]
+fn two_acknowledgements_of_one_offset_are_reported() {
+    Writer::default().acked(1, 0).acked(2, 0).shows(AnomalyKind::InconsistentOffsets);
+}
+
+#[test]
+fn a_send_explains_no_read_before_it() {
+    let polled = Writer::default().poll(2, &[read(0, 1)]);
+    polled.send(1, Outcome::Info, None).shows(AnomalyKind::PhantomRead);
+    // Nor two, of a client that sends once.
+    let twice = [read(0, 1), read(1, 1)];
+    Writer::default().send(1, Outcome::Info, None).drain(&twice).shows(AnomalyKind::Duplicate);
 }

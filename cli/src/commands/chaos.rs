@@ -50,10 +50,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
             let history = History::read(BufReader::new(file)).with_context(named)?;
             let report = judge(&history);
             format.print(&report, human)?;
-            if !history.is_whole() {
-                output::say("the run was not held to its end: what is missing was not looked for");
-            }
-            found(&report)
+            judged(&report, history.is_whole())
         }
     }
 }
@@ -80,7 +77,7 @@ fn human(report: &Report) -> String {
         output::count(report.allowed_duplicates)
     )];
     lines.push(anomalies(report));
-    lines.extend(report.undecided.iter().map(|key| format!("too much happened to {key}")));
+    lines.extend(report.undecided.iter().cloned());
     lines.join("\n")
 }
 
@@ -98,9 +95,21 @@ fn anomalies(report: &Report) -> String {
     first.collect::<Vec<_>>().join("\n")
 }
 
-fn found(report: &Report) -> anyhow::Result<()> {
-    match report.counts.values().sum::<u64>() {
-        0 => Ok(()),
-        count => Err(Failure::new(Kind::Found, format!("{count} anomalies were found")).into()),
-    }
+/// The same exit codes as of the run itself.
+fn judged(report: &Report, whole: bool) -> anyhow::Result<()> {
+    let cut = "the run was not held to its end: what is missing was not looked for";
+    let failure = match report.counts.values().sum::<u64>() {
+        0 if !whole => Failure::new(Kind::Harness, cut),
+        0 if !report.undecided.is_empty() => {
+            Failure::new(Kind::Invalid, "nothing was found, but the history proves nothing")
+        }
+        0 => return Ok(()),
+        count => {
+            if !whole {
+                output::say(cut);
+            }
+            Failure::new(Kind::Found, format!("{count} anomalies were found"))
+        }
+    };
+    Err(failure.into())
 }

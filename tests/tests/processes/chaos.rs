@@ -120,7 +120,9 @@ fn an_interrupted_run_ends_every_process_and_reports_what_there_is() {
     let history = folder.path().join("run/history.jsonl");
     // No line of it is cut short, and what was not read yet is not missed.
     assert!(fs::read(&history).unwrap().ends_with(b"\n"));
-    streamhouse_tests::run(&["chaos", "check", history.to_str().unwrap()]).ok();
+    let checked = streamhouse_tests::run(&["chaos", "check", history.to_str().unwrap()]);
+    assert_eq!(checked.code, Some(8), "{}", checked.stderr);
+    assert!(checked.stderr.contains("not held to its end"), "{}", checked.stderr);
 }
 
 #[test]
