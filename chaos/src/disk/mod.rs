@@ -81,7 +81,7 @@ fn beside(control: &Path) -> PathBuf {
 /// Writes a control file, from which on what meets with it is counted.
 fn tell(control: &Path, what: &str) -> io::Result<()> {
     match fs::remove_file(beside(control)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => fs::write(control, what),
     }
 }

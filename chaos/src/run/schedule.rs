@@ -21,8 +21,9 @@ const CALM_FIRST: Duration = Duration::from_secs(3);
 const CALM: Duration = Duration::from_secs(1);
 /// How long a healed cluster may take to be whole before that is a finding.
 const WHOLE: Duration = Duration::from_secs(90);
-/// What a fault takes beside the time that it lasts: to be installed, and until all is as it was.
-const BESIDE: Duration = Duration::from_secs(6);
+/// What a fault takes beside the time that it lasts: to be installed, and until all is as it was. Most take a second or
+/// two.
+const BESIDE: Duration = Duration::from_secs(3);
 
 /// What has come of the faults.
 #[derive(Default)]
