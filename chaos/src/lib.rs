@@ -47,4 +47,6 @@ pub use history::{
     Value,
 };
 pub use random::Random;
-pub use run::{Counts, FaultRun, Gaps, Options, Progress, RunReport, Verdict, judge, run};
+pub use run::{
+    Counts, FaultRun, Gaps, Judged, Options, Progress, RunReport, Stood, Verdict, judge, run,
+};

@@ -17,8 +17,8 @@ use crate::controllers;
 
 /// The end of `--help`.
 pub(crate) const HELP: &str = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 the thing named does not exist or exists \
-already, 4 the cluster could not be reached or gave no answer (a retry may help), 5 damaged data; of chaos run: 6 something is not as it must be, 7 the run proves \
-nothing, 8 the run could not be held.";
+already, 4 the cluster could not be reached or gave no answer (a retry may help), 5 damaged data; of chaos run and chaos check: 6 something is not as it must be, 7 it proves \
+nothing, 8 the run could not be held to its end, or its history cannot be read.";
 
 /// An error longer than this is shortened in the middle: both ends say what matters.
 const MAX_MESSAGE_CHARS: usize = 600;
@@ -37,7 +37,7 @@ pub(crate) enum Kind {
     Found = 6,
     /// A trial found nothing, and could have found nothing.
     Invalid = 7,
-    /// A trial could not be held.
+    /// A trial could not be held to its end, or its history cannot be read.
     Harness = 8,
 }
 
@@ -51,6 +51,11 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -85,6 +90,15 @@ pub(crate) fn stdout_error(error: io::Error) -> anyhow::Error {
     } else {
         anyhow::Error::from(error).context("stdout")
     }
+}
+
+/// What a command ends with that prints what it found and fails by it: the verdict is the same whether anybody reads
+/// it.
+pub(crate) fn after_printing(
+    printed: anyhow::Result<()>,
+    verdict: anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    verdict.and(printed)
 }
 
 /// What a status ends with once it is printed: a script sees by the exit code alone that nothing can be decided.
@@ -263,6 +277,7 @@ fn audit_kind(error: &AuditError) -> Option<Kind> {
         AuditError::Admin(error) => Some(admin_kind(error)),
         AuditError::Index { retryable, .. } => retryable.then_some(Kind::Unavailable),
         AuditError::Store(error) => error.can_retry().then_some(Kind::Unavailable),
+        AuditError::GaveUp { .. } => Some(Kind::Unavailable),
     }
 }
 
@@ -354,6 +369,22 @@ mod tests {
         assert!(hint(&unreachable(&local)).contains("--controllers"));
         assert_eq!(hint(&unreachable(&local[..1])), "");
         assert_eq!(hint(&anyhow::anyhow!("anything")), "");
+    }
+
+    #[test]
+    fn a_verdict_is_the_same_whether_anybody_reads_it() {
+        let closed = || Err(stdout_error(io::ErrorKind::BrokenPipe.into()));
+        let full = || Err(stdout_error(io::ErrorKind::StorageFull.into()));
+        let found = || Err(Failure::new(Kind::Found, "found").into());
+        for printed in [Ok(()), closed(), full()] {
+            let error = after_printing(printed, found()).unwrap_err();
+            assert_eq!(kind(&error), Kind::Found);
+            assert!(!error.is::<StdoutClosed>());
+        }
+        // That nobody listens is no failure, and that it could not be written is.
+        assert!(after_printing(closed(), Ok(())).unwrap_err().is::<StdoutClosed>());
+        assert_eq!(kind(&after_printing(full(), Ok(())).unwrap_err()), Kind::Failed);
+        assert!(after_printing(Ok(()), Ok(())).is_ok());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use object_store::memory::InMemory;
 use streamhouse_store::contract::{self, moto::Moto};
-use streamhouse_store::endpoint::Endpoint;
+use streamhouse_store::endpoint::{Endpoint, Fate, Interference, Memory};
 use streamhouse_store::{Store, StoreKind, StoreOptions};
 
 async fn uploads(store: &Store) {
@@ -58,6 +58,24 @@ async fn moto_keeps_the_contract() {
 async fn the_endpoint_over_memory_keeps_the_contract() {
     let endpoint = Endpoint::start(Arc::new(InMemory::new())).await.unwrap();
     contract::all(&through(&endpoint)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_endpoint_over_an_ordered_bucket_keeps_the_contract() {
+    let pass: Arc<dyn Interference> = Arc::new(Pass);
+    let endpoint = Endpoint::start_over(Memory::new(), pass).await.unwrap();
+    contract::all(&through(&endpoint)).await;
+}
+
+/// No interference.
+struct Pass;
+
+impl Interference for Pass {
+    fn fate(&self, _: &http::Method, _: &str) -> Fate {
+        Fate::Pass
+    }
+
+    fn done(&self, _: &http::Method, _: &str, _: http::StatusCode) {}
 }
 
 #[tokio::test(flavor = "multi_thread")]

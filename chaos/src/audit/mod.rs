@@ -6,6 +6,7 @@
 //! names it. An object that is listed and not in the index may be on its way there; it is counted and no problem.
 
 mod index;
+mod patience;
 mod replicas;
 mod slices;
 
@@ -30,7 +31,8 @@ pub struct Audit {
     pub store: Store,
     /// Fetch every slice and check it, not only that its object is there.
     pub deep: bool,
-    /// How long the controllers may take to be seen at one applied index.
+    /// How long the controllers may take to be seen at one applied index, and for how long each question is asked again
+    /// that is refused for now.
     pub patience: Duration,
 }
 
@@ -122,7 +124,6 @@ pub struct AuditReport {
     /// Their bytes.
     pub unreferenced_bytes: u64,
     /// The keys of the first thousand of them.
-    #[serde(skip)]
     pub unreferenced: Vec<String>,
     /// How many slices were fetched and checked.
     pub verified_slices: u64,
@@ -169,6 +170,16 @@ pub enum AuditError {
     /// The bucket could not be read.
     #[error(transparent)]
     Store(#[from] streamhouse_store::GetError),
+    /// It was refused for now, again and again, until there was no patience any more: nothing is known to be wrong.
+    #[error("given up: {what}, asked for {asked:.1?}: {last}")]
+    GaveUp {
+        /// What was asked for.
+        what: String,
+        /// How long it was asked for.
+        asked: Duration,
+        /// The last refusal.
+        last: Box<AuditError>,
+    },
 }
 
 /// BOUND: unreferenced objects that are told by name.
@@ -188,21 +199,25 @@ impl Audit {
     pub async fn run(&self, witness: &mut dyn Witness) -> Result<AuditReport, AuditError> {
         let admin = Admin::builder().controllers(self.controllers.iter().cloned()).build()?;
         let mut report = AuditReport::default();
-        let (replicas, problem) = replicas::compare(&admin, self.patience).await?;
+        let compare = async || Ok(replicas::compare(&admin, self.patience).await?);
+        let (replicas, problem) = self.ask("how the controllers stand", compare).await?;
         report.replicas = replicas;
         report.problems.extend(problem);
-        let cluster = admin.cluster().await?;
+        let cluster = self.ask("the cluster", async || Ok(admin.cluster().await?)).await?;
         let mut objects = self.list(&cluster.id.to_string()).await?;
         report.listed_objects = objects.len() as u64;
         report.listed_bytes = objects.values().filter_map(|object| object.listed).sum();
         let reader = IndexReader::new(&self.controllers, &cluster)?;
-        for topic in admin.list_topics().await? {
+        let topics = self.ask("the topics", async || Ok(admin.list_topics().await?)).await?;
+        for topic in topics {
             report.topics += 1;
-            let described = match admin.describe_topic(&topic.name).await {
+            let name = &topic.name;
+            let describe = async || Ok(admin.describe_topic(name).await?);
+            let described = match self.ask(&format!("topic {name}"), describe).await {
                 Ok(described) => described,
                 // Deleted meanwhile.
-                Err(AdminError::UnknownTopic { .. }) => continue,
-                Err(error) => return Err(error.into()),
+                Err(AuditError::Admin(AdminError::UnknownTopic { .. })) => continue,
+                Err(error) => return Err(error),
             };
             for found in &described.partitions {
                 let at = At { name: &topic.name, topic: topic.id, partition: found.partition };
@@ -223,13 +238,23 @@ impl Audit {
         Ok(report)
     }
 
+    /// Asks again what is refused for now.
+    async fn ask<T>(
+        &self,
+        what: &str,
+        ask: impl AsyncFn() -> Result<T, AuditError>,
+    ) -> Result<T, AuditError> {
+        patience::patiently(self.patience, what, ask).await
+    }
+
     /// All objects of the cluster that are in the bucket.
     async fn list(&self, cluster: &str) -> Result<BTreeMap<String, Object>, AuditError> {
         let folder = format!("{cluster}/l0");
         let mut objects = BTreeMap::new();
         let mut after: Option<String> = None;
         loop {
-            let page = self.store.list(&folder, after.as_deref(), PAGE).await?;
+            let list = async || Ok(self.store.list(&folder, after.as_deref(), PAGE).await?);
+            let page = self.ask("the objects", list).await?;
             let whole = page.len() == PAGE;
             after = page.last().map(|last| last.key.clone());
             let listed = |size| Object { listed: Some(size), indexed: false };
@@ -252,7 +277,9 @@ impl Audit {
         let mut next = extent.start;
         let mut first = true;
         while next < extent.end {
-            let Some(page) = reader.page(at, next).await? else { return Ok(()) };
+            let page = async || reader.page(at, next).await;
+            let page = self.ask(&format!("the index of {at}"), page).await?;
+            let Some(page) = page else { return Ok(()) };
             let before = next;
             for entry in &page {
                 // The first may begin before the log start: only a part of it was trimmed.
@@ -266,7 +293,7 @@ impl Audit {
             }
             self.check_objects(reader, at, &page, objects, report).await?;
             if self.deep {
-                slices::verify(&self.store, at, &page, report).await?;
+                slices::verify(self, at, &page, report).await?;
             }
             if next <= before {
                 report.problems.push(at.not_dense(extent.end, next));
@@ -290,7 +317,12 @@ impl Audit {
             if std::mem::replace(&mut known.indexed, true) || known.listed.is_some() {
                 continue;
             }
-            if self.store.head(&key).await?.is_some() || !reader.still_names(at, entry).await? {
+            let head = async || Ok(self.store.head(&key).await?.is_some());
+            if self.ask(&format!("object {key}"), head).await? {
+                continue;
+            }
+            let named = async || reader.still_names(at, entry).await;
+            if !self.ask(&format!("the index of {at}"), named).await? {
                 continue;
             }
             let at = at.to_string();

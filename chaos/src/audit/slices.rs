@@ -2,23 +2,22 @@
 
 use futures::StreamExt as _;
 use futures::stream;
-use streamhouse_client::Store;
 use streamhouse_segment::verify_slice;
 use streamhouse_store::GetError;
 
-use super::{At, AuditError, AuditReport, Entry, Problem};
+use super::{At, Audit, AuditError, AuditReport, Entry, Problem};
 
 /// BOUND: slices fetched at once, each of at most an object's size.
 const AT_ONCE: usize = 8;
 
 pub(super) async fn verify(
-    store: &Store,
+    audit: &Audit,
     at: &At<'_>,
     page: &[Entry],
     report: &mut AuditReport,
 ) -> Result<(), AuditError> {
     let mut checks = stream::iter(page)
-        .map(|entry| async move { (entry, check(store, entry).await) })
+        .map(|entry| async move { (entry, check(audit, entry).await) })
         .buffer_unordered(AT_ONCE);
     while let Some((entry, checked)) = checks.next().await {
         match checked {
@@ -26,12 +25,15 @@ pub(super) async fn verify(
                 report.verified_slices += 1;
                 report.verified_bytes += u64::from(entry.length);
             }
-            // That the object is missing has been told already.
-            Err(Failed::Store(GetError::NotFound { .. })) => {}
-            Err(Failed::Store(error @ (GetError::Short { .. } | GetError::Other { .. }))) => {
-                report.problems.push(corrupt(at, entry, error.to_string()));
-            }
-            Err(Failed::Store(error)) => return Err(error.into()),
+            Err(Failed::Unread(AuditError::Store(error))) => match error {
+                // That the object is missing has been told already.
+                GetError::NotFound { .. } => {}
+                GetError::Short { .. } | GetError::Other { .. } => {
+                    report.problems.push(corrupt(at, entry, error.to_string()));
+                }
+                error => return Err(error.into()),
+            },
+            Err(Failed::Unread(error)) => return Err(error),
             Err(Failed::Slice(reason)) => report.problems.push(corrupt(at, entry, reason)),
         }
     }
@@ -39,13 +41,15 @@ pub(super) async fn verify(
 }
 
 enum Failed {
-    Store(GetError),
+    Unread(AuditError),
     Slice(String),
 }
 
-async fn check(store: &Store, entry: &Entry) -> Result<(), Failed> {
+async fn check(audit: &Audit, entry: &Entry) -> Result<(), Failed> {
+    let key = entry.object.key();
     let range = entry.position..entry.position + u64::from(entry.length);
-    let bytes = store.get_range(&entry.object.key(), range).await.map_err(Failed::Store)?;
+    let get = async || Ok(audit.store.get_range(&key, range.clone()).await?);
+    let bytes = audit.ask(&format!("object {key}"), get).await.map_err(Failed::Unread)?;
     verify_slice(&bytes, entry.crc32c, entry.base, entry.last)
         .map_err(|error| Failed::Slice(error.to_string()))
 }

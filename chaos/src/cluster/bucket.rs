@@ -8,10 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use object_store::ObjectStore;
-use object_store::memory::InMemory;
 use parking_lot::Mutex;
-use streamhouse_store::endpoint::{Endpoint, Fate, Interference};
+use streamhouse_store::endpoint::{Endpoint, Fate, Interference, Memory};
 use streamhouse_store::{Store, StoreOptions};
 
 use super::node::Node;
@@ -72,7 +70,7 @@ struct Faults {
 
 /// See the module.
 pub(crate) struct Bucket {
-    objects: Arc<dyn ObjectStore>,
+    objects: Memory,
     faults: Arc<Mutex<Faults>>,
     endpoints: BTreeMap<Node, Endpoint>,
     recorder: Arc<Recorder>,
@@ -89,7 +87,7 @@ impl Bucket {
     pub(super) fn new(random: Random, recorder: Arc<Recorder>) -> Self {
         let faults = Faults { on: BTreeMap::new(), struck: 0, random };
         Self {
-            objects: Arc::new(InMemory::new()),
+            objects: Memory::new(),
             faults: Arc::new(Mutex::new(faults)),
             endpoints: BTreeMap::new(),
             recorder,
@@ -100,7 +98,7 @@ impl Bucket {
     pub(super) async fn serve(&mut self, node: Node) -> Result<SocketAddr, ChaosError> {
         let (faults, recorder) = (Arc::clone(&self.faults), Arc::clone(&self.recorder));
         let requests = Arc::new(Requests { node, faults, recorder });
-        let endpoint = Endpoint::start_with(Arc::clone(&self.objects), requests).await;
+        let endpoint = Endpoint::start_over(self.objects.clone(), requests).await;
         let endpoint = endpoint.map_err(ChaosError::io("opening an S3 endpoint"))?;
         let address = endpoint.address();
         self.endpoints.insert(node, endpoint);

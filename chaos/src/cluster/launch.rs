@@ -38,9 +38,9 @@ impl Cluster {
         let mut layer = self.clock(node).environment()?;
         match node {
             Node::Controller(n) => layer.extend(self.disk(n).environment()?),
-            Node::Agent(n) => {
+            Node::Agent(_) => {
                 if let Some(disk) = self.objects() {
-                    layer.extend(disk.environment_of(n - 1)?);
+                    layer.extend(disk.environment()?);
                 }
             }
             Node::Store | Node::Client => {}

@@ -13,13 +13,14 @@ mod process;
 mod proxy;
 mod sources;
 mod standing;
+mod strikes;
 mod tape;
 mod wiring;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(crate) use links::{Links, Way};
 pub(crate) use node::Node;
 pub use standing::admin;
 pub(crate) use standing::statuses;
+pub(crate) use strikes::Struck;
 pub(crate) use tape::{Replayed, Tape};
 
 use crate::clock;
@@ -207,6 +209,11 @@ impl Cluster {
         &self.bucket
     }
 
+    /// Where data and logs of all processes are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.shape.folder
+    }
+
     /// The data folder of a controller.
     pub(crate) fn data(&self, controller: usize) -> PathBuf {
         self.shape.folder.join(format!("controller-{controller}"))
@@ -221,9 +228,7 @@ impl Cluster {
     pub(crate) fn objects(&self) -> Option<Disk> {
         match self.shape.storage {
             Storage::S3 => None,
-            Storage::File => {
-                Some(Disk::shared(&self.shape.folder.join(OBJECTS), self.shape.agents))
-            }
+            Storage::File => Some(Disk::shared(&self.shape.folder.join(OBJECTS))),
         }
     }
 
@@ -257,7 +262,11 @@ impl Cluster {
     pub(crate) fn kill(&mut self, node: Node) -> Result<u32, ChaosError> {
         let pid = self.running(node)?.pid();
         self.note_end(node);
-        self.processes.remove(&node);
+        if let Some(process) = self.processes.remove(&node)
+            && let Some(code) = process.kill()?
+        {
+            self.fallen.push((node, code));
+        }
         Ok(pid)
     }
 
@@ -270,6 +279,11 @@ impl Cluster {
 
     pub(crate) fn pid(&self, node: Node) -> Option<u32> {
         Some(self.processes.get(&node)?.pid())
+    }
+
+    /// Whether a signal keeps it from running, as the kernel says.
+    pub(crate) fn is_stopped(&self, node: Node) -> bool {
+        self.processes.get(&node).is_some_and(Process::is_stopped)
     }
 
     fn running(&self, node: Node) -> Result<&Process, ChaosError> {
@@ -364,7 +378,6 @@ fn nodes(shape: &Shape) -> Vec<Node> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     /// A cluster of one controller, whose process is one that fails as soon as it is started.
     pub(super) async fn of_one_that_ends_at_once(folder: &Path, storage: Storage) -> Cluster {

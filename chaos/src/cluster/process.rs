@@ -1,6 +1,7 @@
 //! One process of the cluster: the real binary, its log, its end.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -58,6 +59,28 @@ impl Process {
         let sent = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
         let what = || format!("{signal} to {}, pid {}", self.node, self.pid());
         sent.map_err(|error| ChaosError::Io { what: what(), error: error.into() })
+    }
+
+    /// Ends it by SIGKILL, of which it is dead afterwards; the exit code of one that had ended by itself.
+    pub(super) fn kill(mut self) -> Result<Option<i32>, ChaosError> {
+        let what = format!("killing {}, pid {}", self.node, self.pid());
+        // One that has ended meanwhile cannot be killed, and says how it ended.
+        let failed = self.child.kill().err();
+        let status = self.child.wait().map_err(ChaosError::io(what.clone()))?;
+        if status.signal() == Some(Signal::SIGKILL as i32) {
+            return Ok(None);
+        }
+        match failed {
+            Some(error) if status.code().is_none() => Err(ChaosError::io(what)(error)),
+            _ => Ok(Some(status.code().unwrap_or(-1))),
+        }
+    }
+
+    /// Whether SIGSTOP keeps it from running.
+    pub(super) fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // Its name, in brackets, may hold anything.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
     }
 
     /// Its exit code, once it has ended; -1 for the end by a signal.

@@ -89,12 +89,17 @@ async fn carry(
     let mut breaks = link.clone();
     let connect = async {
         // As a connection request that is lost until the link is open.
-        link.until(|rule| rule.forward != Way::Silent && rule.backward != Way::Silent).await;
+        let open = |rule: &Rule| rule.forward != Way::Silent && rule.backward != Way::Silent;
+        if !open(&link.rule()) {
+            link.strikes().held_connection();
+        }
+        link.until(open).await;
         TcpStream::connect(upstream).await
     };
     let mut server = tokio::select! {
+        biased;
+        () = breaks.until(broken) => return broken_off(breaks).await,
         server = connect => server?,
-        () = breaks.until(broken) => return Err(io::ErrorKind::ConnectionReset.into()),
     };
     server.set_zero_linger()?;
     server.set_nodelay(true)?;
@@ -106,8 +111,18 @@ async fn carry(
         () = breaks.until(broken) => {}
     }
     drop(server);
-    // The client keeps its connection, to nobody, until the link is whole again: nothing of it is read or answered.
-    breaks.until(|rule| !rule.half_open).await;
+    broken_off(breaks).await
+}
+
+/// The client of a half-open link keeps its connection, to nobody, until the link is whole again, also one that it has
+/// made only since: nothing of it is read or answered. Otherwise, and then, it is reset.
+async fn broken_off(mut link: LinkWatch) -> io::Result<()> {
+    if link.rule().half_open {
+        link.strikes().held_connection();
+        link.until(|rule| !rule.half_open).await;
+    } else {
+        link.strikes().reset_connection();
+    }
     Err(io::ErrorKind::ConnectionReset.into())
 }
 
@@ -134,7 +149,11 @@ async fn direction(
     let write = async move {
         while let Some((came, piece)) = waiting.recv().await {
             if let Way::Late(by) = way(&link.rule()) {
+                link.strikes().late(piece.len());
                 tokio::time::sleep_until(came + by).await;
+            }
+            if way(&link.rule()) == Way::Silent {
+                link.strikes().held(piece.len());
             }
             link.until(|rule| way(rule) != Way::Silent).await;
             if let Some(recording) = &recording {
@@ -281,5 +300,39 @@ mod tests {
         assert!(quiet.is_err(), "{quiet:?}");
         world.links.heal();
         assert!(is_reset(&mut world.client).await);
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_on_a_half_open_link_leads_nowhere_until_it_is_whole() {
+        let world = World::new().await;
+        world.set(|rule| rule.half_open = true);
+        let mut second = TcpStream::connect(world.client.peer_addr().unwrap()).await.unwrap();
+        second.write_all(b"?").await.unwrap();
+        let quiet = tokio::time::timeout(SOON, second.read_u8()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        assert_eq!(world.links.heal().held_connections, 2);
+        assert!(is_reset(&mut second).await);
+    }
+
+    #[tokio::test]
+    async fn what_a_rule_does_is_counted_and_what_it_does_not_is_not() {
+        let mut world = World::new().await;
+        // What passed before, and a rule that nothing comes to.
+        world.set(|rule| rule.forward = Way::Silent);
+        assert!(!world.links.heal().any());
+        world.set(|rule| rule.forward = Way::Silent);
+        world.ask().await;
+        assert!(!world.is_asked(SOON).await);
+        let struck = world.links.heal();
+        assert_eq!((struck.links, struck.held_bytes), (1, 1));
+        assert!(world.is_asked(PATIENCE).await);
+        world.set(|rule| rule.backward = Way::Late(SOON));
+        world.answer().await;
+        assert!(world.is_answered(PATIENCE).await);
+        assert_eq!(world.links.struck().late_bytes, 1);
+        world.set(|rule| rule.cut += 1);
+        assert!(is_reset(&mut world.client).await);
+        assert_eq!(world.links.heal().reset_connections, 1);
+        assert!(!world.links.heal().any());
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::library;
+use super::{library, struck, tell};
 
 /// One process's wall clock.
 #[derive(Clone, Debug)]
@@ -23,7 +23,16 @@ impl Clock {
 
     /// From now on it is so many seconds ahead.
     pub(crate) fn jump(&self, seconds: i64) -> io::Result<()> {
-        fs::write(&self.0, seconds.to_string())
+        match seconds {
+            // What met with it until now is still to be asked for.
+            0 => fs::write(&self.0, "0"),
+            _ => tell(&self.0, &seconds.to_string()),
+        }
+    }
+
+    /// How often its process was told another time than it is since it was set last; that is looked up now and then.
+    pub(crate) fn struck(&self) -> u64 {
+        struck(&self.0)
     }
 
     /// Whether that process looks at it.
@@ -50,7 +59,9 @@ mod tests {
         let clock = Clock::at(folder.path().join("clock"));
         let now = year(&clock);
         clock.jump(-10 * 366 * 86_400).unwrap();
+        assert_eq!(clock.struck(), 0);
         assert!(year(&clock) <= now - 10);
+        assert!(clock.struck() > 0);
         clock.jump(0).unwrap();
         assert!(year(&clock) >= now);
     }

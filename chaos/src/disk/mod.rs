@@ -67,11 +67,30 @@ pub enum Tail {
     Torn,
 }
 
-/// A disk: a folder, and where each process that writes there notes its syncs.
+/// How often calls met with what a control file said since it was written.
+fn struck(control: &Path) -> u64 {
+    fs::metadata(beside(control)).map_or(0, |counted| counted.len())
+}
+
+fn beside(control: &Path) -> PathBuf {
+    let mut name = control.as_os_str().to_owned();
+    name.push(".struck");
+    name.into()
+}
+
+/// Writes a control file, from which on what meets with it is counted.
+fn tell(control: &Path, what: &str) -> io::Result<()> {
+    match fs::remove_file(beside(control)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::write(control, what),
+    }
+}
+
+/// A disk: a folder, and where the processes that write there note their syncs, all in one order.
 #[derive(Clone, Debug)]
 pub struct Disk {
     data: PathBuf,
-    logs: Vec<PathBuf>,
+    log: PathBuf,
     control: PathBuf,
     /// Folders of it may hold very many files.
     large: bool,
@@ -81,27 +100,21 @@ impl Disk {
     /// The disk that `data` lies on, of one process; its notes lie beside that.
     pub fn under(data: &Path) -> Self {
         let beside = |extension: &str| data.with_extension(extension);
-        let (logs, control) = (vec![beside("syncs")], beside("disk"));
-        Self { data: data.to_owned(), logs, control, large: false }
+        let (log, control) = (beside("syncs"), beside("disk"));
+        Self { data: data.to_owned(), log, control, large: false }
     }
 
-    /// The disk that `data` lies on, of several processes; their notes lie beside that. Its folders may be large.
-    pub(crate) fn shared(data: &Path, processes: usize) -> Self {
-        let log = |n: usize| data.with_extension(format!("{n}.syncs"));
-        let (logs, control) = ((1..=processes).map(log).collect(), data.with_extension("disk"));
-        Self { data: data.to_owned(), logs, control, large: true }
+    /// The same of several processes, whose folders may be large. Their notes have one order: what one of them has
+    /// removed may be another's file from there on, and a name that one gave may be covered by the sync of another.
+    pub(crate) fn shared(data: &Path) -> Self {
+        Self { large: true, ..Self::under(data) }
     }
 
     /// What a process must have in its environment for its disk to be this one. Needs a C compiler, once.
     pub fn environment(&self) -> io::Result<Vec<(&'static str, PathBuf)>> {
-        self.environment_of(0)
-    }
-
-    /// The same for one of several processes, from 0.
-    pub(crate) fn environment_of(&self, n: usize) -> io::Result<Vec<(&'static str, PathBuf)>> {
         let mut environment = vec![
             ("LD_PRELOAD", library()?.to_owned()),
-            ("DISK_LOG", self.logs[n].clone()),
+            ("DISK_LOG", self.log.clone()),
             ("DISK_CONTROL", self.control.clone()),
         ];
         environment.extend(self.large.then(|| ("DISK_NAMES", "1".into())));
@@ -110,17 +123,22 @@ impl Disk {
 
     /// From now on no sync returns.
     pub fn stall(&self) -> io::Result<()> {
-        fs::write(&self.control, "stall")
+        tell(&self.control, "stall")
     }
 
     /// From now on every sync fails.
     pub fn fail(&self) -> io::Result<()> {
-        fs::write(&self.control, "fail")
+        tell(&self.control, "fail")
     }
 
     /// From now on no file grows.
     pub fn fill(&self) -> io::Result<()> {
-        fs::write(&self.control, "full")
+        tell(&self.control, "full")
+    }
+
+    /// How many calls met with what it was told to do last.
+    pub fn struck(&self) -> u64 {
+        struck(&self.control)
     }
 
     /// It works again, and has room.
@@ -130,7 +148,7 @@ impl Disk {
 
     /// Plays a power cut; the processes must be dead. `random` decides what is lost. How many bytes were.
     pub fn cut(&self, random: &mut Random, tail: Tail) -> io::Result<u64> {
-        let synced = Synced::read(&self.logs)?;
+        let synced = Synced::read(&self.log)?;
         let lost = cut_folder(&self.data, &synced, random, tail)?;
         self.settle()?;
         Ok(lost)
@@ -140,10 +158,7 @@ impl Disk {
     pub(crate) fn settle(&self) -> io::Result<()> {
         let mut lines = String::new();
         note_all(&self.data, self.large, &mut lines)?;
-        for (n, log) in self.logs.iter().enumerate() {
-            fs::write(log, if n == 0 { lines.as_str() } else { "" })?;
-        }
-        Ok(())
+        fs::write(&self.log, lines)
     }
 }
 
@@ -224,4 +239,33 @@ fn note_all(folder: &Path, large: bool, lines: &mut String) -> io::Result<()> {
         lines.push_str(".\n");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_that_does_not_return_is_counted_and_one_that_nobody_asked_for_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, file) = (folder.path().join("data"), folder.path().join("data/file"));
+        fs::create_dir(&data).unwrap();
+        let disk = Disk::under(&data);
+        disk.stall().unwrap();
+        assert_eq!(disk.struck(), 0);
+        let mut syncs = Command::new("dd")
+            .args(["if=/dev/zero", "bs=1", "count=1", "conv=fsync", "status=none"])
+            .arg(format!("of={}", file.display()))
+            .envs(disk.environment().unwrap())
+            .spawn()
+            .unwrap();
+        while disk.struck() == 0 {
+            assert!(syncs.try_wait().unwrap().is_none());
+        }
+        disk.mend().unwrap();
+        assert!(syncs.wait().unwrap().success());
+        assert_eq!(disk.struck(), 1);
+        disk.stall().unwrap();
+        assert_eq!(disk.struck(), 0);
+    }
 }

@@ -16,24 +16,17 @@ pub(super) struct Synced {
     pub(super) unnamed: HashSet<PathBuf>,
 }
 
-/// Names of one log that no sync has covered yet, with their positions in it, by their folder's inode.
+/// Names that no sync has covered yet, with their positions in the log, by their folder's inode.
 type Names = HashMap<u64, Vec<(usize, PathBuf)>>;
 
 impl Synced {
-    /// Of all processes that write to the disk.
-    pub(super) fn read(logs: &[PathBuf]) -> io::Result<Self> {
+    /// Of all processes that write to the disk, in the order in which they did.
+    pub(super) fn read(log: &Path) -> io::Result<Self> {
         let mut synced = Self::default();
-        for log in logs {
-            synced.read_log(log)?;
-        }
-        Ok(synced)
-    }
-
-    fn read_log(&mut self, log: &Path) -> io::Result<()> {
         let text = match fs::read_to_string(log) {
             Ok(text) => text,
-            // Its process has not synced anything yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Nobody has synced anything yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(synced),
             Err(error) => return Err(error),
         };
         let broken = |line: &str| io::Error::other(format!("{}: {line}", log.display()));
@@ -50,14 +43,14 @@ impl Synced {
             match kind {
                 "F" => {
                     let size = rest.parse().map_err(|_| broken(line))?;
-                    self.sizes.insert(inode, size);
+                    synced.sizes.insert(inode, size);
                 }
-                "U" => drop(self.sizes.remove(&inode)),
+                "U" => drop(synced.sizes.remove(&inode)),
                 "D" => folder = (inode, HashMap::new()),
                 "E" => drop(folder.1.insert(inode, rest.to_owned())),
                 "." => {
                     let (inode, entries) = std::mem::take(&mut folder);
-                    self.folders.insert(inode, entries);
+                    synced.folders.insert(inode, entries);
                 }
                 "N" => {
                     let path = PathBuf::from(line.get(2..).unwrap_or_default());
@@ -76,8 +69,8 @@ impl Synced {
                 _ => return Err(broken(line)),
             }
         }
-        self.unnamed.extend(names.into_values().flatten().map(|(_, path)| path));
-        Ok(())
+        synced.unnamed.extend(names.into_values().flatten().map(|(_, path)| path));
+        Ok(synced)
     }
 }
 
@@ -96,8 +89,19 @@ mod tests {
         let before = named("a");
         let lines = [&before, &named("b"), &format!("S {inode} {}\n", before.len()), "F 7 100\n"];
         fs::write(&log, lines.concat()).unwrap();
-        let synced = Synced::read(&[log, folder.path().join("none")]).unwrap();
+        let synced = Synced::read(&log).unwrap();
         assert_eq!(synced.unnamed, [objects.join("b")].into());
         assert_eq!(synced.sizes, [(7, 100)].into());
+        let nothing = Synced::read(&folder.path().join("none")).unwrap();
+        assert!(nothing.sizes.is_empty() && nothing.unnamed.is_empty());
+    }
+
+    #[test]
+    fn what_one_process_removed_may_be_another_s_file_from_there_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        // The number of a file that one has removed is given to another's, which is synced then.
+        fs::write(&log, "F 7 100\nU 7\nF 7 30\nF 8 5\nU 8\n").unwrap();
+        assert_eq!(Synced::read(&log).unwrap().sizes, [(7, 30)].into());
     }
 }

@@ -13,6 +13,7 @@ const SECONDS: [i64; 6] = [-3_600, -60, -5, 5, 60, 3_600];
 
 #[derive(Default)]
 pub(super) struct Jump {
+    leader: bool,
     victims: Vec<Node>,
 }
 
@@ -23,12 +24,12 @@ impl Fault for Jump {
         cluster: &mut Cluster,
         random: &mut Random,
     ) -> Result<String, ChaosError> {
-        self.victims = match random.below(4) {
-            0 => vec![leader(cluster).await?],
-            1 => cluster.controllers(),
-            2 => vec![busiest(cluster).await?],
+        self.victims = match (self.leader, random.below(3)) {
+            (true, 0) => vec![leader(cluster).await?],
+            (true, 1) => cluster.controllers(),
             // Each by a jump of its own.
-            _ => [cluster.controllers(), cluster.agents()].concat(),
+            (true, _) => [cluster.controllers(), cluster.agents()].concat(),
+            (false, _) => vec![busiest(cluster).await?],
         };
         let mut told = Vec::new();
         for node in &self.victims {
@@ -44,10 +45,21 @@ impl Fault for Jump {
     }
 
     async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError> {
+        let mut noticed = 0;
         for node in &self.victims {
-            let jumped = cluster.clock(*node).jump(0);
-            jumped.map_err(ChaosError::io(format!("the clock of {node}")))?;
+            let clock = cluster.clock(*node);
+            noticed += usize::from(clock.struck() > 0);
+            clock.jump(0).map_err(ChaosError::io(format!("the clock of {node}")))?;
         }
-        Ok(Healed::done("all clocks are right"))
+        let detail = format!("all clocks are right; {noticed} processes asked for the time");
+        Ok(Healed { detail, effective: noticed > 0 })
+    }
+
+    fn aim(&mut self, leader: bool) {
+        self.leader = leader;
+    }
+
+    fn hit_leader(&self) -> Option<bool> {
+        (!self.victims.is_empty()).then_some(self.leader)
     }
 }

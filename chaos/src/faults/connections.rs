@@ -73,8 +73,7 @@ impl Fault for Connections {
     }
 
     async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError> {
-        cluster.links().heal();
-        Ok(Healed::done("all links are open"))
+        Ok(Healed::links(cluster.links().heal()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::kill::leader;
+use super::kill::Whom;
 use super::{Fault, Healed, found};
 use crate::cluster::{Cluster, Node};
 use crate::disk::Tail;
@@ -26,12 +26,14 @@ pub(super) enum Harm {
 
 pub(super) struct DiskTrouble {
     harm: Harm,
+    /// Whether the leader's disk is to be harmed, or that of one who follows.
+    leader: bool,
     victims: Vec<usize>,
 }
 
 impl DiskTrouble {
     pub(super) fn new(harm: Harm) -> Self {
-        Self { harm, victims: Vec::new() }
+        Self { harm, leader: true, victims: Vec::new() }
     }
 
     fn io(what: &str, n: usize) -> impl FnOnce(std::io::Error) -> ChaosError {
@@ -49,12 +51,12 @@ impl Fault for DiskTrouble {
         match self.harm {
             Harm::PowerCut => self.cut(cluster, random),
             Harm::Stall => {
-                let n = self.leader(cluster).await?;
+                let n = self.victim(cluster, random).await?;
                 cluster.disk(n).stall().map_err(Self::io("the disk", n))?;
-                Ok(format!("controller {n} (the leader)"))
+                Ok(format!("controller {n} ({})", self.role()))
             }
             Harm::Fail | Harm::Full => {
-                let n = self.leader(cluster).await?;
+                let n = self.victim(cluster, random).await?;
                 let disk = cluster.disk(n);
                 let harmed =
                     if matches!(self.harm, Harm::Fail) { disk.fail() } else { disk.fill() };
@@ -65,29 +67,59 @@ impl Fault for DiskTrouble {
                     let problem = format!("controller {n} exited with {code} when its disk failed");
                     return Err(ChaosError::Finding(problem));
                 }
-                Ok(format!("controller {n} (the leader), which ended with {code}"))
+                Ok(format!("controller {n} ({}), which ended with {code}", self.role()))
             }
         }
     }
 
     async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError> {
+        let mut struck = 0;
         for n in &self.victims {
-            cluster.disk(*n).mend().map_err(Self::io("the disk", *n))?;
+            let disk = cluster.disk(*n);
+            struck += disk.struck();
+            disk.mend().map_err(Self::io("the disk", *n))?;
         }
         for node in [cluster.controllers(), cluster.agents()].concat() {
             cluster.start_process(node)?;
         }
-        Ok(Healed::done("the disks work, all processes run"))
+        let all_run = "the disks work, all processes run";
+        Ok(match self.harm {
+            // That they died is what it is.
+            Harm::PowerCut => Healed::done(all_run),
+            Harm::Stall | Harm::Fail | Harm::Full => Healed {
+                detail: format!("{all_run}; {struck} calls met it"),
+                effective: struck > 0,
+            },
+        })
+    }
+
+    fn aim(&mut self, leader: bool) {
+        self.leader = leader;
+    }
+
+    fn hit_leader(&self) -> Option<bool> {
+        (!matches!(self.harm, Harm::PowerCut) && !self.victims.is_empty()).then_some(self.leader)
     }
 }
 
 impl DiskTrouble {
-    async fn leader(&mut self, cluster: &Cluster) -> Result<usize, ChaosError> {
-        let Node::Controller(n) = leader(cluster).await? else {
-            return Err(ChaosError::Cluster("no controller leads".to_owned()));
-        };
-        self.victims.push(n);
-        Ok(n)
+    async fn victim(
+        &mut self,
+        cluster: &Cluster,
+        random: &mut Random,
+    ) -> Result<usize, ChaosError> {
+        let whom = if self.leader { Whom::Leader } else { Whom::Follower };
+        match whom.pick(cluster, random).await?.first() {
+            Some((Node::Controller(n), _)) => {
+                self.victims.push(*n);
+                Ok(*n)
+            }
+            _ => Err(ChaosError::Cluster("no controller can be chosen".to_owned())),
+        }
+    }
+
+    fn role(&self) -> &'static str {
+        if self.leader { "the leader" } else { "a follower" }
     }
 
     /// All die first, so that none learns of another's loss; then each disk forgets. Agents keep nothing, but where

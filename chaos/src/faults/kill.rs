@@ -26,6 +26,14 @@ pub(super) enum Whom {
 }
 
 impl Whom {
+    /// Whether the leader is among them.
+    pub(super) fn has_leader(self) -> bool {
+        match self {
+            Self::Leader | Self::AllControllers | Self::Everything => true,
+            Self::Follower | Self::Agent | Self::AllAgents => false,
+        }
+    }
+
     /// These nodes, with what they are just now.
     pub(super) async fn pick(
         self,
@@ -111,10 +119,17 @@ impl Fault for Kill {
     }
 
     async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError> {
+        let mut gone = !self.victims.is_empty();
         for node in &self.victims {
+            gone &= !cluster.is_running(*node);
             cluster.start_process(*node)?;
         }
-        Ok(Healed::done("started again"))
+        let was = if gone { "was dead until then" } else { "was alive before" };
+        Ok(Healed { detail: format!("started again, {was}"), effective: gone })
+    }
+
+    fn hit_leader(&self) -> Option<bool> {
+        (!self.victims.is_empty()).then(|| self.whom.has_leader())
     }
 }
 

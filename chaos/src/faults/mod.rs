@@ -12,11 +12,11 @@ mod restart;
 mod stop;
 mod store;
 
-use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::cluster::{Cluster, Storage};
+use crate::cluster::{Cluster, Storage, Struck};
 use crate::error::ChaosError;
 use crate::random::Random;
 
@@ -67,8 +67,10 @@ pub struct FaultSpec {
     pub line: &'static str,
     /// What it needs.
     pub needs: Needs,
-    /// How long it lasts, milliseconds.
+    /// How long it lasts once it is installed, milliseconds: from, to.
     pub lasts: (u64, u64),
+    /// For how long a partition may take no record because of it; nothing where that is not bounded.
+    pub pause: Option<Duration>,
     make: fn() -> Box<dyn Fault>,
 }
 
@@ -77,8 +79,26 @@ impl FaultSpec {
         (self.make)()
     }
 
-    pub(crate) fn lasts_ms(&self) -> Range<u64> {
-        self.lasts.0..self.lasts.1
+    /// How long it lasts this time.
+    pub(crate) fn lasts(&self, random: &mut Random) -> Duration {
+        let (from, to) = self.lasts;
+        Duration::from_millis(if from < to { random.within(from..to) } else { from })
+    }
+
+    /// How long it lasts in the mean.
+    pub(crate) fn mean(&self) -> Duration {
+        Duration::from_millis(self.lasts.0.midpoint(self.lasts.1))
+    }
+
+    /// Without its bound in a cluster that has nobody to take the victim's place.
+    fn within_reach(self, controllers: usize, agents: usize) -> Self {
+        let spared = match self.name {
+            "kill-agent" | "agent-controllers" => agents >= 2,
+            // With more, a ring leaves no majority to anybody.
+            "ring" => (3..=5).contains(&controllers),
+            _ => controllers >= 3,
+        };
+        Self { pause: self.pause.filter(|_| spared), ..self }
     }
 }
 
@@ -94,6 +114,14 @@ pub(crate) trait Fault: Send {
 
     /// Undoes it, also after an installation that failed half-way; what that showed.
     async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError>;
+
+    /// Whether the leader is to be a victim, of a fault that may have this one or another; told before it is installed.
+    fn aim(&mut self, _leader: bool) {}
+
+    /// Whether a controller that led was among its victims; nothing where its victims are no processes.
+    fn hit_leader(&self) -> Option<bool> {
+        None
+    }
 }
 
 /// How a fault ended.
@@ -106,8 +134,14 @@ pub(crate) struct Healed {
 }
 
 impl Healed {
+    /// It has shown while it was installed that it had an effect.
     fn done(detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), effective: true }
+    }
+
+    /// What the proxies say that they did to links.
+    fn links(struck: Struck) -> Self {
+        Self { detail: format!("all links are open; {struck}"), effective: struck.any() }
     }
 }
 
@@ -119,18 +153,30 @@ fn found(error: ChaosError) -> ChaosError {
     }
 }
 
-const SHORT: (u64, u64) = (1_000, 4_000);
-const USUAL: (u64, u64) = (2_000, 8_000);
-/// From a pause nobody minds to one that ends sessions and leaderships.
-const PAUSE: (u64, u64) = (500, 12_000);
+/// How long faults last, by class. What has a bound for the pause lasts longer than that, or it would prove nothing.
+const AT_ONCE: (u64, u64) = (0, 0);
+/// Processes that are gone.
+const GONE: (u64, u64) = (4_000, 8_000);
+const LINKS: (u64, u64) = (7_000, 14_000);
+/// Of agents and of controllers that stand still.
+const STILL_AGENT: (u64, u64) = (5_000, 60_000);
+const STILL: (u64, u64) = (7_000, 25_000);
+const STALL: (u64, u64) = (7_000, 20_000);
+const USUAL: (u64, u64) = (4_000, 8_000);
+
+/// For how long a partition may take no record: of one that dies and is replaced, and of one that must be found out.
+const REPLACED: Option<Duration> = Some(Duration::from_secs(2));
+const FOUND_OUT: Option<Duration> = Some(Duration::from_secs(5));
+const UNBOUND: Option<Duration> = None;
 
 macro_rules! faults {
-    ($($name:literal: $line:literal, $needs:ident, $lasts:ident, $make:expr;)*) => {
+    ($($name:literal: $line:literal, $needs:ident, $lasts:ident, $pause:ident, $make:expr;)*) => {
         &[$(FaultSpec {
             name: $name,
             line: $line,
             needs: Needs::$needs,
             lasts: $lasts,
+            pause: $pause,
             make: || Box::new($make),
         }),*]
     };
@@ -146,52 +192,52 @@ pub const fn all() -> &'static [FaultSpec] {
     use stop::Stop;
     use store::StoreTrouble;
     faults![
-        "kill-leader": "kill -9 of the controller that leads", Nothing, SHORT, Kill::new(Whom::Leader);
-        "kill-follower": "kill -9 of a controller that follows", Majority, SHORT, Kill::new(Whom::Follower);
-        "kill-agent": "kill -9 of the agent with the most partitions", Nothing, SHORT, Kill::new(Whom::Agent);
-        "kill-all-agents": "kill -9 of all agents", Nothing, SHORT, Kill::new(Whom::AllAgents);
-        "kill-all-controllers": "kill -9 of all controllers", Nothing, SHORT, Kill::new(Whom::AllControllers);
-        "kill-everything": "kill -9 of every process", Nothing, SHORT, Kill::new(Whom::Everything);
-        "crash-loop-controller": "whichever controller leads is killed and started again, five times", Nothing, SHORT, crash_loop::CrashLoop::of_controllers();
-        "crash-loop-agent": "an agent is killed and started again, five times", Nothing, SHORT, crash_loop::CrashLoop::of_agents();
-        "stop-leader": "SIGSTOP of the controller that leads", Nothing, PAUSE, Stop::new(Whom::Leader);
-        "stop-follower": "SIGSTOP of a controller that follows", Majority, PAUSE, Stop::new(Whom::Follower);
-        "stop-agent": "SIGSTOP of the agent with the most partitions", Nothing, PAUSE, Stop::new(Whom::Agent);
-        "isolate-leader": "the controller that leads is cut off from everybody", Majority, USUAL, Partition::new(Split::IsolateLeader);
-        "isolate-follower": "a controller that follows is cut off from everybody", Majority, USUAL, Partition::new(Split::IsolateFollower);
-        "minority-leader": "the leader is cut off from most controllers, and reachable for all others", Majority, USUAL, Partition::new(Split::MinorityLeader);
-        "ring": "each controller sees only its neighbours of a ring (of three: of a row)", Majority, USUAL, Partition::new(Split::Ring);
-        "mute-leader": "what the leader says does not arrive, what is said to it does", Majority, USUAL, Partition::new(Split::MuteLeader);
-        "deaf-leader": "what is said to the leader does not arrive, what it says does", Majority, USUAL, Partition::new(Split::DeafLeader);
-        "agent-controllers": "an agent is cut off from all controllers, and from nobody else", SecondAgent, USUAL, Partition::new(Split::AgentControllers);
-        "agent-store": "an agent is cut off from the store", Bucket, USUAL, Partition::new(Split::AgentStore);
-        "client-store": "clients are cut off from the store", Bucket, USUAL, Partition::new(Split::ClientStore);
-        "client-agents": "clients are cut off from agents", Nothing, USUAL, Partition::new(Split::ClientAgents);
-        "delay-controllers": "20 to 200 ms each way between controllers", Majority, USUAL, Connections::new(Trouble::DelayControllers);
-        "delay-all": "5 to 50 ms each way on every link", Nothing, USUAL, Connections::new(Trouble::DelayAll);
-        "reset": "all connections are reset, again and again", Nothing, SHORT, Connections::new(Trouble::Reset);
-        "replay": "all that agents said to controllers comes once more", Nothing, SHORT, replay::Replay::default();
-        "refuse-leader": "connections to the leader are reset, new ones refused", Majority, USUAL, Connections::new(Trouble::RefuseLeader);
-        "half-open": "agents' and clients' connections lead nowhere, and they are not told", Nothing, USUAL, Connections::new(Trouble::HalfOpen);
-        "store-500": "the store answers 500", Bucket, USUAL, StoreTrouble::new(StoreFault::InternalError);
-        "store-503": "the store answers 503 Slow Down", Bucket, USUAL, StoreTrouble::new(StoreFault::SlowDown);
-        "store-timeout": "the store does not answer, and does nothing", Bucket, USUAL, StoreTrouble::new(StoreFault::Timeout);
-        "store-lost-answer": "the store does what it is asked, and its answer is lost", Bucket, USUAL, StoreTrouble::new(StoreFault::LostAnswer);
-        "store-error-in-200": "the store answers 200 with an error in the body", Bucket, USUAL, StoreTrouble::new(StoreFault::ErrorInOk);
-        "store-truncated": "what is read from the store is half there", Bucket, USUAL, StoreTrouble::new(StoreFault::Truncated);
-        "store-bit-flip": "what is read from the store has another bit", Bucket, USUAL, StoreTrouble::new(StoreFault::BitFlip);
-        "store-slow": "the store takes 0.1 to 3 s more", Bucket, USUAL, StoreTrouble::new(StoreFault::SlowTail);
-        "store-expired": "the store finds credentials expired", Bucket, USUAL, StoreTrouble::new(StoreFault::ExpiredCredentials);
-        "power-cut": "all controllers lose their power at once, and what their disks had not synced", Compiler, SHORT, DiskTrouble::new(Harm::PowerCut);
-        "fsync-stall": "syncs of the leader's disk do not return", Compiler, USUAL, DiskTrouble::new(Harm::Stall);
-        "fsync-fail": "a sync of the leader's disk fails", Compiler, SHORT, DiskTrouble::new(Harm::Fail);
-        "disk-full": "the leader's disk has no room any more", Compiler, SHORT, DiskTrouble::new(Harm::Full);
-        "old-disk": "a controller gets its disk of some seconds ago back, is refused, and is repaired", Compiler, SHORT, replace::BadDisk::new(replace::Bad::Old);
-        "flip-file": "a bit of a controller's log is another; it is refused, and repaired", Compiler, SHORT, replace::BadDisk::new(replace::Bad::Flipped);
-        "replace-controller": "a controller is removed from the cluster and comes back as a new one", Compiler, SHORT, replace::Replace::new();
-        "clock-jump": "wall clocks jump by up to an hour, and back", Compiler, USUAL, clock::Jump::default();
-        "rolling-restart": "every process is stopped with SIGTERM and started again, one after another", Majority, SHORT, restart::RollingRestart;
-        "transfer-leader": "the leadership of the controllers is handed over", Majority, SHORT, restart::TransferLeader;
+        "kill-leader": "kill -9 of the controller that leads", Nothing, GONE, REPLACED, Kill::new(Whom::Leader);
+        "kill-follower": "kill -9 of a controller that follows", Majority, GONE, REPLACED, Kill::new(Whom::Follower);
+        "kill-agent": "kill -9 of the agent with the most partitions", Nothing, GONE, REPLACED, Kill::new(Whom::Agent);
+        "kill-all-agents": "kill -9 of all agents", Nothing, GONE, UNBOUND, Kill::new(Whom::AllAgents);
+        "kill-all-controllers": "kill -9 of all controllers", Nothing, GONE, UNBOUND, Kill::new(Whom::AllControllers);
+        "kill-everything": "kill -9 of every process", Nothing, GONE, UNBOUND, Kill::new(Whom::Everything);
+        "crash-loop-controller": "whichever controller leads is killed and started again, five times", Nothing, AT_ONCE, UNBOUND, crash_loop::CrashLoop::of_controllers();
+        "crash-loop-agent": "an agent is killed and started again, five times", Nothing, AT_ONCE, UNBOUND, crash_loop::CrashLoop::of_agents();
+        "stop-leader": "SIGSTOP of the controller that leads", Nothing, STILL, FOUND_OUT, Stop::new(Whom::Leader);
+        "stop-follower": "SIGSTOP of a controller that follows", Majority, STILL, FOUND_OUT, Stop::new(Whom::Follower);
+        "stop-agent": "SIGSTOP of the agent with the most partitions", Nothing, STILL_AGENT, UNBOUND, Stop::new(Whom::Agent);
+        "isolate-leader": "the controller that leads is cut off from everybody", Majority, LINKS, FOUND_OUT, Partition::new(Split::IsolateLeader);
+        "isolate-follower": "a controller that follows is cut off from everybody", Majority, LINKS, FOUND_OUT, Partition::new(Split::IsolateFollower);
+        "minority-leader": "the leader is cut off from most controllers, and reachable for all others", Majority, LINKS, FOUND_OUT, Partition::new(Split::MinorityLeader);
+        "ring": "each controller sees only its neighbours of a ring (of three: of a row)", Majority, LINKS, FOUND_OUT, Partition::new(Split::Ring);
+        "mute-leader": "what the leader says does not arrive, what is said to it does", Majority, LINKS, FOUND_OUT, Partition::new(Split::MuteLeader);
+        "deaf-leader": "what is said to the leader does not arrive, what it says does", Majority, LINKS, FOUND_OUT, Partition::new(Split::DeafLeader);
+        "agent-controllers": "an agent is cut off from all controllers, and from nobody else", SecondAgent, LINKS, FOUND_OUT, Partition::new(Split::AgentControllers);
+        "agent-store": "an agent is cut off from the store", Bucket, LINKS, UNBOUND, Partition::new(Split::AgentStore);
+        "client-store": "clients are cut off from the store", Bucket, LINKS, UNBOUND, Partition::new(Split::ClientStore);
+        "client-agents": "clients are cut off from agents", Nothing, LINKS, UNBOUND, Partition::new(Split::ClientAgents);
+        "delay-controllers": "20 to 200 ms each way between controllers", Majority, LINKS, UNBOUND, Connections::new(Trouble::DelayControllers);
+        "delay-all": "5 to 50 ms each way on every link", Nothing, LINKS, UNBOUND, Connections::new(Trouble::DelayAll);
+        "reset": "all connections are reset, again and again", Nothing, AT_ONCE, UNBOUND, Connections::new(Trouble::Reset);
+        "replay": "all that agents said to controllers comes once more", Nothing, AT_ONCE, UNBOUND, replay::Replay::default();
+        "refuse-leader": "connections to the leader are reset, new ones refused", Majority, LINKS, UNBOUND, Connections::new(Trouble::RefuseLeader);
+        "half-open": "agents' and clients' connections lead nowhere, and they are not told", Nothing, LINKS, UNBOUND, Connections::new(Trouble::HalfOpen);
+        "store-500": "the store answers 500", Bucket, USUAL, UNBOUND, StoreTrouble::new(StoreFault::InternalError);
+        "store-503": "the store answers 503 Slow Down", Bucket, USUAL, UNBOUND, StoreTrouble::new(StoreFault::SlowDown);
+        "store-timeout": "the store does not answer, and does nothing", Bucket, USUAL, UNBOUND, StoreTrouble::new(StoreFault::Timeout);
+        "store-lost-answer": "the store does what it is asked, and its answer is lost", Bucket, USUAL, UNBOUND, StoreTrouble::new(StoreFault::LostAnswer);
+        "store-error-in-200": "the store answers 200 with an error in the body", Bucket, USUAL, UNBOUND, StoreTrouble::new(StoreFault::ErrorInOk);
+        "store-truncated": "what is read from the store is half there", Bucket, USUAL, UNBOUND, StoreTrouble::new(StoreFault::Truncated);
+        "store-bit-flip": "what is read from the store has another bit", Bucket, USUAL, UNBOUND, StoreTrouble::new(StoreFault::BitFlip);
+        "store-slow": "the store takes 0.1 to 3 s more", Bucket, USUAL, UNBOUND, StoreTrouble::new(StoreFault::SlowTail);
+        "store-expired": "the store finds credentials expired", Bucket, USUAL, UNBOUND, StoreTrouble::new(StoreFault::ExpiredCredentials);
+        "power-cut": "all controllers lose their power at once, and what their disks had not synced", Compiler, GONE, UNBOUND, DiskTrouble::new(Harm::PowerCut);
+        "fsync-stall": "syncs of a controller's disk do not return", Compiler, STALL, FOUND_OUT, DiskTrouble::new(Harm::Stall);
+        "fsync-fail": "a sync of a controller's disk fails", Compiler, AT_ONCE, UNBOUND, DiskTrouble::new(Harm::Fail);
+        "disk-full": "a controller's disk has no room any more", Compiler, AT_ONCE, UNBOUND, DiskTrouble::new(Harm::Full);
+        "old-disk": "a controller gets its disk of some seconds ago back, is refused, and is repaired", Compiler, AT_ONCE, UNBOUND, replace::BadDisk::new(replace::Bad::Old);
+        "flip-file": "a bit of a controller's log is another; it is refused, and repaired", Compiler, AT_ONCE, UNBOUND, replace::BadDisk::new(replace::Bad::Flipped);
+        "replace-controller": "a controller is removed from the cluster and comes back as a new one", Compiler, AT_ONCE, UNBOUND, replace::Replace::new();
+        "clock-jump": "wall clocks jump by up to an hour, and back", Compiler, USUAL, UNBOUND, clock::Jump::default();
+        "rolling-restart": "every process is stopped with SIGTERM and started again, one after another", Majority, AT_ONCE, UNBOUND, restart::RollingRestart;
+        "transfer-leader": "the leadership of the controllers is handed over", Majority, AT_ONCE, UNBOUND, restart::TransferLeader::default();
     ]
 }
 
@@ -227,7 +273,7 @@ pub(crate) fn named(
             let (name, needs) = (spec.name, spec.needs.text());
             Err(usage(format!("{name} cannot be installed: it needs {needs}")))
         }
-        None => Ok(named),
+        None => Ok(named.iter().map(|spec| spec.within_reach(controllers, agents)).collect()),
     }
 }
 
@@ -253,6 +299,29 @@ mod tests {
         assert!(refusal("kill-moon", 3).contains("no fault kill-moon"));
         assert!(refusal("ring", 1).contains("ring cannot be installed: it needs 3 controllers"));
         assert!(refusal(" ,", 3).contains("no fault is named"));
+    }
+
+    #[test]
+    fn what_has_a_bound_lasts_longer_than_that() {
+        for spec in all() {
+            let least = Duration::from_millis(spec.lasts.0);
+            assert!(spec.pause.is_none_or(|pause| pause < least), "{}", spec.name);
+            assert!(spec.lasts.0 <= spec.lasts.1, "{}", spec.name);
+        }
+        assert_eq!(all().iter().filter(|spec| spec.pause == REPLACED).count(), 3);
+        assert_eq!(all().iter().filter(|spec| spec.pause == FOUND_OUT).count(), 10);
+    }
+
+    #[test]
+    fn a_cluster_that_can_miss_nobody_has_no_bound() {
+        let pauses = |list, controllers, agents| {
+            let named = named(list, controllers, agents, Storage::S3).unwrap();
+            named.into_iter().map(|spec| spec.pause).collect::<Vec<_>>()
+        };
+        assert_eq!(pauses("kill-agent,kill-leader", 3, 1), [UNBOUND, REPLACED]);
+        assert_eq!(pauses("kill-agent,kill-leader", 1, 2), [REPLACED, UNBOUND]);
+        assert_eq!(pauses("ring", 5, 2), [FOUND_OUT]);
+        assert_eq!(pauses("ring", 7, 2), [UNBOUND]);
     }
 
     #[test]

@@ -52,8 +52,7 @@ impl Fault for Partition {
     }
 
     async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError> {
-        cluster.links().heal();
-        Ok(Healed::done("all links are open"))
+        Ok(Healed::links(cluster.links().heal()))
     }
 }
 

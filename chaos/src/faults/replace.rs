@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::kill::leader;
+use super::kill::Whom;
 use super::{Fault, Healed, found};
 use crate::cluster::{Cluster, DAMAGED, Node, admin};
 use crate::error::ChaosError;
@@ -34,12 +34,13 @@ pub(super) enum Bad {
 
 pub(super) struct BadDisk {
     bad: Bad,
+    leader: bool,
     victim: Option<usize>,
 }
 
 impl BadDisk {
     pub(super) fn new(bad: Bad) -> Self {
-        Self { bad, victim: None }
+        Self { bad, leader: false, victim: None }
     }
 }
 
@@ -50,7 +51,7 @@ impl Fault for BadDisk {
         cluster: &mut Cluster,
         random: &mut Random,
     ) -> Result<String, ChaosError> {
-        let n = victim(cluster, random).await?;
+        let n = victim(cluster, self.leader, random).await?;
         let (node, data) = (Node::Controller(n), cluster.data(n));
         let io = || ChaosError::io(format!("the disk of {node}"));
         let copy = data.with_extension("old");
@@ -82,15 +83,24 @@ impl Fault for BadDisk {
         renew(cluster, n).await?;
         Ok(Healed::done("repaired, it joins as a new one"))
     }
+
+    fn aim(&mut self, leader: bool) {
+        self.leader = leader;
+    }
+
+    fn hit_leader(&self) -> Option<bool> {
+        self.victim.map(|_| self.leader)
+    }
 }
 
 pub(super) struct Replace {
+    leader: bool,
     victim: Option<usize>,
 }
 
 impl Replace {
     pub(super) fn new() -> Self {
-        Self { victim: None }
+        Self { leader: false, victim: None }
     }
 }
 
@@ -101,7 +111,7 @@ impl Fault for Replace {
         cluster: &mut Cluster,
         random: &mut Random,
     ) -> Result<String, ChaosError> {
-        let n = victim(cluster, random).await?;
+        let n = victim(cluster, self.leader, random).await?;
         let statuses = cluster.statuses().await;
         let status = statuses.into_iter().find(|(number, _)| *number == n);
         let (_, status) = status.ok_or_else(|| {
@@ -128,6 +138,14 @@ impl Fault for Replace {
         renew(cluster, n).await?;
         Ok(Healed::done("it joins as a new one"))
     }
+
+    fn aim(&mut self, leader: bool) {
+        self.leader = leader;
+    }
+
+    fn hit_leader(&self) -> Option<bool> {
+        self.victim.map(|_| self.leader)
+    }
 }
 
 /// Removes a controller, asked again where that is refused or not answered: one change of the members is made at a time,
@@ -152,14 +170,10 @@ async fn remove(cluster: &Cluster, n: usize, id: u64) -> Result<(), ChaosError> 
 }
 
 /// The leader, or one that follows.
-async fn victim(cluster: &Cluster, random: &mut Random) -> Result<usize, ChaosError> {
-    let leader = leader(cluster).await?;
-    let mut others = cluster.controllers();
-    others.retain(|node| *node != leader);
-    let chosen =
-        if random.below(3) == 0 { leader } else { *random.choose(&others).unwrap_or(&leader) };
-    match chosen {
-        Node::Controller(n) => Ok(n),
+async fn victim(cluster: &Cluster, leads: bool, random: &mut Random) -> Result<usize, ChaosError> {
+    let whom = if leads { Whom::Leader } else { Whom::Follower };
+    match whom.pick(cluster, random).await?.first() {
+        Some((Node::Controller(n), _)) => Ok(*n),
         _ => Err(ChaosError::Cluster("no controller can be chosen".to_owned())),
     }
 }

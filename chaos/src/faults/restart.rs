@@ -7,7 +7,8 @@ use nix::sys::signal::Signal;
 
 use super::kill::leader;
 use super::{Fault, Healed, found};
-use crate::cluster::{Cluster, admin};
+use crate::clock;
+use crate::cluster::{Cluster, Node, admin};
 use crate::error::ChaosError;
 use crate::random::Random;
 
@@ -53,7 +54,15 @@ impl Fault for RollingRestart {
     }
 }
 
-pub(super) struct TransferLeader;
+/// How long the one who is to lead may take to be seen leading.
+const LEADS: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+pub(super) struct TransferLeader {
+    /// Another one was seen leading.
+    moved: bool,
+}
 
 #[async_trait]
 impl Fault for TransferLeader {
@@ -67,8 +76,13 @@ impl Fault for TransferLeader {
         let mut tries = 1;
         loop {
             match admin.transfer_leader(None).await {
-                Ok(after) => {
-                    return Ok(format!("from {before} to the controller with id {after}"));
+                Ok(id) => {
+                    let after = other_leader(cluster, before).await;
+                    self.moved = after.is_some();
+                    let seen = after.map_or("seen leading: nobody else".to_owned(), |after| {
+                        format!("seen leading: {after}")
+                    });
+                    return Ok(format!("from {before} to the controller with id {id}; {seen}"));
                 }
                 // Who is to lead may not be asked in time, and then the one before goes on.
                 Err(_) if tries < TRANSFERS => tries += 1,
@@ -82,6 +96,19 @@ impl Fault for TransferLeader {
     }
 
     async fn heal(&mut self, _: &mut Cluster) -> Result<Healed, ChaosError> {
-        Ok(Healed::done("nothing to undo"))
+        Ok(Healed { detail: "nothing to undo".to_owned(), effective: self.moved })
+    }
+}
+
+/// Who leads, if it is another one within some time.
+async fn other_leader(cluster: &Cluster, before: Node) -> Option<Node> {
+    let deadline = clock::now() + LEADS;
+    loop {
+        let leader = cluster.leader().await.map(Node::Controller);
+        match leader.filter(|leader| *leader != before) {
+            Some(leader) => return Some(leader),
+            None if clock::now() >= deadline => return None,
+            None => tokio::time::sleep(LOOK).await,
+        }
     }
 }

@@ -37,9 +37,15 @@ impl Fault for Stop {
     }
 
     async fn heal(&mut self, cluster: &mut Cluster) -> Result<Healed, ChaosError> {
+        let stood = !self.stopped.is_empty() && self.stopped.iter().all(|n| cluster.is_stopped(*n));
         for node in &self.stopped {
             cluster.signal(*node, Signal::SIGCONT)?;
         }
-        Ok(Healed::done("goes on"))
+        let was = if stood { "stood still until then" } else { "did not stand still" };
+        Ok(Healed { detail: format!("goes on, {was}"), effective: stood })
+    }
+
+    fn hit_leader(&self) -> Option<bool> {
+        (!self.stopped.is_empty()).then(|| self.whom.has_leader())
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::history::{Event, History, Operation, Outcome, Partition, Read, Value};
 
 use super::report::FaultRun;
+use super::standstill::Standstill;
 
 /// Kinds of operations whose gaps are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -103,6 +104,8 @@ struct Place {
     /// When it was first asked for.
     asked: u64,
     successes: Vec<u64>,
+    /// When each of them was asked for, of sends.
+    sent: Vec<u64>,
 }
 
 /// A time without a success.
@@ -114,15 +117,30 @@ struct Gap {
 }
 
 /// Notes for each fault how long partitions were not written in its time, and after its healing.
-pub(super) fn pauses(history: &History, faults: &mut [FaultRun], until_us: u64) {
+pub(super) fn pauses(
+    history: &History,
+    faults: &mut [FaultRun],
+    until_us: u64,
+    standstill: &Standstill,
+) {
     let places = Places::of(history);
     let sends: Vec<&Place> = places.of_kind(Kind::Send).collect();
     let ends = ends(faults, until_us);
     for (fault, end) in faults.iter_mut().zip(ends) {
         fault.pause_us = longest_of(&sends, fault.begun_us, end, until_us).us;
+        // Which is the longest may be another question where the machine stood still.
+        let gaps = sends.iter().flat_map(|place| place.gaps(fault.begun_us, end, until_us));
+        let judged = gaps.map(|(begun, ended)| {
+            let allowed_us = standstill.within(begun, ended);
+            (ended.saturating_sub(begun) - allowed_us, allowed_us)
+        });
+        (fault.judged.us, fault.judged.allowed_us) = judged.max().unwrap_or_default();
         let served = |place: &&Place| {
             let first = place.successes.partition_point(|time| *time < fault.healed_us);
-            place.successes.get(first).map(|time| time - fault.healed_us)
+            // What was sent before may have been on its way when it was healed.
+            let mut after = place.successes[first..].iter().zip(&place.sent[first..]);
+            let written = after.find(|(_, sent)| **sent >= fault.healed_us);
+            written.map(|(time, _)| time - fault.healed_us)
         };
         let all: Option<Vec<u64>> = sends.iter().map(served).collect();
         fault.writable_us = all.and_then(|all| all.into_iter().max());
@@ -191,19 +209,29 @@ impl Place {
     /// The longest time without a success that began from `from` to `to`, or was under way at `from` and is counted from
     /// there; one that never ended counts to `end`.
     fn longest(&self, from: u64, to: u64, end: u64) -> Gap {
+        let gap = |(begun, ended): (u64, u64)| {
+            let us = ended.min(end).saturating_sub(begun);
+            Gap { us, open: ended > end && us > 0 }
+        };
+        self.between(from, to).map(gap).max().unwrap_or_default()
+    }
+
+    /// All of them, from when until when.
+    fn gaps(&self, from: u64, to: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+        self.between(from, to).map(move |(begun, ended)| (begun, ended.min(end)))
+    }
+
+    /// The same; one that never ended has no end.
+    fn between(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> {
         let (earliest, latest) = (from.saturating_sub(USUAL_US), to.saturating_sub(USUAL_US));
         let first = self.successes.partition_point(|time| *time < earliest);
         let before = first.checked_sub(1).map_or(self.asked, |before| self.successes[before]);
         // If that was long before the fault, the fault has only the rest.
         let before =
             if before < earliest { Some(from) } else { (before < latest).then_some(before) };
-        let begun = self.successes[first..].iter().take_while(|time| **time < latest);
+        let begun = self.successes[first..].iter().copied().take_while(move |time| *time < latest);
         let ends = self.successes[first..].iter().copied().chain([u64::MAX]);
-        let gap = |(begun, ended): (u64, u64)| {
-            let us = ended.min(end).saturating_sub(begun);
-            Gap { us, open: ended > end && us > 0 }
-        };
-        before.into_iter().chain(begun.copied()).zip(ends).map(gap).max().unwrap_or_default()
+        before.into_iter().chain(begun).zip(ends)
     }
 }
 
@@ -218,6 +246,8 @@ struct Places<'a> {
     written: BTreeSet<Partition>,
     readers: BTreeSet<Who<'a>>,
     furthest: HashMap<(Who<'a>, Partition), u64>,
+    /// When what is not answered yet was sent.
+    asked: HashMap<Value, u64>,
 }
 
 impl<'a> Places<'a> {
@@ -243,9 +273,10 @@ impl<'a> Places<'a> {
             Operation::Subscribe { group } => {
                 self.groups.insert(*process, group);
             }
-            Operation::Send { at, .. } => {
+            Operation::Send { at, value, .. } => {
                 let client = self.client(*process);
                 self.note(Kind::Send, Who::All, Some(*at), *outcome, *time_us);
+                self.sent(*at, *value, *outcome, *time_us);
                 self.note(Kind::ClientSend, client, Some(*at), *outcome, *time_us);
                 if *outcome == Outcome::Ok {
                     self.written(*at, *time_us);
@@ -286,9 +317,23 @@ impl<'a> Places<'a> {
         time_us: u64,
     ) {
         let place = self.places.entry((kind, who, at));
-        let place = place.or_insert_with(|| Place { asked: time_us, successes: Vec::new() });
+        let place = place.or_insert_with(|| Place { asked: time_us, ..Place::default() });
         if outcome == Outcome::Ok {
             place.successes.push(time_us);
+        }
+    }
+
+    /// Notes when what is acknowledged was sent.
+    fn sent(&mut self, at: Partition, value: Value, outcome: Outcome, time_us: u64) {
+        if outcome == Outcome::Invoke {
+            self.asked.insert(value, time_us);
+            return;
+        }
+        let sent = self.asked.remove(&value).unwrap_or(time_us);
+        if outcome == Outcome::Ok
+            && let Some(place) = self.places.get_mut(&(Kind::Send, Who::All, Some(at)))
+        {
+            place.sent.push(sent);
         }
     }
 
@@ -353,21 +398,8 @@ pub(super) fn seconds(history: &History) -> Vec<Second> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::tests::fault;
     use super::*;
-
-    fn fault(begun: u64, healed: u64) -> FaultRun {
-        FaultRun {
-            name: "kill-agent",
-            detail: String::new(),
-            installed: true,
-            begun_us: begun * 1_000_000,
-            healed_us: healed * 1_000_000,
-            whole_us: healed * 1_000_000,
-            pause_us: 0,
-            writable_us: None,
-            problem: None,
-        }
-    }
 
     fn sent(outcome: Outcome, second: u64, process: u32, partition: u32) -> Event {
         Event {
@@ -399,7 +431,7 @@ mod tests {
         let events = events.map(|(second, at)| sent(Outcome::Ok, second, 1, at));
         let history = History { events: events.to_vec() };
         let mut faults = [fault(2, 10), fault(30, 31)];
-        pauses(&history, &mut faults, 40_000_000);
+        pauses(&history, &mut faults, 40_000_000, &Standstill::default());
         // The one partition from 1 to 14; the other from 14 on, for good.
         assert_eq!((faults[0].pause_us, faults[0].writable_us), (26_000_000, Some(4_000_000)));
         assert_eq!(faults[1].writable_us, None);
@@ -407,6 +439,35 @@ mod tests {
         let gaps = gaps(&history, &faults, 40_000_000);
         let again = row(&gaps, "writable again");
         assert_eq!((again.faults, again.not_over, again.max_ms), (2, 1, 9_000));
+    }
+
+    #[test]
+    fn what_was_sent_before_a_healing_does_not_show_that_it_is_over() {
+        let sends = [(Outcome::Invoke, 8, 7), (Outcome::Ok, 11, 7), (Outcome::Invoke, 11, 8)];
+        let sends = sends.into_iter().chain([(Outcome::Ok, 17, 8)]);
+        let event = |(outcome, second, counter): (Outcome, u64, u64)| {
+            let mut event = sent(outcome, second, 1, 0);
+            if let Operation::Send { value, .. } = &mut event.operation {
+                value.counter = counter;
+            }
+            event
+        };
+        let history = History { events: sends.map(event).collect() };
+        let mut faults = [fault(2, 10)];
+        pauses(&history, &mut faults, 40_000_000, &Standstill::default());
+        assert_eq!(faults[0].writable_us, Some(7_000_000));
+    }
+
+    #[test]
+    fn what_the_machine_stood_still_is_taken_from_the_pause_and_nothing_else() {
+        let events = [1, 5, 9, 10, 14].map(|second| sent(Outcome::Ok, second, 1, 0));
+        let history = History { events: events.to_vec() };
+        let mut faults = [fault(2, 10)];
+        // A part of the first gap, all but a second of the last, and some of a time that is no pause of it.
+        let stood = [(0, 500_000), (4_500_000, 6_000_000), (10_000_000, 13_000_000)];
+        pauses(&history, &mut faults, 14_000_000, &Standstill::of(&stood));
+        assert_eq!(faults[0].pause_us, 4_000_000);
+        assert_eq!((faults[0].judged.us, faults[0].judged.allowed_us), (3_500_000, 500_000));
     }
 
     #[test]
@@ -428,7 +489,7 @@ mod tests {
             .chain([sent(Outcome::Invoke, 4, 1, 1), sent(Outcome::Info, 29, 1, 1)]);
         let history = History { events: events.collect() };
         let mut faults = [fault(2, 10)];
-        pauses(&history, &mut faults, 40_000_000);
+        pauses(&history, &mut faults, 40_000_000, &Standstill::default());
         assert_eq!((faults[0].pause_us, faults[0].writable_us), (36_000_000, None));
     }
 
@@ -455,7 +516,7 @@ mod tests {
     #[test]
     fn a_gap_counts_for_the_fault_in_whose_time_it_began_and_its_rest_for_the_next() {
         let successes = [9, 10, 50, 55, 60].map(|s| s * 1_000_000).to_vec();
-        let place = Place { asked: 0, successes };
+        let place = Place { successes, ..Place::default() };
         let longest = |from, to| {
             let [from, to, end] = [from, to, 90].map(|s| s * 1_000_000);
             let gap = place.longest(from, to, end);

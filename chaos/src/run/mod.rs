@@ -2,15 +2,19 @@
 //! one fresh write and read per partition → audit → the checker → the report. However it ends, what there is of its history
 //! is checked and reported.
 
+mod bounds;
 mod clients;
 mod drain;
 mod final_audit;
 mod judge;
 mod measure;
+mod panics;
 mod recovery;
 mod report;
 mod schedule;
+mod standstill;
 mod timeline;
+mod valid;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,11 +23,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use bounds::Judged;
 pub use drain::{Drained, drain_and_probe};
 pub use final_audit::audit;
 pub use judge::judge;
 pub use measure::Gaps;
 pub use report::{Counts, FaultRun, RunReport, Verdict};
+pub use standstill::Stood;
 
 use crate::audit::AuditReport;
 use crate::clock;
@@ -34,7 +40,8 @@ use crate::random::Random;
 use crate::recorder::Recorder;
 use crate::workload::{Crew, LogTopic, World};
 use clients::Clients;
-use schedule::Rotated;
+use schedule::{Rotated, Scene};
+use standstill::{Standstill, Watcher};
 
 /// How long a new cluster may take until it takes writes.
 const START: Duration = Duration::from_secs(120);
@@ -42,6 +49,8 @@ const START: Duration = Duration::from_secs(120);
 const AFTERWARDS: Duration = Duration::from_secs(6);
 /// How long the drain may take, all its bounds together; the audit has as long as the run had, too.
 const LOOKED_AT: Duration = Duration::from_secs(900);
+/// Where data and logs of all processes are, in the run's folder.
+const CLUSTER: &str = "cluster";
 const TOPICS: u32 = 2;
 const PARTITIONS: u32 = 4;
 
@@ -82,20 +91,31 @@ pub async fn run(
     let seed = options.seed.unwrap_or_else(|| clock::wall().as_millis() as u64 % 1_000_000);
     let layers = named.iter().any(|spec| spec.needs == Needs::Compiler);
     let plan = schedule::Plan::new(named, options.time, seed)?;
+    if !plan.left_out().is_empty() {
+        let left_out = plan.left_out().join(", ");
+        progress(&format!("there is no time for {left_out}"));
+    }
     make_folder(&options.folder)?;
     progress(&format!("seed {seed}, folder {}", options.folder.display()));
     let recorder = Arc::new(Recorder::create(&options.folder.join("history.jsonl"))?);
-    let trial = Trial { options, seed, layers, recorder, progress };
+    let watcher = Watcher::start(Arc::clone(&recorder))?;
+    let trial = Trial { options, seed, layers, recorder, watcher, progress };
     let (mut cluster, mut course) = (None, Course::default());
     let held = tokio::select! {
         held = trial.hold(plan, &mut cluster, &mut course, &interrupt) => held,
         () = interrupt.cancelled() => Err(ChaosError::Interrupted),
     };
+    let logs = trial.options.folder.join(CLUSTER);
     let fallen = cluster.iter_mut().flat_map(Cluster::fallen);
-    let fallen = fallen.map(|(node, code)| format!("{node} ended by itself, exit {code}"));
+    let fallen = fallen.map(|(node, code)| {
+        let words = panics::last_words(&logs, &node.file_name());
+        format!("{node} ended by itself, exit {code}; {words}")
+    });
     course.problems.extend(fallen);
     // This heals all: its processes end, and with them their links and disks.
     drop(cluster);
+    course.problems.extend(panics::search(&logs));
+    course.standstill = trial.watcher.seen();
     trial.judge(course, held)
 }
 
@@ -115,6 +135,7 @@ struct Trial {
     /// Some fault needs disks and clocks that can be broken.
     layers: bool,
     recorder: Arc<Recorder>,
+    watcher: Watcher,
     progress: Progress,
 }
 
@@ -127,6 +148,7 @@ struct Course {
     /// When clients were told to end.
     rotated_until: Option<Duration>,
     problems: Vec<String>,
+    standstill: Standstill,
     audit: AuditReport,
 }
 
@@ -170,12 +192,11 @@ impl Trial {
             World { stop: interrupt.child_token(), random: random.fork(4), ..world.clone() };
         let mut clients = Clients::start(&world);
         let mut members = Clients::start_groups(&groups);
-        let (recorder, partitions) = (&self.recorder, world.partitions());
-        let rotated = &mut course.rotated;
+        let (recorder, partitions) = (&*self.recorder, world.partitions());
+        let (watcher, progress) = (&self.watcher, &self.progress);
+        let scene = Scene { partitions: &partitions, recorder, watcher, progress };
         tokio::select! {
-            rotated = plan.rotate(cluster, &partitions, recorder, &self.progress, rotated) => {
-                rotated?;
-            }
+            rotated = plan.rotate(cluster, &scene, &mut course.rotated) => rotated?,
             // Clients end when they are told to; before that only by a failure of their own.
             error = clients.failed() => return Err(error),
             error = members.failed() => return Err(error),
@@ -222,7 +243,7 @@ impl Trial {
             controllers: self.options.controllers,
             agents: self.options.agents,
             binary: self.options.binary.clone(),
-            folder: self.options.folder.join("cluster"),
+            folder: self.options.folder.join(CLUSTER),
             layers: self.layers,
             storage: self.options.storage,
         };
@@ -275,7 +296,9 @@ mod tests {
             binary: PathBuf::new(),
         };
         let progress: Progress = Arc::new(|_| ());
-        Trial { options, seed: 1, layers: false, recorder: Arc::new(recorder), progress }
+        let recorder = Arc::new(recorder);
+        let watcher = Watcher::start(Arc::clone(&recorder)).unwrap();
+        Trial { options, seed: 1, layers: false, recorder, watcher, progress }
     }
 
     fn begun() -> Course {

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::bounds::{self, Judged};
 use super::measure::{self, Gaps};
 use super::schedule::Rotated;
-use super::{Course, Options, timeline};
+use super::standstill::Stood;
+use super::{Course, Options, timeline, valid};
 use crate::audit::AuditReport;
 use crate::checker::Report;
 use crate::error::ChaosError;
@@ -35,8 +37,10 @@ pub struct FaultRun {
     pub name: &'static str,
     /// What was really done, and to whom.
     pub detail: String,
-    /// It was really there.
+    /// It was really there: what it is about to strike, it has struck.
     pub installed: bool,
+    /// Whether a controller that led was among its victims; `None` where its victims are no processes.
+    pub hit_leader: Option<bool>,
     /// When its installation began, microseconds into the run.
     pub begun_us: u64,
     /// When it was healed.
@@ -45,7 +49,9 @@ pub struct FaultRun {
     pub whole_us: u64,
     /// The longest time without an acknowledgement that began in its time, of the partition that was worst off.
     pub pause_us: u64,
-    /// From its healing until every partition had taken a record; `None` if one never did.
+    /// The same as it is judged.
+    pub judged: Judged,
+    /// From its healing until every partition had taken a record that was sent after it; `None` if one never did.
     pub writable_us: Option<u64>,
     /// Why that did not come about.
     pub problem: Option<String>,
@@ -88,6 +94,10 @@ pub struct RunReport {
     pub operations: BTreeMap<&'static str, Counts>,
     /// Every fault, in order.
     pub faults: Vec<FaultRun>,
+    /// Faults that were asked for, and for which there was no time.
+    pub left_out: Vec<&'static str>,
+    /// When the machine stood still, which was not counted.
+    pub standstill: Stood,
     /// Times without service, by kind of operation.
     pub gaps: Vec<Gaps>,
     /// The longest that the cluster took after healing until every process was at its work.
@@ -109,10 +119,11 @@ pub(super) fn write(
 ) -> Result<RunReport, ChaosError> {
     let last_us = history.events.last().map_or(0, |event| event.time_us);
     let until_us = course.rotated_until.map_or(last_us, |until| until.as_micros() as u64);
-    let Rotated { runs: mut faults, not_installed, identical_after } = course.rotated;
-    measure::pauses(history, &mut faults, until_us);
+    let Rotated { runs: mut faults, not_installed, left_out, identical_after } = course.rotated;
+    measure::pauses(history, &mut faults, until_us, &course.standstill);
     let operations = count(history);
     let mut problems = course.problems;
+    problems.extend(bounds::beyond(&faults));
     problems.extend(faults.iter().filter_map(|fault| {
         let problem = fault.problem.as_ref()?;
         Some(format!("after {} at {:.1} s: {problem}", fault.name, fault.begun_us as f64 / 1e6))
@@ -123,7 +134,7 @@ pub(super) fn write(
     }
     let mut invalid = not_installed;
     if unfinished.is_empty() {
-        invalid.extend(self::invalid(history, &operations, &faults, &checked, until_us));
+        invalid.extend(valid::reasons(history, &faults, &checked, until_us));
     }
     let verdict = match checked.counts.is_empty() && problems.is_empty() {
         false => Verdict::Failed,
@@ -146,6 +157,8 @@ pub(super) fn write(
         identical_after_ms: identical_after.map(|after| after.as_millis() as u64),
         checked,
         faults,
+        left_out,
+        standstill: course.standstill.stood(),
         audit: course.audit,
     };
     unfinished.into_iter().for_each(|error| report.cut_short(&error));
@@ -210,42 +223,24 @@ fn count(history: &History) -> BTreeMap<&'static str, Counts> {
     counts
 }
 
-/// Why a run in which nothing was found proves nothing.
-fn invalid(
-    history: &History,
-    operations: &BTreeMap<&'static str, Counts>,
-    faults: &[FaultRun],
-    checked: &Report,
-    until_us: u64,
-) -> Vec<String> {
-    let mut reasons = Vec::new();
-    let mut installed: BTreeMap<&str, bool> = BTreeMap::new();
-    for fault in faults {
-        *installed.entry(fault.name).or_default() |= fault.installed;
-    }
-    let never = installed.iter().filter(|(_, installed)| !**installed);
-    reasons.extend(never.map(|(name, _)| format!("{name} was never really installed")));
-    for kind in ["send", "poll", "commit offset", "topic", "offset register", "lease"] {
-        if operations.get(kind).is_none_or(|counts| counts.ok == 0) {
-            reasons.push(format!("not one {kind} succeeded"));
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A fault that was there, from one second to another.
+    pub(in crate::run) fn fault(begun: u64, healed: u64) -> FaultRun {
+        FaultRun {
+            name: "kill-agent",
+            detail: String::new(),
+            installed: true,
+            hit_leader: None,
+            begun_us: begun * 1_000_000,
+            healed_us: healed * 1_000_000,
+            whole_us: healed * 1_000_000,
+            pause_us: 0,
+            judged: Judged { us: 0, allowed_us: 0, bound: None },
+            writable_us: None,
+            problem: None,
         }
     }
-    reasons.extend(idle(history, faults, until_us));
-    reasons.extend(checked.undecided.iter().cloned());
-    reasons
-}
-
-/// Faults in whose time, calm included, nothing was acknowledged.
-fn idle(history: &History, faults: &[FaultRun], until_us: u64) -> Vec<String> {
-    let acknowledged = history.events.iter().filter(|event| {
-        event.outcome == Outcome::Ok && matches!(event.operation, Operation::Send { .. })
-    });
-    let times: Vec<u64> = acknowledged.map(|event| event.time_us).collect();
-    let ends = faults.iter().skip(1).map(|fault| fault.begun_us).chain([until_us]);
-    let idle = faults.iter().zip(ends).filter(|(fault, end)| {
-        let next = times.get(times.partition_point(|time| *time < fault.begun_us));
-        next.is_none_or(|time| time > end)
-    });
-    idle.map(|(fault, _)| format!("nothing was acknowledged from {} to the next fault", fault.name))
-        .collect()
 }

@@ -72,8 +72,8 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         .try_timeout(TRY)
         .build()?;
     let status = ask(&admin).await?;
-    format.print(&status, human)?;
-    exit::led(status.leader)
+    let printed = format.print(&status, human);
+    exit::after_printing(printed, exit::led(status.leader))
 }
 
 async fn ask(admin: &Admin) -> Result<Status, AdminError> {

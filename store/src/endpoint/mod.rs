@@ -1,4 +1,5 @@
-//! Test support: an S3 endpoint inside this process, on loopback, over any `object_store`.
+//! Test support: an S3 endpoint inside this process, on loopback, over any `object_store`, or over one in memory that
+//! lists large buckets quickly ([`Memory`]).
 //!
 //! It speaks as much of the protocol as StreamHouse uses: PutObject (`If-None-Match: *`), GetObject with ranges,
 //! HeadObject, DeleteObject, ListObjectsV2. Buckets need not be made: a bucket is the first segment of a key.
@@ -7,10 +8,12 @@
 
 mod faults;
 mod interfere;
+mod memory;
 mod objects;
 
 pub use faults::{Faults, Weather};
 pub use interfere::{Fate, Interference};
+pub use memory::Memory;
 
 use std::io;
 use std::net::SocketAddr;
@@ -50,7 +53,26 @@ impl Endpoint {
         interference: Arc<dyn Interference>,
     ) -> io::Result<Self> {
         let faults = Arc::new(Faults::default());
-        let mut builder = S3ServiceBuilder::new(Objects::new(objects, Arc::clone(&faults)));
+        let objects = Objects::new(objects, Arc::clone(&faults));
+        Self::serve(objects, faults, interference).await
+    }
+
+    /// The same over a bucket whose pages cost what they hold.
+    pub async fn start_over(
+        bucket: Memory,
+        interference: Arc<dyn Interference>,
+    ) -> io::Result<Self> {
+        let faults = Arc::new(Faults::default());
+        let objects = Objects::in_order(bucket, Arc::clone(&faults));
+        Self::serve(objects, faults, interference).await
+    }
+
+    async fn serve(
+        objects: Objects,
+        faults: Arc<Faults>,
+        interference: Arc<dyn Interference>,
+    ) -> io::Result<Self> {
+        let mut builder = S3ServiceBuilder::new(objects);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = builder.build();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload,
+    Error, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload,
 };
 use s3s::dto::{
     DeleteObjectInput, DeleteObjectOutput, ETag, ETagCondition, GetObjectInput, GetObjectOutput,
@@ -16,15 +16,72 @@ use s3s::dto::{
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::faults::Faults;
+use super::memory::{Memory, Page};
 
 /// S3's own page size.
 const PAGE: usize = 1000;
 
-pub(super) struct Objects(Arc<dyn ObjectStore>, Arc<Faults>);
+pub(super) struct Objects {
+    objects: Arc<dyn ObjectStore>,
+    /// The same, where its names are in order.
+    in_order: Option<Memory>,
+    faults: Arc<Faults>,
+}
 
 impl Objects {
     pub(super) fn new(objects: Arc<dyn ObjectStore>, faults: Arc<Faults>) -> Self {
-        Self(objects, faults)
+        Self { objects, in_order: None, faults }
+    }
+
+    pub(super) fn in_order(bucket: Memory, faults: Arc<Faults>) -> Self {
+        Self { objects: Arc::new(bucket.clone()), in_order: Some(bucket), faults }
+    }
+
+    /// The object, or a range of it, and how large all of it is: of one and the same object, though it be replaced
+    /// meanwhile.
+    async fn get(&self, path: &Path, range: Option<&Range>) -> S3Result<(GetResult, bool)> {
+        loop {
+            let meta = self.objects.head(path).await.map_err(answer)?;
+            let range = range.map(|range| satisfiable(range, meta.size)).transpose()?;
+            let partial = range.is_some();
+            let options = GetOptions { range, if_match: meta.e_tag, ..GetOptions::default() };
+            match self.objects.get_opts(path, options).await {
+                Ok(object) => return Ok((object, partial)),
+                Err(Error::Precondition { .. }) => {}
+                Err(error) => return Err(answer(error)),
+            }
+        }
+    }
+
+    /// So many of the bucket's objects, by key, and whether there are more.
+    async fn page(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: &str,
+        most: usize,
+    ) -> S3Result<(Vec<(String, ObjectMeta)>, bool)> {
+        if let Some(objects) = &self.in_order {
+            let named = |key: &str| format!("{bucket}/{key}");
+            let Page { objects, more } = objects.page(&named(prefix), &named(after), most);
+            let keyed = objects.into_iter().map(|meta| (key_of(bucket, &meta), meta));
+            return Ok((keyed.collect(), more));
+        }
+        let mut objects: Vec<(String, ObjectMeta)> = self
+            .objects
+            .list(Some(&Path::from(bucket)))
+            .map_ok(|meta| (key_of(bucket, &meta), meta))
+            .try_filter(|(key, _)| {
+                std::future::ready(key.starts_with(prefix) && key.as_str() > after)
+            })
+            .boxed()
+            .try_collect()
+            .await
+            .map_err(answer)?;
+        objects.sort_by(|a, b| a.0.cmp(&b.0));
+        let more = objects.len() > most;
+        objects.truncate(most);
+        Ok((objects, more))
     }
 }
 
@@ -34,7 +91,7 @@ impl S3 for Objects {
         &self,
         request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
-        self.1.pass()?;
+        self.faults.pass()?;
         let input = request.input;
         let path = path(&input.bucket, &input.key)?;
         let mode = match input.if_none_match {
@@ -50,7 +107,7 @@ impl S3 for Objects {
             None => PutPayload::default(),
         };
         let options = PutOptions::from(mode);
-        let written = self.0.put_opts(&path, payload, options).await.map_err(answer)?;
+        let written = self.objects.put_opts(&path, payload, options).await.map_err(answer)?;
         Ok(S3Response::new(PutObjectOutput {
             e_tag: etag(written.e_tag.as_deref()),
             ..PutObjectOutput::default()
@@ -61,19 +118,17 @@ impl S3 for Objects {
         &self,
         request: S3Request<GetObjectInput>,
     ) -> S3Result<S3Response<GetObjectOutput>> {
-        self.1.pass()?;
+        self.faults.pass()?;
         let input = request.input;
         let path = path(&input.bucket, &input.key)?;
-        let size = self.0.head(&path).await.map_err(answer)?.size;
-        let range = input.range.map(|range| satisfiable(&range, size)).transpose()?;
-        let options = GetOptions { range: range.clone(), ..GetOptions::default() };
-        let object = self.0.get_opts(&path, options).await.map_err(answer)?;
+        let (object, partial) = self.get(&path, input.range.as_ref()).await?;
         let (meta, sent) = (object.meta.clone(), object.range.clone());
         let bytes = object.bytes().await.map_err(answer)?;
         Ok(S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(signed(bytes.len() as u64)),
-            content_range: range.map(|_| format!("bytes {}-{}/{size}", sent.start, sent.end - 1)),
+            content_range: partial
+                .then(|| format!("bytes {}-{}/{}", sent.start, sent.end - 1, meta.size)),
             body: Some(StreamingBlob::from(Body::from(bytes))),
             e_tag: etag(meta.e_tag.as_deref()),
             last_modified: Some(modified(&meta)),
@@ -85,9 +140,9 @@ impl S3 for Objects {
         &self,
         request: S3Request<HeadObjectInput>,
     ) -> S3Result<S3Response<HeadObjectOutput>> {
-        self.1.pass()?;
+        self.faults.pass()?;
         let path = path(&request.input.bucket, &request.input.key)?;
-        let meta = self.0.head(&path).await.map_err(answer)?;
+        let meta = self.objects.head(&path).await.map_err(answer)?;
         Ok(S3Response::new(HeadObjectOutput {
             content_length: Some(signed(meta.size)),
             e_tag: etag(meta.e_tag.as_deref()),
@@ -100,9 +155,9 @@ impl S3 for Objects {
         &self,
         request: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        self.1.pass()?;
+        self.faults.pass()?;
         let path = path(&request.input.bucket, &request.input.key)?;
-        match self.0.delete(&path).await {
+        match self.objects.delete(&path).await {
             Ok(()) | Err(Error::NotFound { .. }) => {
                 Ok(S3Response::new(DeleteObjectOutput::default()))
             }
@@ -114,30 +169,16 @@ impl S3 for Objects {
         &self,
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        self.1.pass()?;
+        self.faults.pass()?;
         let input = request.input;
         if input.delimiter.is_some() {
             return Err(s3_error!(NotImplemented));
         }
-        let bucket = Path::from(input.bucket.as_str());
         let prefix = input.prefix.unwrap_or_default();
         // The continuation token is the last key of the page before.
         let after = input.continuation_token.or(input.start_after).unwrap_or_default();
         let most = input.max_keys.and_then(|n| usize::try_from(n).ok()).unwrap_or(PAGE).min(PAGE);
-        let mut objects: Vec<(String, ObjectMeta)> = self
-            .0
-            .list(Some(&bucket))
-            .map_ok(|meta| (key_of(&input.bucket, &meta), meta))
-            .try_filter(|(key, _)| {
-                std::future::ready(key.starts_with(&prefix) && key.as_str() > after.as_str())
-            })
-            .boxed()
-            .try_collect()
-            .await
-            .map_err(answer)?;
-        objects.sort_by(|a, b| a.0.cmp(&b.0));
-        let more = objects.len() > most;
-        objects.truncate(most);
+        let (objects, more) = self.page(&input.bucket, &prefix, &after, most).await?;
         let last = objects.last().map(|(key, _)| key.clone());
         Ok(S3Response::new(ListObjectsV2Output {
             key_count: i32::try_from(objects.len()).ok(),

@@ -9,7 +9,7 @@ use streamhouse_tests::{Finished, Signal, binary, one_at_a_time, run, signal, un
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// One of every family, so that two minutes are enough.
+/// Some of every family: two minutes have time for about half of them, which the seed chooses.
 const MIXED: &str = "kill-leader,kill-agent,kill-all-controllers,stop-agent,isolate-leader,agent-controllers,reset,\
                      store-500,store-lost-answer,store-bit-flip,power-cut,clock-jump";
 
@@ -50,8 +50,12 @@ fn two_minutes_of_mixed_faults_show_nothing() {
     assert_eq!(report["verdict"], "passed");
     let names: Vec<&str> =
         report["faults"].as_array().unwrap().iter().filter_map(|f| f["name"].as_str()).collect();
+    let left_out: Vec<&str> =
+        report["left_out"].as_array().unwrap().iter().filter_map(|name| name.as_str()).collect();
+    assert!(names.len() >= 3, "{names:?}");
     for name in MIXED.split(',') {
-        assert!(names.contains(&name), "no {name} in {names:?}");
+        let told = names.contains(&name) != left_out.contains(&name);
+        assert!(told, "{name} had a turn, {names:?}, or there was no time for it, {left_out:?}");
     }
     let seed = report["seed"].as_u64().unwrap();
     let acknowledged = report["checked"]["acknowledged"].as_u64().unwrap();
@@ -140,7 +144,7 @@ fn what_cannot_be_is_refused_before_anything_is_started() {
     for (args, named) in [
         (&["--faults", "kill-moon"][..], "no fault kill-moon"),
         (&["--faults", "ring", "--controllers", "1"], "ring cannot be installed"),
-        (&["--minutes", "0.5"], "give it more time"),
+        (&["--minutes", "0.05"], "give it more time"),
         (&["--minutes=-1"], "--minutes"),
     ] {
         let refused = run(&[&["chaos", "run"], args].concat());

@@ -9,14 +9,15 @@ use streamhouse_chaos::{ChaosError, Options, Progress, RunReport, Storage, Verdi
 use tokio_util::sync::CancellationToken;
 
 use super::anomalies;
-use crate::exit::{Failure, Kind};
+use crate::exit::{self, Failure, Kind};
 use crate::output::{self, Format};
 use crate::signals::StopSignals;
 
 /// Exits with 0 only if nothing was found in a run that could have found something.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// How long faults rotate. What comes before and after takes about a minute more.
+    /// How long faults rotate; faults that this has no time for have no turn, which the report tells. All have one
+    /// within a quarter of an hour. What comes before and after takes about a minute more.
     #[arg(long, value_name = "M", default_value_t = 10.0)]
     minutes: f64,
     /// Decides which fault when, for how long and for whom, and what clients do. Default: any; the report tells it.
@@ -76,16 +77,18 @@ pub(super) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         let kind = if matches!(error, ChaosError::Usage(_)) { Kind::Usage } else { Kind::Harness };
         Failure::new(kind, error.to_string())
     })?;
-    format.print(&report, human)?;
-    match report.verdict {
-        Verdict::Passed => Ok(()),
-        Verdict::Failed => Err(Failure::new(Kind::Found, "something is not as it must be").into()),
-        Verdict::Invalid => Err(Failure::new(Kind::Invalid, "the run proves nothing").into()),
-        Verdict::Unfinished => {
-            let why = report.unfinished.unwrap_or_default();
-            Err(Failure::new(Kind::Harness, why).into())
-        }
-    }
+    let printed = format.print(&report, human);
+    exit::after_printing(printed, ending(report.verdict, report.unfinished))
+}
+
+fn ending(verdict: Verdict, unfinished: Option<String>) -> anyhow::Result<()> {
+    let (kind, why) = match verdict {
+        Verdict::Passed => return Ok(()),
+        Verdict::Failed => (Kind::Found, "something is not as it must be".to_owned()),
+        Verdict::Invalid => (Kind::Invalid, "the run proves nothing".to_owned()),
+        Verdict::Unfinished => (Kind::Harness, unfinished.unwrap_or_default()),
+    };
+    Err(Failure::new(kind, why).into())
 }
 
 impl Args {
@@ -139,6 +142,10 @@ fn human(report: &RunReport) -> String {
         Some(after) => format!("controllers identical at most {after} ms after a healing"),
         None => "controllers not seen to be identical after healing".to_owned(),
     });
+    parts.push(standstill(report));
+    if !report.left_out.is_empty() {
+        parts.push(format!("no time for {}", report.left_out.join(", ")));
+    }
     parts.extend(report.problems.iter().map(|problem| format!("PROBLEM {problem}")));
     parts.extend(report.invalid.iter().map(|reason| format!("INVALID {reason}")));
     parts.extend(report.unfinished.iter().map(|reason| format!("UNFINISHED {reason}")));
@@ -151,6 +158,21 @@ fn human(report: &RunReport) -> String {
     parts.push(format!("again: {}", report.command));
     parts.push(verdict.to_owned());
     parts.join("\n")
+}
+
+fn standstill(report: &RunReport) -> String {
+    let stood = &report.standstill;
+    if stood.times == 0 {
+        return "the machine did not stand still".to_owned();
+    }
+    let allowed: u64 = report.faults.iter().map(|fault| fault.judged.allowed_us).sum();
+    format!(
+        "the machine stood still {}, for {} ms in all and {} ms at most; {} ms of it are not counted in pauses",
+        output::counted(stood.times as u64, "time"),
+        output::count(stood.total_ms),
+        output::count(stood.longest_ms),
+        output::count(allowed / 1_000)
+    )
 }
 
 fn operations(report: &RunReport) -> String {
@@ -171,6 +193,7 @@ fn faults(report: &RunReport) -> String {
         "WHOLE AFTER",
         "WRITABLE AFTER",
         "PAUSE",
+        "AT MOST",
     ]);
     for fault in &report.faults {
         let seconds = |from: u64, to: u64| format!("{:.1} s", to.saturating_sub(from) as f64 / 1e6);
@@ -183,6 +206,7 @@ fn faults(report: &RunReport) -> String {
             seconds(fault.healed_us, fault.whole_us),
             fault.writable_us.map_or("never".to_owned(), |after| seconds(0, after)),
             seconds(0, fault.pause_us),
+            fault.judged.bound.map_or_else(String::new, |bound| format!("{bound:?}")),
         ]);
     }
     table.to_string()
@@ -212,4 +236,21 @@ fn gaps(report: &RunReport) -> String {
         ]);
     }
     table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_verdict_has_an_exit_code_of_its_own() {
+        let code = |verdict| {
+            let error = ending(verdict, Some("interrupted".to_owned())).err()?;
+            Some(error.downcast_ref::<Failure>().unwrap().kind())
+        };
+        assert_eq!(code(Verdict::Passed), None);
+        assert_eq!(code(Verdict::Failed), Some(Kind::Found));
+        assert_eq!(code(Verdict::Invalid), Some(Kind::Invalid));
+        assert_eq!(code(Verdict::Unfinished), Some(Kind::Harness));
+    }
 }

@@ -52,8 +52,8 @@ struct Controller {
 pub(super) async fn run(admin: &Admin, format: Format) -> anyhow::Result<()> {
     let (cluster, controllers) = futures::join!(admin.cluster(), admin.controllers());
     let status = Status::of(&cluster?, controllers?);
-    format.print(&status, human)?;
-    exit::led(status.leader)
+    let printed = format.print(&status, human);
+    exit::after_printing(printed, exit::led(status.leader))
 }
 
 impl Status {

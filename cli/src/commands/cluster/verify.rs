@@ -8,10 +8,10 @@ use streamhouse_client::Admin;
 use streamhouse_store::{Store, StoreOptions};
 
 use crate::controllers::{CONNECT_TIMEOUT, Controllers};
-use crate::exit::{Failure, Kind};
+use crate::exit::{self, Failure, Kind};
 use crate::output::{self, Format};
 
-/// BOUND: problems told to people; programs get all.
+/// BOUND: problems told to people, and objects that no index names; programs get all (of these, the first thousand).
 const TOLD: usize = 20;
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,8 @@ pub(super) struct Args {
     /// Where the data lies. Default: where the cluster says; options and keys come from the environment.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// How long the controllers may take to be seen at one applied index.
+    /// How long the controllers may take to be seen at one applied index, and for how long what is refused for now is
+    /// asked again.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     wait: Duration,
     #[command(flatten)]
@@ -36,8 +37,8 @@ pub(super) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let store = open(&args, &controllers).await?;
     let audit = Audit { controllers, store, deep: args.deep, patience: args.wait };
     let report = audit.run(&mut NoWitness).await?;
-    format.print(&report, |report| human(report, args.deep))?;
-    outcome(&report.problems)
+    let printed = format.print(&report, |report| human(report, args.deep));
+    exit::after_printing(printed, outcome(&report.problems))
 }
 
 fn outcome(problems: &[Problem]) -> anyhow::Result<()> {
@@ -101,6 +102,10 @@ fn human(report: &AuditReport, deep: bool) -> String {
             count(report.verified_slices),
             output::bytes(report.verified_bytes)
         ));
+    }
+    lines.extend(report.unreferenced.iter().take(TOLD).map(|key| format!("in no index: {key}")));
+    if report.unreferenced_objects > TOLD as u64 {
+        lines.push(format!("and {} more", count(report.unreferenced_objects - TOLD as u64)));
     }
     lines.extend(
         report.problems.iter().take(TOLD).map(|found| format!("PROBLEM {}", problem(found))),

@@ -1,0 +1,107 @@
+//! For how long producers may be kept waiting by a fault: each has its bound, and a run that goes beyond one has
+//! failed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::report::FaultRun;
+
+/// The longest pause of a fault's turn, as it is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Judged {
+    /// The longest time in which a partition took no record, less what of it the machine stood still.
+    pub us: u64,
+    /// What was taken from it for that.
+    pub allowed_us: u64,
+    /// How long it may be; nothing where that is not bounded.
+    pub bound: Option<Duration>,
+}
+
+/// What went beyond its bound, by turn: of the turns of one fault 99 of 100 are held to it, so of few all.
+pub(super) fn beyond(faults: &[FaultRun]) -> Vec<String> {
+    let mut turns: BTreeMap<&str, Vec<(usize, &FaultRun)>> = BTreeMap::new();
+    for fault in faults.iter().filter(|fault| fault.installed) {
+        let turns = turns.entry(fault.name).or_default();
+        turns.push((turns.len() + 1, fault));
+    }
+    turns.into_values().flat_map(|turns| beyond_of_one(&turns)).collect()
+}
+
+fn beyond_of_one(turns: &[(usize, &FaultRun)]) -> Vec<String> {
+    let mut lengths: Vec<u64> = turns.iter().map(|(_, fault)| fault.judged.us).collect();
+    lengths.sort_unstable();
+    let Some(p99) = lengths.get((lengths.len() * 99).div_ceil(100).saturating_sub(1)) else {
+        return Vec::new();
+    };
+    let is_beyond =
+        |us: u64, bound: Option<Duration>| bound.filter(|bound| Duration::from_micros(us) > *bound);
+    let found = turns.iter().filter_map(|(turn, fault)| {
+        let bound = is_beyond(fault.judged.us, fault.judged.bound)?;
+        is_beyond(*p99, Some(bound))?;
+        Some(sentence(*turn, fault, bound))
+    });
+    found.collect()
+}
+
+fn sentence(turn: usize, fault: &FaultRun, bound: Duration) -> String {
+    let Judged { us, allowed_us, .. } = fault.judged;
+    let seconds = |us: u64| us as f64 / 1e6;
+    let allowed = match allowed_us {
+        0 => String::new(),
+        _ => format!(", {:.2} s of standstill not counted", seconds(allowed_us)),
+    };
+    format!(
+        "{}, turn {turn} (at {:.1} s): a partition took no record for {:.2} s{allowed}; at most {bound:?} allowed",
+        fault.name,
+        seconds(fault.begun_us),
+        seconds(us)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::tests::fault;
+    use super::*;
+
+    fn turn(name: &'static str, pause_ms: u64, bound: Option<u64>) -> FaultRun {
+        let bound = bound.map(Duration::from_secs);
+        let judged = Judged { us: pause_ms * 1_000, allowed_us: 0, bound };
+        FaultRun { name, judged, ..fault(10, 14) }
+    }
+
+    #[test]
+    fn a_pause_beyond_its_bound_is_told_with_fault_turn_figure_and_bound() {
+        let faults = [
+            turn("kill-agent", 1_999, Some(2)),
+            turn("kill-leader", 2_000, Some(2)),
+            turn("kill-agent", 2_610, Some(2)),
+            turn("kill-all-agents", 60_000, None),
+        ];
+        let told = "kill-agent, turn 2 (at 10.0 s): a partition took no record for 2.61 s; at most 2s allowed";
+        assert_eq!(beyond(&faults), [told]);
+    }
+
+    #[test]
+    fn a_fault_that_was_not_there_has_no_pause() {
+        let absent = FaultRun { installed: false, ..turn("kill-agent", 9_000, Some(2)) };
+        assert_eq!(beyond(&[absent]), [""; 0]);
+    }
+
+    #[test]
+    fn of_a_hundred_turns_one_may_be_beyond_and_of_two_none() {
+        let mut faults = vec![turn("ring", 100, Some(5)); 99];
+        faults.push(turn("ring", 6_000, Some(5)));
+        assert_eq!(beyond(&faults), [""; 0]);
+        faults.push(turn("ring", 7_000, Some(5)));
+        assert_eq!(beyond(&faults).len(), 2);
+    }
+
+    #[test]
+    fn what_was_allowed_for_a_standstill_is_told() {
+        let mut fault = turn("kill-leader", 2_100, Some(2));
+        fault.judged.allowed_us = 250_000;
+        assert!(beyond(&[fault])[0].contains("0.25 s of standstill not counted"));
+    }
+}
