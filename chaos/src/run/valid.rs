@@ -154,7 +154,10 @@ mod tests {
             ("group member", Operation::FetchOffset { group: group(), at: AT, offset: None }),
             ("metadata client", meta("topic a")),
             ("offset register client", meta("offset a")),
-            ("lease watcher", Operation::Lease { at: AT, epoch: 1, session: 1, high_watermark: 1 }),
+            (
+                "lease watcher",
+                Operation::Lease { at: AT, epoch: 1, session: 1, log_start: 0, high_watermark: 1 },
+            ),
         ];
         let events = operations.into_iter().zip(1..).flat_map(|((client, operation), process)| {
             let client = client.to_owned();
