@@ -17,6 +17,8 @@ const BEGIN: Duration = Duration::from_secs(1_800_000_000);
 
 struct Machine {
     random: StdRng,
+    /// How long the simulation has run, for whoever asks between the hosts' turns.
+    elapsed: Duration,
     /// Which host a runtime is.
     names: HashMap<Id, String>,
     hosts: HashMap<String, Host>,
@@ -24,8 +26,9 @@ struct Machine {
 
 #[derive(Default)]
 struct Host {
-    /// How far its time of day is off.
+    /// How far its time of day is off, and how often that was told.
     skew_ms: i64,
+    told: u64,
     /// How late its threads may be, if not as usual.
     latest: Option<Duration>,
 }
@@ -44,6 +47,7 @@ fn with<T>(ask: impl FnOnce(&mut Machine) -> T) -> T {
 pub fn begin(seed: u64) {
     let machine = Machine {
         random: StdRng::seed_from_u64(seed),
+        elapsed: Duration::ZERO,
         names: HashMap::new(),
         hosts: HashMap::new(),
     };
@@ -55,9 +59,24 @@ pub fn arrive(name: &str) {
     with(|machine| machine.names.insert(Handle::current().id(), name.to_owned()));
 }
 
-/// Sets a host's time of day off.
-pub fn skew(name: &str, by_ms: i64) {
-    with(|machine| machine.hosts.entry(name.to_owned()).or_default().skew_ms = by_ms);
+/// Says how long the simulation has run: of itself it tells that only to hosts, and only in their turns.
+pub fn pass(elapsed: Duration) {
+    with(|machine| machine.elapsed = elapsed);
+}
+
+/// How long the simulation has run, on whatever thread that is asked.
+pub fn elapsed() -> Duration {
+    let between = || MACHINE.with_borrow(|machine| machine.as_ref().map(|machine| machine.elapsed));
+    turmoil::sim_elapsed().or_else(between).unwrap_or_default()
+}
+
+/// Sets a host's time of day off. How often it was told a wrong one until now, since it last was set.
+pub fn skew(name: &str, by_ms: i64) -> u64 {
+    with(|machine| {
+        let host = machine.hosts.entry(name.to_owned()).or_default();
+        host.skew_ms = by_ms;
+        std::mem::take(&mut host.told)
+    })
 }
 
 /// Lets what has a thread of its own on a host, its disk above all, be late by up to this, or by no more than usual.
@@ -66,8 +85,15 @@ pub fn slow(name: &str, latest: Option<Duration>) {
 }
 
 impl Machine {
-    fn host(&self) -> Option<&Host> {
-        self.hosts.get(self.names.get(&Handle::try_current().ok()?.id())?)
+    fn host(&mut self) -> Option<&mut Host> {
+        self.hosts.get_mut(self.names.get(&Handle::try_current().ok()?.id())?)
+    }
+
+    /// How far the time of day is off for whoever asks.
+    fn skew_ms(&mut self) -> i64 {
+        let Some(host) = self.host() else { return 0 };
+        host.told += u64::from(host.skew_ms != 0);
+        host.skew_ms
     }
 
     fn lateness(&mut self) -> Duration {
@@ -77,8 +103,8 @@ impl Machine {
 }
 
 pub(crate) fn wall() -> SystemTime {
-    let now = UNIX_EPOCH + BEGIN + turmoil::sim_elapsed().unwrap_or_default();
-    let skew_ms = with(|machine| machine.host().map_or(0, |host| host.skew_ms));
+    let now = UNIX_EPOCH + BEGIN + elapsed();
+    let skew_ms = with(Machine::skew_ms);
     let skew = Duration::from_millis(skew_ms.unsigned_abs());
     if skew_ms < 0 { now - skew } else { now + skew }
 }
@@ -89,7 +115,7 @@ pub(crate) fn wall() -> SystemTime {
 )]
 pub(crate) fn shared() -> Instant {
     static BEGUN: OnceLock<Instant> = OnceLock::new();
-    *BEGUN.get_or_init(Instant::now) + turmoil::sim_elapsed().unwrap_or_default()
+    *BEGUN.get_or_init(Instant::now) + elapsed()
 }
 
 /// What a thread of its own would do, when it comes to it.

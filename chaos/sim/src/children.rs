@@ -1,31 +1,26 @@
 //! Seeds in processes of their own.
 
-use crate::{FAULTS_LAST, TRACE, nemesis};
+use crate::TRACE;
+use crate::totals::Totals;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 use std::ops::Range;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
+const HISTORY: &str = "history.jsonl";
 /// What is compared of two runs of one seed.
-const FILES: [&str; 2] = [TRACE, "history.jsonl"];
-/// What a seed must have been, to count: seconds, operations that succeeded and records acknowledged among them,
-/// faults and crashes among them.
-const LEAST: [(&str, f64); 5] = [
-    ("seconds", 60.0),
-    ("operations", 1_000.0),
-    ("acknowledged", 200.0),
-    ("faults", 5.0),
-    ("crashes", 1.0),
-];
-/// So many seeds must have seen every kind of fault.
-const ALL_KINDS: u64 = 50;
-/// What is counted of all faults, though no fault of its own.
-const STRUCK: &str = "store_requests_in_trouble";
+const FILES: [&str; 2] = [TRACE, HISTORY];
+/// A process that has not ended by itself after this is ended: it is past all of its own bounds.
+const PATIENCE: Duration = Duration::from_secs(crate::MOST_SECONDS as u64 + 60);
+/// Between two looks at whether it has ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -37,13 +32,55 @@ pub(crate) fn one(seed: u64, seconds: u64, more: &[&str]) -> io::Result<Value> {
     command
         .args(["one", "--seed", &seed.to_string(), "--seconds", &seconds.to_string()])
         .args(more);
-    let Output { stdout, stderr, status } = command.stdin(Stdio::null()).output()?;
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Output { stdout, stderr, status } = finish(command.spawn()?, PATIENCE)?;
     let line = String::from_utf8_lossy(&stdout);
     Ok(serde_json::from_str(line.trim()).unwrap_or_else(|_| {
         let stderr = String::from_utf8_lossy(&stderr);
         let detail = format!("it ended with {status} and without a verdict: {}", stderr.trim());
-        json!({"seed": seed, "violations": [{"name": "died", "detail": detail}]})
+        let bounds = [Signal::SIGXCPU, Signal::SIGALRM, Signal::SIGKILL].map(|one| one as i32);
+        let hung = status.signal().is_some_and(|signal| bounds.contains(&signal));
+        let name = if hung { "hung" } else { "died" };
+        json!({"seed": seed, "violations": [{"name": name, "detail": detail}]})
     }))
+}
+
+/// Waits for its end, or brings it about.
+fn finish(mut child: Child, patience: Duration) -> io::Result<Output> {
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    thread::scope(|scope| {
+        let (out, err) = (scope.spawn(|| all_of(out)), scope.spawn(|| all_of(err)));
+        let begun = now();
+        let status = loop {
+            match child.try_wait()? {
+                Some(status) => break status,
+                None if begun.elapsed() > patience => child.kill()?,
+                None => thread::sleep(LOOK),
+            }
+        };
+        let read = |bytes: thread::ScopedJoinHandle<'_, io::Result<Vec<u8>>>| {
+            bytes.join().unwrap_or_else(|_| Err(io::Error::other("a reader panicked")))
+        };
+        Ok(Output { status, stdout: read(out)?, stderr: read(err)? })
+    })
+}
+
+fn all_of(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.map_or(Ok(0), |mut pipe| pipe.read_to_end(&mut bytes))?;
+    Ok(bytes)
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long it really takes")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// How to see what a seed does.
+pub(crate) fn again(seed: u64, seconds: u64) -> String {
+    format!(
+        "scripts/sim.sh one --seed {seed} --seconds {seconds} --log info --folder /tmp/sim-{seed}"
+    )
 }
 
 /// What a verdict says was violated.
@@ -80,58 +117,9 @@ fn each(
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-/// What all seeds of a run came to.
-#[derive(Default)]
-struct Totals {
-    done: u64,
-    sums: [f64; LEAST.len()],
-    least: [Option<f64>; LEAST.len()],
-    struck: u64,
-    kinds: BTreeMap<String, u64>,
-    failed: Vec<u64>,
-}
-
-impl Totals {
-    fn add(&mut self, verdict: &Value) {
-        self.done += 1;
-        for (at, (name, _)) in LEAST.iter().enumerate() {
-            let value = verdict[*name].as_f64().unwrap_or(0.0);
-            self.sums[at] += value;
-            self.least[at] = Some(self.least[at].map_or(value, |least| least.min(value)));
-        }
-        self.struck += verdict[STRUCK].as_u64().unwrap_or(0);
-        for (kind, count) in verdict["kinds"].as_object().into_iter().flatten() {
-            *self.kinds.entry(kind.clone()).or_default() += count.as_u64().unwrap_or(0);
-        }
-    }
-
-    /// Prints them; what keeps the run from proving what it should.
-    fn tell(&self, seconds: u64) -> Vec<String> {
-        let mut short = Vec::new();
-        for ((name, asked), (sum, least)) in LEAST.iter().zip(self.sums.iter().zip(self.least)) {
-            let least = least.unwrap_or(0.0);
-            println!("{name}: {sum:.0} in all, {least:.0} at the least");
-            // Shorter runs, when they are asked for, prove less.
-            if seconds >= FAULTS_LAST && least < *asked {
-                short.push(format!("a seed had {least:.0} {name}, {asked:.0} are due"));
-            }
-        }
-        let kinds = self.kinds.iter().map(|(kind, count)| format!("{kind} {count}"));
-        println!("faults: {}", kinds.collect::<Vec<_>>().join(", "));
-        println!("requests to the store in trouble: {}", self.struck);
-        if self.done >= ALL_KINDS {
-            let never = nemesis::KINDS.iter().filter(|kind| !self.kinds.contains_key(**kind));
-            short.extend(never.map(|kind| format!("no seed had a fault {kind}")));
-            short.extend((self.struck == 0).then(|| "the store never had trouble".to_owned()));
-        }
-        short
-    }
-}
-
 /// Whether no seed violated anything.
 pub(crate) fn run(seeds: Range<u64>, seconds: u64, jobs: usize) -> io::Result<bool> {
-    #[allow(clippy::disallowed_methods, reason = "how long it really takes")]
-    let begun = Instant::now();
+    let begun = now();
     let totals = Mutex::new(Totals::default());
     let count = seeds.end - seeds.start;
     each(seeds, jobs, |seed| {
@@ -139,14 +127,12 @@ pub(crate) fn run(seeds: Range<u64>, seconds: u64, jobs: usize) -> io::Result<bo
         let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
         totals.add(&verdict);
         let violations = violations(&verdict);
+        for (name, detail) in &violations {
+            println!("seed {seed}: {name}: {detail}");
+        }
         if !violations.is_empty() {
             totals.failed.push(seed);
-            for (name, detail) in &violations {
-                println!("seed {seed}: {name}: {detail}");
-            }
-            println!(
-                "  to repeat it: scripts/sim.sh one --seed {seed} --seconds {seconds} --log info --folder /tmp/sim-{seed}"
-            );
+            println!("  to repeat it: {}", again(seed, seconds));
         }
         if totals.done.is_multiple_of(100) {
             let minutes = begun.elapsed().as_secs_f64() / 60.0;
@@ -176,24 +162,30 @@ pub(crate) fn run(seeds: Range<u64>, seconds: u64, jobs: usize) -> io::Result<bo
     Ok(totals.failed.is_empty() && short.is_empty())
 }
 
-/// Whether both runs of each seed were the same, and violated nothing.
+/// Whether all runs of each seed were the same, the one without a trace included, and violated nothing.
 pub(crate) fn twice(seeds: Range<u64>, seconds: u64, jobs: usize, log: &str) -> io::Result<bool> {
     let failed = AtomicBool::new(false);
     each(seeds, jobs, |seed| {
-        let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
-        let mut verdicts = Vec::new();
-        for folder in &folders {
-            let path = folder.path().display().to_string();
-            verdicts.push(one(seed, seconds, &["--log", log, "--folder", &path])?);
-        }
+        let folders = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
+        let [first, second, untraced] = folders.each_ref().map(tempfile::TempDir::path);
+        let run = |folder: &Path, traced: bool| {
+            let path = folder.display().to_string();
+            let plain = ["--folder", path.as_str()];
+            match traced {
+                true => one(seed, seconds, &[&["--log", log][..], &plain[..]].concat()),
+                false => one(seed, seconds, &plain),
+            }
+        };
+        let verdicts = [run(first, true)?, run(second, true)?, run(untraced, false)?];
         let mut wrong: Vec<String> = violations(&verdicts[0])
             .into_iter()
             .map(|(name, detail)| format!("{name}: {detail}"))
             .collect();
-        if verdicts[0] != verdicts[1] {
-            wrong.push(format!("two verdicts:\n  {}\n  {}", verdicts[0], verdicts[1]));
+        for (other, what) in verdicts[1..].iter().zip(["again", "without a trace"]) {
+            if *other != verdicts[0] {
+                wrong.push(format!("its verdict is another {what}:\n  {}\n  {other}", verdicts[0]));
+            }
         }
-        let [first, second] = folders.each_ref().map(tempfile::TempDir::path);
         let mut said = Vec::new();
         for file in FILES {
             match difference(&first.join(file), &second.join(file))? {
@@ -201,8 +193,15 @@ pub(crate) fn twice(seeds: Range<u64>, seconds: u64, jobs: usize, log: &str) -> 
                 Err(line) => wrong.push(format!("{file} differs at line {line}")),
             }
         }
+        match difference(&first.join(HISTORY), &untraced.join(HISTORY))? {
+            Ok(_) => said.push("untraced, too".to_owned()),
+            Err(line) => wrong.push(format!("untraced, {HISTORY} differs at line {line}")),
+        }
         match wrong.is_empty() {
-            true => println!("seed {seed}: the same twice: {}", said.join("; ")),
+            true => {
+                let state = verdicts[0]["state"].to_string();
+                println!("seed {seed}: the same twice: {}; in the end {state}", said.join("; "));
+            }
             false => {
                 failed.store(true, Ordering::SeqCst);
                 wrong.iter().for_each(|what| println!("seed {seed}: {what}"));
@@ -226,4 +225,17 @@ fn difference(first: &Path, second: &Path) -> io::Result<Result<(usize, usize), 
     let at = first.iter().zip(&second).take_while(|(one, other)| one == other).count();
     let show = |lines: &[String]| lines.get(at).cloned().unwrap_or_else(|| "(the end)".to_owned());
     Ok(Err(format!("{}:\n  {}\n  {}", at + 1, show(&first), show(&second))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_does_not_end_is_ended() {
+        let mut command = Command::new("sleep");
+        let command = command.arg("600").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let ended = finish(command.spawn().unwrap(), Duration::from_millis(50)).unwrap();
+        assert_eq!(ended.status.signal(), Some(Signal::SIGKILL as i32));
+    }
 }

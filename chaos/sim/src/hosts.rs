@@ -51,6 +51,11 @@ pub(crate) fn agents() -> Vec<String> {
     (1..=AGENTS).map(agent).collect()
 }
 
+/// Where all agents are reached.
+pub(crate) fn agent_addresses() -> Vec<String> {
+    agents().into_iter().map(|name| format!("{name}:{AGENT_PORT}")).collect()
+}
+
 /// Where all controllers are reached.
 pub(crate) fn addresses() -> Vec<String> {
     controllers().into_iter().map(|name| format!("{name}:{CONTROLLER_PORT}")).collect()

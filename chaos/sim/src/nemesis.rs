@@ -1,16 +1,18 @@
 //! What is done to the cluster, when, and for how long: all of it drawn from the seed.
 
+use crate::fault::Fault;
 use crate::hosts::{self, CLIENTS, Shared};
+use crate::links::Links;
 use crate::store::{Bucket, Trouble};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
-use streamhouse_chaos::Random;
+use streamhouse_chaos::{Operation, Random};
 use streamhouse_host::simulated;
 use turmoil::Sim;
 
-/// Faults at once.
-const MOST: usize = 2;
+/// Faults at once, of which the seed chooses.
+const MOST: [usize; 4] = [1, 2, 2, 3];
 /// Every so many faults there is a crash.
 const CRASH_EVERY: u64 = 3;
 /// From one fault to the next, and how long one lasts, in milliseconds.
@@ -26,51 +28,39 @@ const HOUR_MS: i64 = 3_600_000;
 /// What a power cut may take from a controller beside its database: what it never synced.
 const UNSYNCED: [&str; 1] = ["synced"];
 
-/// All kinds of faults.
-pub(crate) const KINDS: [&str; 19] = [
-    "power cut",
-    "power and network cut",
-    "restart",
-    "link cut",
-    "link cut one way",
-    "link held",
-    "unanswered, then cut off",
-    "slow disk",
-    "wrong time of day",
-    "latency",
-    Trouble::InternalError.name(),
-    Trouble::SlowDown.name(),
-    Trouble::Unreachable.name(),
-    Trouble::Silence.name(),
-    Trouble::LostAnswer.name(),
-    Trouble::Conflict.name(),
-    Trouble::Truncated.name(),
-    Trouble::BitFlip.name(),
-    Trouble::Slow.name(),
-];
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Fault {
-    /// The power is cut; or the power and the network, so that nobody is told that connections are over.
-    Crash { machines: Vec<String>, silent: bool },
-    /// It is stopped in good order, and started again.
-    Restart(String),
-    /// Nothing comes through between these and those; or nothing from these to those.
-    Cut { these: Vec<String>, those: Vec<String>, one_way: bool },
-    /// What is sent between these and those is kept, and delivered in the end.
-    Hold { these: Vec<String>, those: Vec<String> },
-    /// What the controllers send to this agent is lost, while they hear it and do what it asks; after that it is cut off
-    /// from them, and comes back to ask what became of it when its session is over.
-    Unanswered(String),
-    /// The disk, and other threads, are late by up to this.
-    Slow(String, Duration),
-    /// The clock's time of day is off.
-    Skew(String, i64),
-    /// Requests to the store fail.
-    Store(Vec<String>, Trouble, u64),
-    /// Messages take up to this.
-    Latency(Duration),
+/// What is drawn, before it is decided on what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Draw {
+    Crash,
+    Restart,
+    Cut,
+    Slow,
+    Skew,
+    Store,
+    Unanswered,
+    Latency,
 }
+
+/// Of this every seed has some, in an order of its own.
+const DUE: [Draw; 6] =
+    [Draw::Skew, Draw::Skew, Draw::Store, Draw::Store, Draw::Cut, Draw::Unanswered];
+/// What comes after it, as often as it stands here.
+const THEN: [Draw; 14] = [
+    Draw::Crash,
+    Draw::Crash,
+    Draw::Restart,
+    Draw::Cut,
+    Draw::Cut,
+    Draw::Cut,
+    Draw::Slow,
+    Draw::Skew,
+    Draw::Store,
+    Draw::Store,
+    Draw::Store,
+    Draw::Unanswered,
+    Draw::Unanswered,
+    Draw::Latency,
+];
 
 struct Active {
     fault: Fault,
@@ -92,22 +82,36 @@ impl Active {
 pub(crate) struct Done {
     pub(crate) faults: u64,
     pub(crate) crashes: u64,
+    /// Faults, and crashes among them, that began while another one was in place.
+    pub(crate) coincided: u64,
+    pub(crate) crashes_coincided: u64,
     /// How often what.
     pub(crate) kinds: BTreeMap<&'static str, u64>,
+    /// How often somebody was told a wrong time of day.
+    pub(crate) wrong_times: u64,
+    /// Writes that power cuts took, by the column families that they had changed.
+    pub(crate) lost: BTreeMap<String, u64>,
     /// Who did not end when asked to.
-    pub(crate) hung: Vec<String>,
+    pub(crate) unended: Vec<String>,
 }
 
 pub(crate) struct Nemesis {
     random: Random,
     next: Duration,
+    most: usize,
+    due: Vec<Draw>,
     active: Vec<Active>,
+    links: Links,
     pub(crate) done: Done,
 }
 
 impl Nemesis {
-    pub(crate) fn new(random: Random, begin: Duration) -> Self {
-        Self { random, next: begin, active: Vec::new(), done: Done::default() }
+    pub(crate) fn new(mut random: Random, begin: Duration) -> Self {
+        let most = random.choose(&MOST).copied().unwrap_or(1);
+        let mut due = DUE.to_vec();
+        random.shuffle(&mut due);
+        let (active, links, done) = (Vec::new(), Links::default(), Done::default());
+        Self { random, next: begin, most, due, active, links, done }
     }
 
     /// Ends what is over and begins what is due.
@@ -118,7 +122,7 @@ impl Nemesis {
             if let Fault::Restart(machine) = &over.fault
                 && sim.is_host_running(machine.as_str())
             {
-                self.done.hung.push(format!("{machine} did not end for {RESTART:?}"));
+                self.done.unended.push(format!("{machine} did not end for {RESTART:?}"));
             }
             self.end(sim, rig, bucket, &over.fault);
             if let Fault::Unanswered(agent) = over.fault {
@@ -132,16 +136,22 @@ impl Nemesis {
             return;
         }
         self.next = now + Duration::from_millis(self.random.within(PAUSE));
-        if self.active.len() >= MOST {
+        if self.active.len() >= self.most {
             return;
         }
-        let fault = self.draw(rig);
-        let held: BTreeSet<_> = self.active.iter().flat_map(|one| machines(&one.fault)).collect();
-        if machines(&fault).iter().any(|machine| held.contains(machine)) {
+        let draw = self.draw();
+        let fault = self.fault(draw, rig);
+        if self.active.iter().any(|one| one.fault.excludes(&fault)) {
             return;
         }
-        self.done.faults += 1;
-        *self.done.kinds.entry(kind(&fault)).or_default() += 1;
+        if self.due.last() == Some(&draw) {
+            self.due.pop();
+        }
+        let done = &mut self.done;
+        done.faults += 1;
+        done.coincided += u64::from(!self.active.is_empty());
+        done.crashes_coincided += u64::from(!self.active.is_empty() && fault.is_crash());
+        *done.kinds.entry(fault.kind()).or_default() += 1;
         let until = match fault {
             Fault::Restart(_) => now + RESTART,
             Fault::Unanswered(_) => now + Duration::from_millis(self.random.within(UNANSWERED)),
@@ -159,6 +169,8 @@ impl Nemesis {
         until: Duration,
     ) {
         tracing::info!(?fault, "begins");
+        let (name, detail) = (fault.kind().to_owned(), fault.detail());
+        bucket.note(Operation::Fault { fault: name, detail });
         self.begin(sim, rig, bucket, &fault);
         self.active.push(Active { fault, until });
     }
@@ -170,38 +182,52 @@ impl Nemesis {
         }
     }
 
-    fn draw(&mut self, rig: &Shared) -> Fault {
-        if self.done.faults.is_multiple_of(CRASH_EVERY) {
-            return self.crash(rig);
+    /// The first that meets another one is a crash, so that every seed that has faults at once has such a one.
+    fn draw(&mut self) -> Draw {
+        let meets = !self.active.is_empty() && self.done.crashes_coincided == 0;
+        if meets || self.done.faults.is_multiple_of(CRASH_EVERY) {
+            return Draw::Crash;
         }
-        match self.random.below(14) {
-            0 | 1 => self.crash(rig),
-            2 => Fault::Restart(self.one(&[hosts::controllers(), hosts::agents()].concat())),
-            3..=5 => self.cut(rig),
-            6 => {
+        let then = self.random.choose(&THEN).copied();
+        self.due.last().copied().or(then).unwrap_or(Draw::Crash)
+    }
+
+    fn fault(&mut self, draw: Draw, rig: &Shared) -> Fault {
+        match draw {
+            Draw::Crash => self.crash(rig),
+            Draw::Restart => {
+                Fault::Restart(self.one(&[hosts::controllers(), hosts::agents()].concat()))
+            }
+            Draw::Cut => self.cut(rig),
+            Draw::Slow => {
                 let latest = Duration::from_millis(self.random.within(200..4_000));
                 Fault::Slow(self.one(&hosts::controllers()), latest)
             }
-            7 => {
+            Draw::Skew => {
                 let by = [HOUR_MS, -HOUR_MS, 90_000, -90_000, 5_000];
                 let by = self.random.choose(&by).copied().unwrap_or(HOUR_MS);
                 let all = [hosts::controllers(), hosts::agents()].concat();
                 let leader = Self::leader(rig).filter(|_| self.random.below(2) == 0);
                 Fault::Skew(leader.unwrap_or_else(|| self.one(&all)), by)
             }
-            8..=10 => {
-                let trouble = self.random.choose(&Trouble::ALL).copied();
-                let percent = [20, 50, 100][self.random.below(3) as usize];
-                let who = match self.random.below(4) {
-                    0 => hosts::agents(),
-                    1 => CLIENTS.map(str::to_owned).to_vec(),
-                    _ => vec![self.one(&hosts::agents())],
-                };
-                Fault::Store(who, trouble.unwrap_or(Trouble::Silence), percent)
-            }
-            11 | 12 => Fault::Unanswered(self.one(&hosts::agents())),
-            _ => Fault::Latency(Duration::from_millis(self.random.within(20..400))),
+            Draw::Store => self.store(),
+            Draw::Unanswered => Fault::Unanswered(self.one(&hosts::agents())),
+            Draw::Latency => Fault::Latency(Duration::from_millis(self.random.within(20..400))),
         }
+    }
+
+    fn store(&mut self) -> Fault {
+        let trouble = self.random.choose(&Trouble::ALL).copied().unwrap_or(Trouble::Silence);
+        let percent = [20, 50, 100][self.random.below(3) as usize];
+        let who = match self.random.below(4) {
+            // Only clients read.
+            _ if matches!(trouble, Trouble::Truncated | Trouble::BitFlip) => CLIENTS.to_vec(),
+            0 => return Fault::Store(hosts::agents(), trouble, percent),
+            // Clients write nothing.
+            1 if trouble != Trouble::Conflict => CLIENTS.to_vec(),
+            _ => return Fault::Store(vec![self.one(&hosts::agents())], trouble, percent),
+        };
+        Fault::Store(who.into_iter().map(str::to_owned).collect(), trouble, percent)
     }
 
     fn one(&mut self, of: &[String]) -> String {
@@ -264,14 +290,11 @@ impl Nemesis {
     }
 
     fn begin(&mut self, sim: &mut Sim<'_>, rig: &Shared, bucket: &Bucket, fault: &Fault) {
+        // Before anything ends, so that nobody is told.
+        self.links.cut(sim, fault.cuts());
         match fault {
-            Fault::Crash { machines, silent } => {
+            Fault::Crash { machines, .. } => {
                 for machine in machines {
-                    if *silent {
-                        others(machine)
-                            .iter()
-                            .for_each(|other| sim.partition(&**machine, &**other));
-                    }
                     self.cut_power(sim, rig, machine);
                 }
             }
@@ -285,23 +308,11 @@ impl Nemesis {
                     stop.cancel();
                 }
             }
-            Fault::Cut { these, those, one_way } => {
-                for this in these {
-                    for that in those {
-                        match one_way {
-                            true => sim.partition_oneway(this.as_str(), that.as_str()),
-                            false => sim.partition(this.as_str(), that.as_str()),
-                        }
-                    }
-                }
-            }
-            Fault::Unanswered(agent) => {
-                for controller in hosts::controllers() {
-                    sim.partition_oneway(controller, agent.as_str());
-                }
-            }
+            Fault::Cut { .. } | Fault::Unanswered(_) => {}
             Fault::Slow(machine, latest) => simulated::slow(machine, Some(*latest)),
-            Fault::Skew(machine, by_ms) => simulated::skew(machine, *by_ms),
+            Fault::Skew(machine, by_ms) => {
+                simulated::skew(machine, *by_ms);
+            }
             Fault::Store(who, trouble, percent) => {
                 who.iter().for_each(|host| bucket.trouble(host, *trouble, *percent));
             }
@@ -311,14 +322,10 @@ impl Nemesis {
 
     fn end(&mut self, sim: &mut Sim<'_>, rig: &Shared, bucket: &Bucket, fault: &Fault) {
         tracing::info!(?fault, "is over");
+        self.links.mend(sim, fault.cuts());
         match fault {
-            Fault::Crash { machines, silent } => {
-                for machine in machines {
-                    if *silent {
-                        others(machine).iter().for_each(|other| sim.repair(&**machine, &**other));
-                    }
-                    sim.bounce(machine.as_str());
-                }
+            Fault::Crash { machines, .. } => {
+                machines.iter().for_each(|machine| sim.bounce(machine.as_str()));
             }
             Fault::Hold { these, those } => {
                 for this in these {
@@ -332,26 +339,14 @@ impl Nemesis {
                 }
                 sim.bounce(machine.as_str());
             }
-            Fault::Cut { these, those, one_way } => {
-                for this in these {
-                    for that in those {
-                        match one_way {
-                            true => sim.repair_oneway(this.as_str(), that.as_str()),
-                            false => sim.repair(this.as_str(), that.as_str()),
-                        }
-                    }
-                }
-            }
-            Fault::Unanswered(agent) => {
-                for controller in hosts::controllers() {
-                    sim.repair_oneway(controller, agent.as_str());
-                }
-            }
+            Fault::Cut { .. } | Fault::Unanswered(_) => {}
             Fault::Slow(machine, _) => simulated::slow(machine, None),
-            Fault::Skew(machine, _) => simulated::skew(machine, 0),
+            Fault::Skew(machine, _) => self.done.wrong_times += simulated::skew(machine, 0),
             Fault::Store(who, ..) => who.iter().for_each(|host| bucket.heal(host)),
             Fault::Latency(_) => sim.set_max_message_latency(crate::trial::LATENCY),
         }
+        let (name, detail) = (fault.kind().to_owned(), fault.detail());
+        bucket.note(Operation::Heal { fault: name, detail });
     }
 
     fn cut_power(&mut self, sim: &mut Sim<'_>, rig: &Shared, machine: &str) {
@@ -363,57 +358,21 @@ impl Nemesis {
         }
         sim.crash(machine);
         let random = &mut self.random;
-        rocksdb::power_cut(hosts::database(machine), |unsynced| match random.below(3) {
+        let keep = |unsynced| match random.below(3) {
             0 => 0,
             1 => unsynced,
             _ => random.below(unsynced as u64 + 1) as usize,
-        });
+        };
+        let lost = rocksdb::power_cut(hosts::database(machine), keep);
+        tracing::info!(machine, ?lost, "has no power");
+        for (family, writes) in lost {
+            *self.done.lost.entry(family).or_default() += writes;
+        }
         for file in UNSYNCED {
             if random.below(2) == 0 {
                 // Agents have none.
                 let _ = std::fs::remove_file(Path::new(machine).join(file));
             }
         }
-    }
-}
-
-/// Those that a fault is about, which nothing else is done to meanwhile; of the network all are.
-fn machines(fault: &Fault) -> Vec<String> {
-    match fault {
-        Fault::Crash { machines, silent: true } => {
-            [&machines[..], &["the network".to_owned()]].concat()
-        }
-        Fault::Crash { machines, .. } | Fault::Store(machines, ..) => machines.clone(),
-        Fault::Restart(machine) | Fault::Slow(machine, _) | Fault::Skew(machine, _) => {
-            vec![machine.clone()]
-        }
-        Fault::Cut { .. } | Fault::Hold { .. } | Fault::Unanswered(_) => {
-            vec!["the network".to_owned()]
-        }
-        Fault::Latency(_) => vec!["the latency".to_owned()],
-    }
-}
-
-/// All machines but this one.
-fn others(machine: &str) -> Vec<String> {
-    let clients = CLIENTS.map(str::to_owned);
-    let all = [&hosts::controllers()[..], &hosts::agents(), &clients].concat();
-    all.into_iter().filter(|other| other != machine).collect()
-}
-
-/// What a fault is counted as, one of [`KINDS`].
-fn kind(fault: &Fault) -> &'static str {
-    match fault {
-        Fault::Crash { silent: false, .. } => "power cut",
-        Fault::Crash { silent: true, .. } => "power and network cut",
-        Fault::Restart(_) => "restart",
-        Fault::Cut { one_way: false, .. } => "link cut",
-        Fault::Cut { one_way: true, .. } => "link cut one way",
-        Fault::Hold { .. } => "link held",
-        Fault::Unanswered(_) => "unanswered, then cut off",
-        Fault::Slow(..) => "slow disk",
-        Fault::Skew(..) => "wrong time of day",
-        Fault::Store(_, trouble, _) => trouble.name(),
-        Fault::Latency(_) => "latency",
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use streamhouse_chaos::parts::{HARNESS, Recorder};
 use streamhouse_chaos::{Operation, Outcome, Random};
+use streamhouse_host::simulated;
 use streamhouse_store::{Store, StoreKind};
 
 /// A request that gets no answer is given up after this.
@@ -44,7 +45,7 @@ pub(crate) enum Trouble {
     LostAnswer,
     /// Of a write: told that the key is taken, though it is not.
     Conflict,
-    /// Of a read: half of it. Of a write: all is well.
+    /// Of a read: half of it.
     Truncated,
     /// Of a read: one bit is another.
     BitFlip,
@@ -65,17 +66,27 @@ impl Trouble {
         Self::Slow,
     ];
 
+    /// As the trials of real processes call it, where they have it: the checker knows by that what harms reads.
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::InternalError => "store: 500",
-            Self::SlowDown => "store: 503",
-            Self::Unreachable => "store: unreachable",
-            Self::Silence => "store: silent",
-            Self::LostAnswer => "store: lost answer",
-            Self::Conflict => "store: conflict",
-            Self::Truncated => "store: truncated",
-            Self::BitFlip => "store: flipped bit",
-            Self::Slow => "store: slow",
+            Self::InternalError => "store-500",
+            Self::SlowDown => "store-503",
+            Self::Unreachable => "store-unreachable",
+            Self::Silence => "store-silent",
+            Self::LostAnswer => "store-lost-answer",
+            Self::Conflict => "store-conflict",
+            Self::Truncated => "store-truncated",
+            Self::BitFlip => "store-bit-flip",
+            Self::Slow => "store-slow",
+        }
+    }
+
+    /// Whether a request can have it: one that reads, or one that changes something.
+    fn concerns(self, reads: bool) -> bool {
+        match self {
+            Self::Truncated | Self::BitFlip => reads,
+            Self::Conflict => !reads,
+            _ => true,
         }
     }
 }
@@ -90,7 +101,8 @@ struct State {
     sent: u64,
     /// For each host that has trouble: which, and for how many of a hundred requests.
     troubles: BTreeMap<String, (Trouble, u64)>,
-    struck: u64,
+    /// How many requests had which.
+    struck: BTreeMap<&'static str, u64>,
     recorder: Option<Arc<Recorder>>,
 }
 
@@ -108,7 +120,7 @@ impl Bucket {
             late: BTreeMap::new(),
             sent: 0,
             troubles: BTreeMap::new(),
-            struck: 0,
+            struck: BTreeMap::new(),
             recorder: None,
         };
         Self { objects: Arc::new(InMemory::new()), state: Arc::new(Mutex::new(state)) }
@@ -152,11 +164,12 @@ impl Bucket {
         let mut state = self.state.lock();
         let takes = Duration::from_millis(state.random.within(ON_ITS_WAY));
         state.sent += 1;
-        let place = (turmoil::sim_elapsed().unwrap_or_default() + takes, state.sent);
+        let place = (simulated::elapsed() + takes, state.sent);
         state.late.insert(place, effect);
     }
 
-    fn note(&self, operation: Operation) {
+    /// What the simulation did, in the history.
+    pub(crate) fn note(&self, operation: Operation) {
         if let Some(recorder) = &self.state.lock().recorder {
             recorder.record(HARNESS, Outcome::Ok, operation);
         }
@@ -181,9 +194,9 @@ impl Bucket {
         Ok(())
     }
 
-    /// How many requests had trouble.
-    pub(crate) fn struck(&self) -> u64 {
-        self.state.lock().struck
+    /// How many requests had which trouble.
+    pub(crate) fn struck(&self) -> BTreeMap<&'static str, u64> {
+        self.state.lock().struck.clone()
     }
 }
 
@@ -202,12 +215,15 @@ struct Fate {
 }
 
 impl Way {
-    fn fate(&self) -> Fate {
+    fn fate(&self, reads: bool) -> Fate {
         let mut state = self.bucket.state.lock();
         let state = &mut *state;
         let of = state.troubles.get(&self.host).copied();
         let trouble = of.filter(|(_, percent)| state.random.below(100) < *percent).map(|of| of.0);
-        state.struck += u64::from(trouble.is_some());
+        let trouble = trouble.filter(|trouble| trouble.concerns(reads));
+        if let Some(trouble) = trouble {
+            *state.struck.entry(trouble.name()).or_default() += 1;
+        }
         let range = if trouble == Some(Trouble::Slow) { SLOW } else { USUAL };
         let takes = Duration::from_millis(state.random.within(range));
         Fate { trouble, happens: state.random.below(2) == 0, takes }
@@ -218,7 +234,7 @@ impl Way {
         &self,
         act: impl FnOnce(&Bucket) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let fate = self.fate();
+        let fate = self.fate(false);
         let happens = match fate.trouble {
             None | Some(Trouble::Slow | Trouble::Truncated | Trouble::BitFlip) => true,
             Some(Trouble::LostAnswer) => true,
@@ -253,7 +269,7 @@ impl Way {
 
     /// Waits for what a read takes; the trouble that its answer has.
     async fn before_read(&self) -> Result<Option<Trouble>> {
-        let fate = self.fate();
+        let fate = self.fate(true);
         tokio::time::sleep(fate.takes).await;
         match fate.trouble {
             Some(Trouble::InternalError) => Err(answer("500 Internal Server Error")),

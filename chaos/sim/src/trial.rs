@@ -3,8 +3,10 @@
 
 use crate::hosts::{self, CLIENTS, Shared};
 use crate::invariants::Invariants;
-use crate::nemesis::Nemesis;
+use crate::late::Late;
+use crate::nemesis::{Done, Nemesis};
 use crate::store::Bucket;
+use crate::watchdog;
 use parking_lot::Mutex;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,9 +15,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use streamhouse_chaos::parts::{
-    Access, Crew, LogTopic, Recorder, World, admin, audit, drain_and_probe, run_clients,
+    Access, Crew, HARNESS, LogTopic, Recorder, World, admin, audit, drain_and_probe, run_clients,
 };
-use streamhouse_chaos::{Outcome, Random, check};
+use streamhouse_chaos::{Outcome, Partition, Random, check};
+use streamhouse_controller::raft::RaftNode;
 use streamhouse_host::simulated;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +30,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// How long the cluster may take to come up, and all that follows the faults.
 const START: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(600);
-/// How long clients go on once all is healed.
+/// How long clients go on once all is healed; members of groups do until their groups are at the ends.
 const AFTERWARDS: Duration = Duration::from_secs(6);
 const TOPICS: u32 = 2;
 const PARTITIONS: u32 = 3;
@@ -44,11 +47,16 @@ pub(crate) struct Verdict {
     pub(crate) seconds: f64,
     pub(crate) operations: usize,
     pub(crate) acknowledged: u64,
-    pub(crate) faults: u64,
-    pub(crate) crashes: u64,
-    pub(crate) struck: u64,
-    /// Faults by what was done.
-    pub(crate) kinds: BTreeMap<&'static str, u64>,
+    /// What the nemesis did.
+    pub(crate) done: Done,
+    /// Requests that the store's troubles met.
+    pub(crate) struck: BTreeMap<&'static str, u64>,
+    /// How often invariants were held against something.
+    pub(crate) looks: BTreeMap<&'static str, u64>,
+    /// How long it took after the last healing, in seconds.
+    pub(crate) took: BTreeMap<&'static str, f64>,
+    /// What each controller is in the end: its applied index and its state's hash.
+    pub(crate) state: BTreeMap<u64, String>,
     /// What was violated, and how.
     pub(crate) violations: Vec<(String, String)>,
 }
@@ -64,6 +72,8 @@ enum Stage {
 #[derive(Default)]
 struct Told {
     working: bool,
+    /// On so many hosts all clients but members of groups have ended.
+    ended: usize,
     /// It came to its end.
     audited: bool,
     problems: Vec<String>,
@@ -97,20 +107,24 @@ pub(crate) fn run(seed: u64, faults_last: Duration) -> Verdict {
     let bucket = Bucket::new(random.fork(1));
     hosts::add_all(&mut sim, &rig, &bucket);
     let told = Rc::new(RefCell::new(Told::default()));
-    let stop = CancellationToken::new();
-    add_clients(&mut sim, &bucket, &random, &told, &stop);
+    let stops = Stops::default();
+    add_clients(&mut sim, &bucket, &random, &told, &stops);
 
     let mut course = Course {
         nemesis: None,
         invariants: Invariants::default(),
         healed: None,
+        late: None,
         faults_last,
         random: random.fork(4),
     };
     let mut verdict = Verdict::default();
     loop {
-        match sim.step() {
-            Ok(false) => course.go_on(&mut sim, &rig, &bucket, &told, &stop),
+        let stepped = sim.step();
+        simulated::pass(sim.elapsed());
+        watchdog::step(sim.elapsed());
+        match stepped {
+            Ok(false) => course.go_on(&mut sim, &rig, &bucket, &told, &stops),
             Ok(true) => break,
             Err(error) => {
                 verdict.violations.push(("stuck".to_owned(), error.to_string()));
@@ -121,20 +135,43 @@ pub(crate) fn run(seed: u64, faults_last: Duration) -> Verdict {
     verdict.seconds = sim.elapsed().as_secs_f64();
     verdict.struck = bucket.struck();
     if let Some(nemesis) = course.nemesis.take() {
-        (verdict.faults, verdict.crashes) = (nemesis.done.faults, nemesis.done.crashes);
-        verdict.kinds = nemesis.done.kinds;
-        let hung = nemesis.done.hung.into_iter();
-        verdict.violations.extend(hung.map(|who| ("hung".to_owned(), who)));
+        verdict.done = nemesis.done;
+        let unended = std::mem::take(&mut verdict.done.unended).into_iter();
+        verdict.violations.extend(unended.map(|who| ("unended".to_owned(), who)));
     }
+    course.invariants.contents(&rig.borrow());
+    verdict.looks = std::mem::take(&mut course.invariants.looks);
     verdict.violations.extend(std::mem::take(&mut course.invariants.violations));
+    verdict.state = state(&rig);
     let deaths = std::mem::take(&mut rig.borrow_mut().deaths);
     verdict.violations.extend(deaths.into_iter().map(|death| ("death".to_owned(), death)));
     rig.borrow_mut().nodes.clear();
-    judge(&told.borrow(), &mut verdict);
+    judge(&told.borrow(), course.late.take(), &mut verdict);
     drop(sim);
     let panics = std::mem::take(&mut *PANICS.lock());
     verdict.violations.extend(panics.into_iter().map(|panic| ("panic".to_owned(), panic)));
     verdict
+}
+
+/// Where controllers are: what two runs of a seed have in common, if they have anything.
+fn state(rig: &Shared) -> BTreeMap<u64, String> {
+    let of = |node: &RaftNode| match node.try_view() {
+        Ok(view) => format!("{} {:032x}", view.applied(), view.state_hash()),
+        Err(error) => error.to_string(),
+    };
+    rig.borrow().nodes.iter().map(|(id, node)| (*id, of(node))).collect()
+}
+
+/// Whether a topic is one of the log workload's.
+pub(crate) fn is_of_the_log(topic: &str) -> bool {
+    (0..TOPICS).any(|number| topic == format!("log-{number}"))
+}
+
+/// Tell clients to end: members of groups, and all others.
+#[derive(Clone, Default)]
+struct Stops {
+    others: CancellationToken,
+    groups: CancellationToken,
 }
 
 /// What the driver has to remember.
@@ -142,6 +179,7 @@ struct Course {
     nemesis: Option<Nemesis>,
     invariants: Invariants,
     healed: Option<Duration>,
+    late: Option<Late>,
     faults_last: Duration,
     random: Random,
 }
@@ -153,7 +191,7 @@ impl Course {
         rig: &Shared,
         bucket: &Bucket,
         told: &RefCell<Told>,
-        stop: &CancellationToken,
+        stops: &Stops,
     ) {
         let now = sim.elapsed();
         bucket.arrive(now);
@@ -165,11 +203,23 @@ impl Course {
         let (Some(nemesis), Some(healed)) = (&mut self.nemesis, self.healed) else { return };
         if now < healed {
             nemesis.go_on(sim, rig, bucket);
-        } else if now < healed + AFTERWARDS {
+            return;
+        }
+        let late = self.late.get_or_insert_with(|| {
             nemesis.heal(sim, rig, bucket);
             bucket.arrive(Duration::MAX);
-        } else {
-            stop.cancel();
+            let time = told.borrow().recorder.as_ref().map(|recorder| recorder.elapsed());
+            Late::new(now, time.unwrap_or_default().as_micros() as u64)
+        });
+        if now >= healed + AFTERWARDS {
+            stops.others.cancel();
+        }
+        if told.borrow().ended == CLIENTS.len() {
+            late.written(now);
+        }
+        late.look(now, &rig.borrow());
+        if late.is_over() {
+            stops.groups.cancel();
         }
     }
 }
@@ -179,7 +229,7 @@ fn add_clients(
     bucket: &Bucket,
     random: &Random,
     told: &Rc<RefCell<Told>>,
-    stop: &CancellationToken,
+    stops: &Stops,
 ) {
     let (stage, stages) = watch::channel(Stage::Starting);
     // Those on the other hosts must have ended before the first one drains.
@@ -219,12 +269,13 @@ fn add_clients(
                 stage: stage.clone(),
                 all_ended: all_ended.clone(),
                 told: Rc::clone(told),
-                stop: stop.clone(),
+                stops: stops.clone(),
                 crew,
             };
             sim.client(name, first.run());
             continue;
         }
+        let (told, stops) = (Rc::clone(told), stops.clone());
         sim.client(name, async move {
             simulated::arrive(name);
             let working =
@@ -232,12 +283,37 @@ fn add_clients(
             if let Stage::Working(world) = working {
                 let access = Access { store, ..world.access.clone() };
                 let world = World { access, random, ..*world };
-                run_clients(&world, crew).await?;
+                run_all(&world, crew, &stops, &told).await?;
             }
             ended.send_modify(|ended| *ended += 1);
             Ok(())
         });
     }
+}
+
+/// Runs a host's clients until they have ended, members of groups last.
+async fn run_all(
+    world: &World,
+    crew: Crew,
+    stops: &Stops,
+    told: &RefCell<Told>,
+) -> turmoil::Result {
+    let members = Crew {
+        producers: 0,
+        assigned_consumers: 0,
+        metadata_clients: 0,
+        watchers: false,
+        ..crew.clone()
+    };
+    let in_groups =
+        World { random: world.random.fork(1_000), stop: stops.groups.clone(), ..world.clone() };
+    let others = async {
+        let done = run_clients(world, Crew { group_members: 0..0, ..crew }).await;
+        told.borrow_mut().ended += 1;
+        done
+    };
+    tokio::try_join!(others, run_clients(&in_groups, members))?;
+    Ok(())
 }
 
 /// What the first host of clients is given.
@@ -248,7 +324,7 @@ struct First {
     stage: watch::Sender<Stage>,
     all_ended: watch::Receiver<usize>,
     told: Rc<RefCell<Told>>,
-    stop: CancellationToken,
+    stops: Stops,
     crew: Crew,
 }
 
@@ -282,11 +358,11 @@ impl First {
             recorder: Arc::clone(&recorder),
             random: self.random.clone(),
             rate: RATE,
-            stop: self.stop.clone(),
+            stop: self.stops.others.clone(),
         };
         self.stage.send_replace(Stage::Working(Box::new(world.clone())));
         self.told.borrow_mut().working = true;
-        run_clients(&world, self.crew).await?;
+        run_all(&world, self.crew, &self.stops, &self.told).await?;
         self.all_ended.wait_for(|ended| *ended == CLIENTS.len() - 1).await?;
         let drained = drain_and_probe(&world).await?;
         self.told.borrow_mut().problems.extend(drained.problems);
@@ -299,7 +375,7 @@ impl First {
 }
 
 /// The history's part of the verdict.
-fn judge(told: &Told, verdict: &mut Verdict) {
+fn judge(told: &Told, late: Option<Late>, verdict: &mut Verdict) {
     verdict.violations.extend(told.problems.iter().map(|one| ("audit".to_owned(), one.clone())));
     let Some(recorder) = &told.recorder else { return };
     let history = match recorder.finish() {
@@ -309,8 +385,15 @@ fn judge(told: &Told, verdict: &mut Verdict) {
             return;
         }
     };
-    let done = |outcome| matches!(outcome, Outcome::Ok);
-    verdict.operations = history.events.iter().filter(|event| done(event.outcome)).count();
+    let of_clients = history.events.iter().filter(|event| event.process != HARNESS);
+    verdict.operations = of_clients.filter(|event| event.outcome == Outcome::Ok).count();
+    if let Some(mut late) = late {
+        let partition = |topic| (0..PARTITIONS).map(move |number| (topic, number).into());
+        let all: Vec<Partition> = (0..TOPICS).flat_map(partition).collect();
+        late.judge(&history, &all);
+        verdict.took = late.took.iter().map(|(what, took)| (*what, took.as_secs_f64())).collect();
+        verdict.violations.extend(late.violations.into_iter().map(|one| ("late".to_owned(), one)));
+    }
     let report = check(&history);
     verdict.acknowledged = report.acknowledged;
     let undecided = report.undecided.iter().map(|key| ("undecided".to_owned(), key.clone()));
@@ -339,10 +422,17 @@ impl Verdict {
             "seconds": self.seconds,
             "operations": self.operations,
             "acknowledged": self.acknowledged,
-            "faults": self.faults,
-            "crashes": self.crashes,
-            "store_requests_in_trouble": self.struck,
-            "kinds": self.kinds,
+            "faults": self.done.faults,
+            "crashes": self.done.crashes,
+            "coincided": self.done.coincided,
+            "crashes_coincided": self.done.crashes_coincided,
+            "kinds": self.done.kinds,
+            "wrong_times": self.done.wrong_times,
+            "struck": self.struck,
+            "lost": self.done.lost,
+            "looks": self.looks,
+            "took": self.took,
+            "state": self.state,
             "violations": violations,
         })
     }

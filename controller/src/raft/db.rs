@@ -201,6 +201,11 @@ impl Db {
     /// the log's disk.
     pub(crate) fn write_synced(&self, batch: WriteBatch) -> Result<(), String> {
         self.write_unsynced(batch)?;
+        self.sync()
+    }
+
+    /// All earlier writes are durable when it returns.
+    pub(crate) fn sync(&self) -> Result<(), String> {
         self.db.flush_wal(true).map_err(|e| e.to_string())
     }
 
@@ -225,7 +230,7 @@ impl Db {
     /// Makes every earlier write durable and ends RocksDB's own work, so that
     /// the process may end although a handle is left. Reads go on.
     pub(crate) fn quiesce(&self) -> Result<(), String> {
-        let synced = self.db.flush_wal(true).map_err(|e| e.to_string());
+        let synced = self.sync();
         self.db.cancel_all_background_work(true);
         synced
     }

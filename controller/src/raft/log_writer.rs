@@ -166,7 +166,7 @@ impl Writer {
             }
             let stop = pending.stop;
             disk_latency().await;
-            self.commit(pending);
+            self.commit(pending).await;
             *self.progress.started.lock() = None;
             if stop {
                 return;
@@ -213,7 +213,9 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, mut pending: Pending) {
+    /// Waits nowhere but where a power cut may come between the write and its
+    /// sync, and there only in the simulation.
+    async fn commit(&mut self, mut pending: Pending) {
         if let Some(left) = pending.cut {
             // Taken back before it is done: a note must never prove too much.
             self.synced.last = self.synced.last.min(left);
@@ -227,12 +229,10 @@ impl Writer {
             pending.batch.put_cf(self.db.raft(), meta::COMMITTED, value);
         }
         let begun = time::now();
-        let written = match is_planted(Mistake::LogNotSynced) {
-            true => self.db.write_unsynced(pending.batch),
-            false => self.db.write_synced(pending.batch),
-        };
-        if let Err(error) = written {
-            database_failed(FatalReason::LogDiskFailed, &self.db, error);
+        self.on_disk(self.db.write_unsynced(pending.batch));
+        disk_latency().await;
+        if !is_planted(Mistake::LogNotSynced) {
+            self.on_disk(self.db.sync());
         }
         self.sync_seconds.record(begun.elapsed().as_secs_f64());
         self.progress.syncs.fetch_add(1, Ordering::Relaxed);
@@ -261,6 +261,12 @@ impl Writer {
         // It waits for the disk once more, if tables were written.
         noted(self.db.note_manifest());
     }
+
+    fn on_disk(&self, written: Result<(), String>) {
+        if let Err(error) = written {
+            database_failed(FatalReason::LogDiskFailed, &self.db, error);
+        }
+    }
 }
 
 /// A note that cannot be written proves nothing, and an old one too much.
@@ -276,6 +282,7 @@ mod tests {
     use crate::raft::damage_tests;
     use crate::raft::synced::Trace;
     use crate::raft::types::Payload;
+    use futures::FutureExt;
     use std::path::Path;
 
     fn writer(dir: &Path, db: Arc<Db>, synced: Synced) -> (Writer, Trace) {
@@ -301,7 +308,7 @@ mod tests {
         let mut pending = Pending::default();
         writer.add(&mut pending, Request::Truncate(last(4), done));
         writer.add(&mut pending, append(5));
-        writer.commit(pending);
+        writer.commit(pending).now_or_never().unwrap();
         let notes =
             trace.lock().iter().map(|(note, synced)| (note.last, *synced)).collect::<Vec<_>>();
         let new = Some(LogId::new_term_index(2, 5));
@@ -315,6 +322,8 @@ mod tests {
         let (mut writer, _) = writer(dir.path(), db, Synced::default());
         let mut pending = Pending::default();
         writer.add(&mut pending, append(0));
-        damage_tests::ends_as_damaged(dir.path(), || writer.commit(pending));
+        damage_tests::ends_as_damaged(dir.path(), || {
+            writer.commit(pending).now_or_never().unwrap();
+        });
     }
 }

@@ -22,14 +22,29 @@ struct Disk {
     names: Vec<String>,
     /// As the last sync left it.
     durable: Families,
-    /// After each write since then.
-    unsynced: Vec<Families>,
+    /// Each write since then.
+    unsynced: Vec<Written>,
     open: bool,
+}
+
+/// What one write left.
+struct Written {
+    after: Families,
+    /// Which families it changed.
+    changed: Vec<bool>,
 }
 
 impl Disk {
     fn now(&self) -> &Families {
-        self.unsynced.last().unwrap_or(&self.durable)
+        self.unsynced.last().map_or(&self.durable, |last| &last.after)
+    }
+
+    /// What was written is durable.
+    fn sync(&mut self) {
+        if let Some(last) = self.unsynced.pop() {
+            self.durable = last.after;
+            self.unsynced.clear();
+        }
     }
 }
 
@@ -38,16 +53,22 @@ thread_local! {
 }
 
 /// The power was cut under the database at `path`: of the writes that were not synced the first `keep(n)` of all `n` are on
-/// the disk. Nothing happens to one that is open still.
-pub fn power_cut(path: impl AsRef<Path>, keep: impl FnOnce(usize) -> usize) {
+/// the disk. For each column family, how many writes of the others had changed it; nothing where there is no database.
+///
+/// # Panics
+/// If it is open: a machine without power has no process.
+pub fn power_cut(
+    path: impl AsRef<Path>,
+    keep: impl FnOnce(usize) -> usize,
+) -> BTreeMap<String, u64> {
     DISKS.with_borrow_mut(|disks| {
-        let Some(disk) = disks.get_mut(path.as_ref()).filter(|disk| !disk.open) else { return };
-        let kept = keep(disk.unsynced.len());
-        if let Some(last) = kept.checked_sub(1) {
-            disk.durable = disk.unsynced.swap_remove(last);
-        }
-        disk.unsynced.clear();
-    });
+        let Some(disk) = disks.get_mut(path.as_ref()) else { return BTreeMap::new() };
+        assert!(!disk.open, "{} is open, and its machine has no power", path.as_ref().display());
+        let lost = disk.unsynced.split_off(keep(disk.unsynced.len()).min(disk.unsynced.len()));
+        disk.sync();
+        let of = |family: usize| lost.iter().filter(|write| write.changed[family]).count() as u64;
+        disk.names.iter().enumerate().map(|(at, name)| (name.clone(), of(at))).collect()
+    })
 }
 
 /// Forgets all databases of this thread.
@@ -200,10 +221,7 @@ impl DB {
             );
             disk.open = true;
             // What is recovered is written to tables, and these are synced.
-            if let Some(last) = disk.unsynced.pop() {
-                disk.durable = last;
-                disk.unsynced.clear();
-            }
+            disk.sync();
             Ok(())
         })?;
         let families = names.into_iter().zip((0..).map(ColumnFamily)).collect();
@@ -239,7 +257,10 @@ impl DB {
         DISKS.with_borrow_mut(|disks| {
             let disk = disks.get_mut(&self.path).expect("an open database");
             let mut families = disk.now().clone();
+            let mut changed = vec![false; families.len()];
             for step in batch.steps {
+                let (Step::Put(of, ..) | Step::Delete(of, ..) | Step::DeleteRange(of, ..)) = step;
+                changed[of] = true;
                 match step {
                     Step::Put(at, key, value) => {
                         families[at].insert(key, value);
@@ -257,7 +278,7 @@ impl DB {
                     }
                 }
             }
-            disk.unsynced.push(families);
+            disk.unsynced.push(Written { after: families, changed });
         });
         Ok(())
     }
@@ -270,10 +291,7 @@ impl DB {
         if sync {
             DISKS.with_borrow_mut(|disks| {
                 let disk = disks.get_mut(&self.path).expect("an open database");
-                if let Some(last) = disk.unsynced.pop() {
-                    disk.durable = last;
-                    disk.unsynced.clear();
-                }
+                disk.sync();
             });
         }
         Ok(())
@@ -528,10 +546,11 @@ mod tests {
             put(&db, 3);
             assert_eq!(keys(&db), [1, 2, 3]);
             drop(db);
-            power_cut("disk", |unsynced| {
+            let lost = power_cut("disk", |unsynced| {
                 assert_eq!(unsynced, 2);
                 keep
             });
+            assert_eq!((lost["a"], lost["b"]), (2 - keep as u64, 0));
             assert_eq!(keys(&open()), (1..=1 + keep as u8).collect::<Vec<_>>());
         }
     }
