@@ -20,7 +20,7 @@ pub mod threads;
 pub mod simulated;
 
 pub use planted::{Mistake, is_planted};
-pub use threads::{Worker, disk_latency, spawn_background, spawn_blocking, spawn_blocking_on};
+pub use threads::{Worker, disk_latency, spawn_blocking, spawn_blocking_on};
 
 /// Mistakes can be planted into what is built with this. A release asserts that they cannot.
 pub const PLANTABLE: bool = cfg!(feature = "planted");

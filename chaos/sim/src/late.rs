@@ -3,7 +3,7 @@
 
 use crate::hosts::{self, CONTROLLERS, Rig};
 use crate::invariants::{ALL, GROUPS};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 use streamhouse_chaos::{History, Operation, Outcome, Partition};
 use streamhouse_controller::raft::StateView;
@@ -89,9 +89,16 @@ impl Late {
     /// What the history says.
     pub(crate) fn judge(&mut self, history: &History, all: &[Partition]) {
         let mut written: BTreeMap<Partition, u64> = BTreeMap::new();
+        // What was sent before may have been on its way when all was healed. A process has one send open of a value.
+        let mut asked = HashSet::new();
         for event in history.events.iter().filter(|event| event.time_us >= self.healed_us) {
-            if let (Operation::Send { at, .. }, Outcome::Ok) = (&event.operation, event.outcome) {
-                written.entry(*at).or_insert(event.time_us - self.healed_us);
+            let Operation::Send { at, value, .. } = &event.operation else { continue };
+            match event.outcome {
+                Outcome::Invoke => drop(asked.insert((event.process, *value))),
+                Outcome::Ok if asked.remove(&(event.process, *value)) => {
+                    written.entry(*at).or_insert(event.time_us - self.healed_us);
+                }
+                _ => {}
             }
         }
         for at in all {

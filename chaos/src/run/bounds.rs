@@ -19,14 +19,45 @@ pub struct Judged {
     pub bound: Option<Duration>,
 }
 
-/// What went beyond its bound, by turn: of the turns of one fault 99 of 100 are held to it, so of few all.
+/// A machine that stood still for so long did more than to keep everybody waiting: controllers that hear nothing for
+/// that long elect anew, sessions are doubted. What a pause is then made of, nobody can tell.
+const DISTURBED_US: u64 = 200_000;
+/// Of so many turns with a bound one must have been told from the machine's own doing, or nothing is shown.
+const OF_TURNS: usize = 2;
+
+impl Judged {
+    /// Its bound, if the pause can be held to it.
+    fn held_to(&self) -> Option<Duration> {
+        self.bound.filter(|_| self.allowed_us < DISTURBED_US)
+    }
+}
+
+/// What went beyond its bound, by turn: of the turns of one fault 99 of 100 are held to it, so of few all. A fault that
+/// struck nothing excuses nothing.
 pub(super) fn beyond(faults: &[FaultRun]) -> Vec<String> {
     let mut turns: BTreeMap<&str, Vec<(usize, &FaultRun)>> = BTreeMap::new();
-    for fault in faults.iter().filter(|fault| fault.installed) {
+    for fault in faults {
         let turns = turns.entry(fault.name).or_default();
         turns.push((turns.len() + 1, fault));
     }
+    for turns in turns.values_mut() {
+        turns.retain(|(_, fault)| fault.judged.bound.is_none() || fault.judged.held_to().is_some());
+    }
     turns.into_values().flat_map(|turns| beyond_of_one(&turns)).collect()
+}
+
+/// That too few pauses could be held to their bounds, because the machine stood still in them.
+pub(super) fn unjudged(faults: &[FaultRun]) -> Option<String> {
+    let bounded: Vec<_> = faults.iter().filter(|fault| fault.judged.bound.is_some()).collect();
+    let judged = bounded.iter().filter(|fault| fault.judged.held_to().is_some()).count();
+    let too_few = judged * OF_TURNS < bounded.len();
+    too_few.then(|| {
+        format!(
+            "the machine stood still in {} of {} pauses that have a bound: nobody can tell what they were",
+            bounded.len() - judged,
+            bounded.len()
+        )
+    })
 }
 
 fn beyond_of_one(turns: &[(usize, &FaultRun)]) -> Vec<String> {
@@ -38,7 +69,7 @@ fn beyond_of_one(turns: &[(usize, &FaultRun)]) -> Vec<String> {
     let is_beyond =
         |us: u64, bound: Option<Duration>| bound.filter(|bound| Duration::from_micros(us) > *bound);
     let found = turns.iter().filter_map(|(turn, fault)| {
-        let bound = is_beyond(fault.judged.us, fault.judged.bound)?;
+        let bound = is_beyond(fault.judged.us, fault.judged.held_to())?;
         is_beyond(*p99, Some(bound))?;
         Some(sentence(*turn, fault, bound))
     });
@@ -84,9 +115,22 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_that_was_not_there_has_no_pause() {
+    fn a_fault_that_struck_nothing_excuses_nothing() {
         let absent = FaultRun { installed: false, ..turn("kill-agent", 9_000, Some(2)) };
-        assert_eq!(beyond(&[absent]), [""; 0]);
+        assert_eq!(beyond(&[absent]).len(), 1);
+    }
+
+    #[test]
+    fn what_the_machine_disturbed_is_not_judged_and_too_much_of_it_is_told() {
+        let mut disturbed = turn("kill-leader", 9_000, Some(2));
+        disturbed.judged.allowed_us = DISTURBED_US;
+        let calm = || turn("kill-agent", 900, Some(2));
+        assert_eq!(beyond(&[disturbed.clone()]), [""; 0]);
+        assert_eq!(unjudged(&[disturbed.clone(), calm(), turn("reset", 9_000, None)]), None);
+        let told = "the machine stood still in 2 of 3 pauses that have a bound: nobody can tell what they were";
+        let faults = [disturbed.clone(), calm(), disturbed];
+        assert_eq!(unjudged(&faults).as_deref(), Some(told));
+        assert_eq!(unjudged(&[]), None);
     }
 
     #[test]
@@ -101,7 +145,7 @@ mod tests {
     #[test]
     fn what_was_allowed_for_a_standstill_is_told() {
         let mut fault = turn("kill-leader", 2_100, Some(2));
-        fault.judged.allowed_us = 250_000;
-        assert!(beyond(&[fault])[0].contains("0.25 s of standstill not counted"));
+        fault.judged.allowed_us = 150_000;
+        assert!(beyond(&[fault])[0].contains("0.15 s of standstill not counted"));
     }
 }

@@ -130,7 +130,8 @@ pub(super) fn pauses(
         fault.pause_us = longest_of(&sends, fault.begun_us, end, until_us).us;
         // Which is the longest may be another question where the machine stood still.
         let gaps = sends.iter().flat_map(|place| place.gaps(fault.begun_us, end, until_us));
-        let judged = gaps.map(|(begun, ended)| {
+        // What lasts into the time of the next fault is that one's from there on.
+        let judged = gaps.map(|(begun, ended)| (begun, ended.min(end))).map(|(begun, ended)| {
             let allowed_us = standstill.within(begun, ended);
             (ended.saturating_sub(begun) - allowed_us, allowed_us)
         });

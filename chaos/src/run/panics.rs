@@ -17,8 +17,12 @@ const CHARS: usize = 300;
 /// too: it proves nothing.
 pub(super) fn search(folder: &Path) -> Vec<String> {
     let mut problems = Vec::new();
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut logs: Vec<_> = entries.map(|entry| entry.path()).collect();
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.unwrap_or_else(|error| {
+        problems.push(format!("the folder of the logs cannot be read: {error}"));
+        Vec::new()
+    });
+    let mut logs: Vec<_> = entries.iter().map(fs::DirEntry::path).collect();
     logs.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
     logs.sort();
     for log in logs {

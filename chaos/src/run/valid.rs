@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::bounds;
 use super::report::FaultRun;
 use crate::checker::Report;
 use crate::history::{Event, History, Operation, Outcome};
@@ -41,6 +42,7 @@ pub(super) fn reasons(
     }
     let never = installed.iter().filter(|(_, installed)| !**installed);
     reasons.extend(never.map(|(name, _)| format!("{name} was never really installed")));
+    reasons.extend(bounds::unjudged(faults));
     reasons.extend(unserved(history, &calm(faults, until_us)));
     reasons.extend(idle(history, faults, until_us));
     reasons.extend(checked.undecided.iter().cloned());

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Subcommand;
 use serde::Serialize;
 use streamhouse_chaos::{History, Report, all_faults, judge};
@@ -49,11 +48,12 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         Action::Run(args) => run::run(args, format).await,
         Action::Faults => faults(format),
         Action::Check { history } => {
-            let named = || history.display().to_string();
-            let file = File::open(&history).with_context(named)?;
-            let history = History::read(BufReader::new(file)).map_err(|error| {
+            let unreadable = |error: String| {
                 Failure::new(Kind::Harness, format!("{}: {error}", history.display()))
-            })?;
+            };
+            let file = File::open(&history).map_err(|error| unreadable(error.to_string()))?;
+            let history = History::read(BufReader::new(file));
+            let history = history.map_err(|error| unreadable(error.to_string()))?;
             let report = judge(&history);
             let printed = format.print(&report, human);
             exit::after_printing(printed, verdict(&report, history.is_whole()))

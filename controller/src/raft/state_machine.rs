@@ -233,9 +233,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             let built = view.and_then(|view| store.snapshots().build(&view));
             built.map_err(|error| store.snapshot_failed(error))
         };
-        // Whoever applies goes first: on a machine with more to do than it has cores, each thread that runs as long as
-        // this one holds everybody else up by its turn.
-        streamhouse_host::spawn_background(work).await.map_err(io::Error::other)?
+        blocking(work).await?
     }
 }
 
