@@ -188,14 +188,14 @@ pub(crate) fn twice(seeds: Range<u64>, seconds: u64, jobs: usize, log: &str) -> 
         }
         let mut said = Vec::new();
         for file in FILES {
-            match difference(&first.join(file), &second.join(file))? {
+            match difference(&first.join(file), &second.join(file)) {
                 Ok((lines, bytes)) => said.push(format!("{file} {lines} lines, {bytes} bytes")),
-                Err(line) => wrong.push(format!("{file} differs at line {line}")),
+                Err(what) => wrong.push(format!("{file} {what}")),
             }
         }
-        match difference(&first.join(HISTORY), &untraced.join(HISTORY))? {
+        match difference(&first.join(HISTORY), &untraced.join(HISTORY)) {
             Ok(_) => said.push("untraced, too".to_owned()),
-            Err(line) => wrong.push(format!("untraced, {HISTORY} differs at line {line}")),
+            Err(what) => wrong.push(format!("untraced, {HISTORY} {what}")),
         }
         match wrong.is_empty() {
             true => {
@@ -212,11 +212,12 @@ pub(crate) fn twice(seeds: Range<u64>, seconds: u64, jobs: usize, log: &str) -> 
     Ok(!failed.into_inner())
 }
 
-/// Lines and bytes of both, or the first line that differs, with what it is.
-fn difference(first: &Path, second: &Path) -> io::Result<Result<(usize, usize), String>> {
-    let (first, second) = (std::fs::read(first)?, std::fs::read(second)?);
+/// Lines and bytes of both, or the first line that differs, with what it is. A run that died may have left none.
+fn difference(first: &Path, second: &Path) -> Result<(usize, usize), String> {
+    let read = |path: &Path| std::fs::read(path).map_err(|error| format!("cannot be read: {error}"));
+    let (first, second) = (read(first)?, read(second)?);
     if first == second {
-        return Ok(Ok((first.iter().filter(|byte| **byte == b'\n').count(), first.len())));
+        return Ok((first.iter().filter(|byte| **byte == b'\n').count(), first.len()));
     }
     let lines = |bytes: &[u8]| {
         String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect::<Vec<_>>()
@@ -224,7 +225,7 @@ fn difference(first: &Path, second: &Path) -> io::Result<Result<(usize, usize), 
     let (first, second) = (lines(&first), lines(&second));
     let at = first.iter().zip(&second).take_while(|(one, other)| one == other).count();
     let show = |lines: &[String]| lines.get(at).cloned().unwrap_or_else(|| "(the end)".to_owned());
-    Ok(Err(format!("{}:\n  {}\n  {}", at + 1, show(&first), show(&second))))
+    Err(format!("differs at line {}:\n  {}\n  {}", at + 1, show(&first), show(&second)))
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ fn list(names: &BTreeSet<String>) -> String {
     names.iter().cloned().collect::<Vec<_>>().join(", ")
 }
 
-/// Runs seeds, from 1 on, until one catches it. Without the mistake that seed must find nothing.
+/// Runs seeds, from 1 on, until one catches it.
 fn find(mistake: Mistake, most: u64, seconds: u64, jobs: usize) -> io::Result<Found> {
     let (next, over) = (AtomicU64::new(1), AtomicBool::new(false));
     let (found, failed) = (Mutex::new(Found::default()), Mutex::new(None));
@@ -67,10 +67,10 @@ fn find(mistake: Mistake, most: u64, seconds: u64, jobs: usize) -> io::Result<Fo
                     if seed > most {
                         return;
                     }
-                    let caught = match children::one(seed, seconds, &["--plant", mistake.name()]) {
-                        Ok(verdict) => {
+                    let ended = match tried(mistake, seed, seconds) {
+                        Ok(tried) => {
                             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                            found.add(mistake, seed, &children::violations(&verdict))
+                            found.add(seed, tried)
                         }
                         Err(error) => {
                             let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,45 +78,63 @@ fn find(mistake: Mistake, most: u64, seconds: u64, jobs: usize) -> io::Result<Fo
                             true
                         }
                     };
-                    over.fetch_or(caught, Ordering::SeqCst);
+                    over.fetch_or(ended, Ordering::SeqCst);
                 }
             });
         }
     });
-    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner)),
     }
-    let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if let Some((seed, _)) = found.caught {
-        let without = children::violations(&children::one(seed, seconds, &[])?);
-        let names: BTreeSet<String> = without.into_iter().map(|(name, _)| name).collect();
-        if !names.is_empty() {
-            println!("seed {seed} fails without it, too: {}", list(&names));
-            found.caught = None;
-            found.otherwise.insert(seed, names);
-        }
+}
+
+/// What one seed came to.
+enum Tried {
+    Caught(BTreeSet<String>),
+    /// It failed by this, if by anything, and not as one that caught the mistake.
+    Otherwise(BTreeSet<String>),
+}
+
+/// Without the mistake, a seed that catches it must find nothing.
+fn tried(mistake: Mistake, seed: u64, seconds: u64) -> io::Result<Tried> {
+    let verdict = children::one(seed, seconds, &["--plant", mistake.name()])?;
+    let violations = children::violations(&verdict);
+    let catches = expected::catches(mistake);
+    let (as_it_is, otherwise): (Vec<_>, Vec<_>) = violations
+        .into_iter()
+        .partition(|(name, detail)| expected::is_among(catches, name, detail));
+    if as_it_is.is_empty() {
+        return Ok(Tried::Otherwise(names(otherwise)));
     }
-    Ok(found)
+    let without = names(children::violations(&children::one(seed, seconds, &[])?));
+    if without.is_empty() {
+        return Ok(Tried::Caught(names(as_it_is)));
+    }
+    println!("seed {seed} fails without {}, too: {}", mistake.name(), list(&without));
+    Ok(Tried::Otherwise(without))
+}
+
+fn names(violations: Vec<(String, String)>) -> BTreeSet<String> {
+    violations.into_iter().map(|(name, _)| name).collect()
 }
 
 impl Found {
     /// Whether this seed caught it.
-    fn add(&mut self, mistake: Mistake, seed: u64, violations: &[(String, String)]) -> bool {
-        let catches = expected::catches(mistake);
-        let (as_it_is, otherwise): (Vec<_>, Vec<_>) =
-            violations.iter().partition(|(name, detail)| expected::is_among(catches, name, detail));
-        let names = |of: Vec<&(String, String)>| -> BTreeSet<String> {
-            of.into_iter().map(|(name, _)| name.clone()).collect()
-        };
-        if as_it_is.is_empty() {
-            if !otherwise.is_empty() {
-                self.otherwise.insert(seed, names(otherwise));
+    fn add(&mut self, seed: u64, tried: Tried) -> bool {
+        match tried {
+            Tried::Caught(names) => {
+                if self.caught.as_ref().is_none_or(|(first, _)| seed < *first) {
+                    self.caught = Some((seed, names));
+                }
+                true
             }
-            return false;
+            Tried::Otherwise(names) => {
+                if !names.is_empty() {
+                    self.otherwise.insert(seed, names);
+                }
+                false
+            }
         }
-        if self.caught.as_ref().is_none_or(|(first, _)| seed < *first) {
-            self.caught = Some((seed, names(as_it_is)));
-        }
-        true
     }
 }
