@@ -214,7 +214,8 @@ pub(crate) fn twice(seeds: Range<u64>, seconds: u64, jobs: usize, log: &str) -> 
 
 /// Lines and bytes of both, or the first line that differs, with what it is. A run that died may have left none.
 fn difference(first: &Path, second: &Path) -> Result<(usize, usize), String> {
-    let read = |path: &Path| std::fs::read(path).map_err(|error| format!("cannot be read: {error}"));
+    let read =
+        |path: &Path| std::fs::read(path).map_err(|error| format!("cannot be read: {error}"));
     let (first, second) = (read(first)?, read(second)?);
     if first == second {
         return Ok((first.iter().filter(|byte| **byte == b'\n').count(), first.len()));
