@@ -18,7 +18,7 @@ cargo test --release --workspace --locked --no-fail-fast 2>&1 | tee "$log" || st
 
 # The simulation, a workspace of its own: a few seeds, and some of them twice.
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
-(cd chaos/sim && cargo test --release --package rocksdb --locked) 2>&1 | tee -a "$log" || status=$?
+(cd chaos/sim && cargo test --release --workspace --locked) 2>&1 | tee -a "$log" || status=$?
 scripts/sim.sh twice --seeds 1..3 --seconds 20 2>&1 | tee -a "$log" || status=$?
 scripts/sim.sh run --seeds 1..25 2>&1 | tee -a "$log" || status=$?
 

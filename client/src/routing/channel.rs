@@ -13,9 +13,22 @@ use tonic::transport::{Channel, Endpoint};
 /// How long a TCP and HTTP/2 handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A dead peer whose kernel says nothing (power, cable, SIGSTOP) is noticed after these two together.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection is asked for a sign of life after it has been silent for `after`, and is over if none comes within
+/// `patience`: a dead peer whose kernel says nothing (power, cable, SIGSTOP), or one that forgot the connection, costs
+/// both together.
+struct KeepAlive {
+    after: Duration,
+    patience: Duration,
+}
+
+/// Each call to a controller has a limit of its own.
+const CONTROLLER: KeepAlive =
+    KeepAlive { after: Duration::from_secs(5), patience: Duration::from_secs(5) };
+/// A batch waits for as long as its connection is taken for alive. An agent that is itself silent for 3 s loses its
+/// leases, so that nothing is lost by giving it up; one whose connection alone is dead keeps them, and nothing but this
+/// tells. What a connection has on its way up comes before the sign of life: less than 3 Mbit/s are too slow.
+const AGENT: KeepAlive =
+    KeepAlive { after: Duration::from_secs(1), patience: Duration::from_secs(3) };
 
 /// Room for batches on their way, so that one round trip does not limit throughput.
 const AGENT_STREAM_WINDOW: u32 = 8 << 20;
@@ -42,14 +55,14 @@ impl DerefMut for Client {
     }
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, String> {
+fn endpoint(address: &str, keep_alive: &KeepAlive) -> Result<Endpoint, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| format!("{address} is no address: {error}"))?;
     Ok(endpoint
         .tcp_nodelay(true)
         .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .http2_keep_alive_interval(keep_alive.after)
+        .keep_alive_timeout(keep_alive.patience)
         .keep_alive_while_idle(true))
 }
 
@@ -63,7 +76,7 @@ async fn connect(endpoint: Endpoint) -> Result<Channel, String> {
 
 /// Connects to a controller. An error proves that nothing was sent.
 pub(crate) async fn controller_client(address: &str) -> Result<Client, String> {
-    let channel = connect(endpoint(address)?).await?;
+    let channel = connect(endpoint(address, &CONTROLLER)?).await?;
     let producers = ProducersClient::new(channel.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -75,7 +88,7 @@ pub(crate) async fn controller_client(address: &str) -> Result<Client, String> {
 
 /// Connects to an agent. An error proves that nothing was sent.
 pub(crate) async fn agent_channel(address: &str) -> Result<ProduceClient<Channel>, String> {
-    let endpoint = endpoint(address)?
+    let endpoint = endpoint(address, &AGENT)?
         .initial_stream_window_size(AGENT_STREAM_WINDOW)
         .initial_connection_window_size(AGENT_CONNECTION_WINDOW);
     Ok(ProduceClient::new(connect(endpoint).await?)

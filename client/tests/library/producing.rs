@@ -74,6 +74,22 @@ async fn an_agent_that_is_gone_is_replaced_by_the_one_the_controllers_name() {
     assert_eq!(producer.metrics().ambiguous_retries, 0);
 }
 
+/// Found by the simulation (seed 32): the agent lives and keeps its lease, and a connection to it is dead without a word
+/// from any kernel. Only its keep-alive tells.
+#[tokio::test]
+async fn a_connection_that_leads_nowhere_holds_nothing_up_for_longer_than_its_keep_alive() {
+    let (world, controller) = World::new().await;
+    let (agent, dead) = world.add_agent_behind_relay().await;
+    world.add_topic("orders", 1, &agent);
+    let producer = builder(&controller).build().await.unwrap();
+    offsets(send(&producer, 0..1).await).await;
+    dead.send_replace(1);
+    let deliveries = send(&producer, 1..2).await;
+    let placed = tokio::time::timeout(Duration::from_secs(8), offsets(deliveries)).await;
+    assert_eq!(placed.expect("by another connection"), [1]);
+    assert_eq!(world.values("orders", 0).await, texts(0..2));
+}
+
 #[tokio::test]
 async fn a_batch_whose_answer_was_lost_is_sent_again_and_counted() {
     let (world, controller, agent) = one_agent(1).await;

@@ -38,8 +38,15 @@ const STATE: &str = "state";
 
 const BLOCK_CACHE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
+/// [`PLACED_BY_PARTITION`] takes some of it: 700 bytes of a partition that is written to.
+const STATE_BUFFER_BYTES: usize = 32 << 20;
 const WAL_BYTES: u64 = 256 << 20;
 const BYTES_PER_SYNC: u64 = 1 << 20;
+/// A key goes beside the last one that began with the same 21 bytes, which in the keys that commits write are the tag and
+/// the partition: without a search from the top, half of what a commit costs was that. RocksDB's C interface has the
+/// option in no other form.
+const PLACED_BY_PARTITION: &str =
+    "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.21";
 
 /// A data directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -349,12 +356,17 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
         if name == STATE {
             table.set_bloom_filter(10.0, false);
         }
-        let mut options = Options::default();
+        let mut options = match name {
+            STATE => Options::default().get_options_from_string(PLACED_BY_PARTITION),
+            _ => Ok(Options::default()),
+        }
+        .expect("an option of RocksDB");
         options.set_block_based_table_factory(&table);
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         if name == STATE {
             // Most of what apply writes is new; this tells without a search.
             options.set_memtable_whole_key_filtering(true);
+            options.set_write_buffer_size(STATE_BUFFER_BYTES);
             options.set_memtable_prefix_bloom_ratio(0.1);
         }
         ColumnFamilyDescriptor::new(name, options)

@@ -27,9 +27,14 @@ pub(crate) fn after(
     base: &dyn KvRead,
     writes: BTreeMap<Vec<u8>, Option<Value>>,
 ) -> Result<(u128, Writes), KvError> {
+    let keys: Vec<_> = writes.keys().map(Vec::as_slice).collect();
+    let replaced = base.get_replaced(&keys)?;
+    if replaced.len() != keys.len() {
+        let (values, keys) = (replaced.len(), keys.len());
+        return Err(KvError(format!("{values} values at {keys} keys")));
+    }
     let mut changes = Vec::with_capacity(writes.len());
-    for (key, value) in writes {
-        let before = base.get(&key)?;
+    for ((key, value), before) in writes.into_iter().zip(replaced) {
         if before == value {
             continue;
         }

@@ -1,7 +1,8 @@
 //! What apply read and wrote lately, in front of RocksDB: the records that
 //! nearly every entry touches (clock, sessions, partitions, topics) are found
 //! here, and so is the old value of whatever is written, which the state hash
-//! wants.
+//! wants. That there is nothing at a key is remembered, too: many an entry asks
+//! for what hardly any cluster has.
 //!
 //! Right because one task alone applies, and all that changes the state goes
 //! through [`ReadCache::wrote`] or [`ReadCache::clear`].
@@ -20,35 +21,36 @@ const EXPECTED: usize = 100_000;
 #[derive(Clone)]
 struct Bytes;
 
-impl Weighter<Vec<u8>, Value> for Bytes {
-    fn weight(&self, key: &Vec<u8>, value: &Value) -> u64 {
-        (key.len() + value.len()) as u64 + OVERHEAD
+impl Weighter<Vec<u8>, Option<Value>> for Bytes {
+    fn weight(&self, key: &Vec<u8>, value: &Option<Value>) -> u64 {
+        (key.len() + value.as_ref().map_or(0, Vec::len)) as u64 + OVERHEAD
     }
 }
 
 /// See the module.
-pub(crate) struct ReadCache(Cache<Vec<u8>, Value, Bytes>);
+pub(crate) struct ReadCache(Cache<Vec<u8>, Option<Value>, Bytes>);
 
 impl ReadCache {
     pub(crate) fn new() -> Self {
         Self(Cache::with_weighter(EXPECTED, BYTES, Bytes))
     }
 
-    /// The value at `key`, if it is here.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<Value> {
+    /// What is at `key`, or that nothing is, if that is known here.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Option<Value>> {
         self.0.get(key).cloned()
     }
 
     /// Remembers what was read.
-    pub(crate) fn read(&mut self, key: &[u8], value: &Value) {
+    pub(crate) fn read(&mut self, key: &[u8], value: &Option<Value>) {
         self.0.insert(key.to_vec(), value.clone());
     }
 
     /// Remembers what was written, if it is likely to be read again.
     pub(crate) fn wrote(&mut self, key: Vec<u8>, value: Option<Value>) {
-        match value {
-            Some(value) if !keys::written_once(&key) => self.0.insert(key, value),
-            _ => drop(self.0.remove(&key)),
+        if value.is_some() && !keys::written_once(&key) {
+            self.0.insert(key, value);
+        } else {
+            self.0.remove(&key);
         }
     }
 

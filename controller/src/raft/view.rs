@@ -57,13 +57,29 @@ impl<'a> LiveState<'a> {
 impl KvRead for LiveState<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Value>, KvError> {
         if let Some(known) = self.cache.borrow().get(key) {
-            return Ok(Some(known));
+            return Ok(known);
         }
         let value = self.db.rocks().get_cf(self.db.state(), key).map_err(kv_error)?;
-        if let Some(value) = &value {
-            self.cache.borrow_mut().read(key, value);
-        }
+        self.cache.borrow_mut().read(key, &value);
         Ok(value)
+    }
+
+    /// Remembers nothing: what is there is about to change.
+    fn get_replaced(&self, keys: &[&[u8]]) -> Result<Vec<Option<Value>>, KvError> {
+        let cache = self.cache.borrow();
+        let known: Vec<_> = keys.iter().map(|key| cache.get(key)).collect();
+        let unknown = keys.iter().zip(&known).filter(|(_, known)| known.is_none());
+        let unknown = unknown.map(|(key, _)| key);
+        let found = self.db.rocks().batched_multi_get_cf(self.db.state(), unknown, true);
+        let mut found = found.into_iter();
+        let values = known.into_iter().map(|known| match known {
+            Some(known) => Ok(known),
+            None => match found.next() {
+                Some(found) => Ok(found.map_err(kv_error)?.map(|value| value.to_vec())),
+                None => Err(KvError("fewer values than keys".into())),
+            },
+        });
+        values.collect()
     }
 
     fn scan(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<Pair>, KvError> {
@@ -161,5 +177,47 @@ impl KvRead for StateView {
             return Ok(None);
         }
         last_of(self.iterator(start, end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rocksdb::WriteBatch;
+
+    #[test]
+    fn what_is_replaced_is_found_wherever_it_is_and_in_its_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path(), 1).unwrap().0;
+        let mut batch = WriteBatch::default();
+        for number in 0..6u8 {
+            batch.put_cf(db.state(), [number], [number, number]);
+        }
+        db.write_unsynced(batch).unwrap();
+        let mut cache = ReadCache::new();
+        let live = LiveState::new(&db, &mut cache);
+        // Of these the cache knows two, one of which is not there.
+        let there = |number: u8| (number < 6).then(|| vec![number, number]);
+        for number in [4, 8] {
+            assert_eq!(live.get(&[number]).unwrap(), there(number));
+        }
+        let keys: Vec<_> = (1..10u8).map(|number| [number]).collect();
+        let keys: Vec<_> = keys.iter().map(<[u8; 1]>::as_slice).collect();
+        let expected: Vec<_> = (1..10).map(there).collect();
+        assert_eq!(live.get_replaced(&keys).unwrap(), expected);
+        assert_eq!(live.get_replaced(&[]).unwrap(), Vec::<Option<Value>>::new());
+    }
+
+    #[test]
+    fn that_nothing_is_there_is_forgotten_when_something_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(dir.path(), 1).unwrap().0;
+        let mut cache = ReadCache::new();
+        assert_eq!(LiveState::new(&db, &mut cache).get(b"a").unwrap(), None);
+        assert_eq!(cache.get(b"a"), Some(None));
+        cache.wrote(b"a".to_vec(), Some(b"1".to_vec()));
+        assert_eq!(cache.get(b"a"), Some(Some(b"1".to_vec())));
+        cache.wrote(b"a".to_vec(), None);
+        assert_eq!(cache.get(b"a"), None);
     }
 }

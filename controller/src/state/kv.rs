@@ -21,6 +21,11 @@ pub trait KvRead {
     /// The value at `key`.
     fn get(&self, key: &[u8]) -> Result<Option<Value>, KvError>;
 
+    /// The values at keys that are about to be written, in their order, which is ascending.
+    fn get_replaced(&self, keys: &[&[u8]]) -> Result<Vec<Option<Value>>, KvError> {
+        keys.iter().map(|key| self.get(key)).collect()
+    }
+
     /// Up to `limit` pairs with `start <= key < end`, in ascending order.
     fn scan(
         &self,

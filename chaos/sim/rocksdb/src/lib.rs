@@ -151,6 +151,16 @@ ignored! {
     set_memtable_prefix_bloom_ratio(f64);
 }
 
+impl Options {
+    /// As without the string.
+    ///
+    /// # Errors
+    /// None.
+    pub fn get_options_from_string(&mut self, _: impl AsRef<str>) -> Result<Self, Error> {
+        Ok(Self)
+    }
+}
+
 /// Settings of tables, without effect.
 #[derive(Default)]
 pub struct BlockBasedOptions;
@@ -247,6 +257,16 @@ impl DB {
         key: impl AsRef<[u8]>,
     ) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.now(|families| families[family.0].get(key.as_ref()).map(|value| value.to_vec())))
+    }
+
+    /// The values of keys, in their order.
+    pub fn batched_multi_get_cf<'k, K: AsRef<[u8]> + 'k + ?Sized>(
+        &self,
+        family: &ColumnFamily,
+        keys: impl IntoIterator<Item = &'k K>,
+        _: bool,
+    ) -> Vec<Result<Option<Vec<u8>>, Error>> {
+        keys.into_iter().map(|key| self.get_cf(family, key)).collect()
     }
 
     /// Writes a batch.

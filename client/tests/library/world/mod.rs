@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use streamhouse_client::Store;
 use streamhouse_proto::v1;
 use streamhouse_store::StoreKind;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 
@@ -115,6 +115,33 @@ impl World {
         let server = tonic::transport::Server::builder().add_service(service);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         address
+    }
+
+    /// An agent, and how many of the connections to it, the earliest ones, lead nowhere: nobody is told.
+    pub async fn add_agent_behind_relay(&self) -> (String, watch::Sender<usize>) {
+        let (outer, address) = listen().await;
+        let (inner, behind) = listen().await;
+        let fake = agent::Fake { world: self.clone(), address: address.clone() };
+        let service = v1::produce_server::ProduceServer::new(fake);
+        let server = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(inner)));
+        let dead = watch::Sender::new(0);
+        let told = dead.subscribe();
+        tokio::spawn(async move {
+            for number in 0.. {
+                let (mut near, _) = outer.accept().await.unwrap();
+                let mut far = TcpStream::connect(&behind).await.unwrap();
+                let mut told = told.clone();
+                tokio::spawn(async move {
+                    let dead = async { drop(told.wait_for(|dead| number < *dead).await) };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        () = dead => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        (address, dead)
     }
 
     pub fn add_topic(&self, name: &str, partitions: usize, agent: &str) {
