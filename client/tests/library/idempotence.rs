@@ -9,8 +9,9 @@ use streamhouse_client::Record;
 use streamhouse_client::producer::{ProduceError, ProducerBuilder};
 use streamhouse_proto::v1::{ErrorCode, ErrorInfo};
 
-/// Long enough for a batch to be sent, short enough to wait for.
-const SOON: Duration = Duration::from_secs(1);
+/// Long enough for a batch to be sent, and for a producer to ask where its silent agent's lease is, which it does after
+/// each second; short enough to wait for.
+const SOON: Duration = Duration::from_millis(2_500);
 
 /// Each record in a batch of its own.
 fn builder(controller: &str) -> ProducerBuilder {
