@@ -26,6 +26,17 @@ const DISTURBED_US: u64 = 200_000;
 const OF_TURNS: usize = 2;
 
 impl Judged {
+    /// Takes the one to judge of a turn's pauses, each with what was taken from it: the longest; but if the machine
+    /// disturbed that, one that it did not and that is beyond the bound.
+    pub(super) fn take(&mut self, pauses: impl Iterator<Item = (u64, u64)>) {
+        let pauses: Vec<(u64, u64)> = pauses.collect();
+        let calm = pauses.iter().filter(|(_, allowed_us)| *allowed_us < DISTURBED_US).max();
+        let bound_us = self.bound.map_or(u64::MAX, |bound| bound.as_micros() as u64);
+        let beyond = calm.filter(|(us, _)| *us > bound_us);
+        let chosen = beyond.or(pauses.iter().max()).copied();
+        (self.us, self.allowed_us) = chosen.unwrap_or_default();
+    }
+
     /// Its bound, if the pause can be held to it.
     fn held_to(&self) -> Option<Duration> {
         self.bound.filter(|_| self.allowed_us < DISTURBED_US)
@@ -131,6 +142,20 @@ mod tests {
         let faults = [disturbed.clone(), calm(), disturbed];
         assert_eq!(unjudged(&faults).as_deref(), Some(told));
         assert_eq!(unjudged(&[]), None);
+    }
+
+    #[test]
+    fn a_pause_that_the_machine_disturbed_hides_no_other_one() {
+        let taken = |pauses: &[(u64, u64)]| {
+            let mut judged = Judged { us: 0, allowed_us: 0, bound: Some(Duration::from_secs(2)) };
+            judged.take(pauses.iter().copied());
+            (judged.us, judged.held_to().is_some())
+        };
+        assert_eq!(taken(&[(9_000_000, DISTURBED_US), (2_000_001, 0), (5, 0)]), (2_000_001, true));
+        // Within the bound it says nothing for the longest.
+        assert_eq!(taken(&[(9_000_000, DISTURBED_US), (2_000_000, 0)]), (9_000_000, false));
+        assert_eq!(taken(&[(1_000, 0), (3_000_000, 0), (2_500_000, 0)]), (3_000_000, true));
+        assert_eq!(taken(&[]), (0, true));
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub(super) fn pauses(
             let allowed_us = standstill.within(begun, ended);
             (ended.saturating_sub(begun) - allowed_us, allowed_us)
         });
-        (fault.judged.us, fault.judged.allowed_us) = judged.max().unwrap_or_default();
+        fault.judged.take(judged);
         let served = |place: &&Place| {
             let first = place.successes.partition_point(|time| *time < fault.healed_us);
             // What was sent before may have been on its way when it was healed.

@@ -3,10 +3,12 @@
 mod acks;
 mod audit;
 mod consume;
+mod etcd;
 mod failover;
 mod figures;
 mod latency;
 mod link;
+mod load;
 mod made;
 mod metadata;
 mod objects;
@@ -31,6 +33,8 @@ pub(crate) struct Args {
 enum Action {
     /// The controllers: commits of objects, group offsets, heartbeats, look-ups.
     Metadata(metadata::Args),
+    /// An etcd, by the same load as `bench metadata`, to compare the two.
+    Etcd(etcd::Args),
     /// Kill the leading controller or the agents of a local cluster again and again; how long writers wait.
     Failover(failover::Args),
     /// One producer as fast as it may: records, bytes, latencies, CPU time.
@@ -44,6 +48,7 @@ enum Action {
 pub(crate) fn run(args: Args, format: Format) -> LocalBoxFuture<'static, anyhow::Result<()>> {
     match args.action {
         Action::Metadata(args) => Box::pin(metadata::run(args, format)),
+        Action::Etcd(args) => Box::pin(etcd::run(args, format)),
         Action::Failover(args) => Box::pin(failover::run(args, format)),
         Action::Produce(args) => Box::pin(produce::run(args, format)),
         Action::Latency(args) => Box::pin(latency::run(args, format)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::clock;
+use crate::{clock, output};
 
 /// One measurement.
 #[derive(Debug, Default, Serialize)]
@@ -17,6 +17,21 @@ pub(super) struct Figures {
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
     pub(super) max_ms: f64,
+}
+
+impl Figures {
+    /// A line of a table: what was done, clients, operations a second, and the three latencies.
+    pub(super) fn row(&self, what: &str) -> [String; 6] {
+        let milliseconds = |value| format!("{value:.2}");
+        [
+            what.to_owned(),
+            self.clients.to_string(),
+            output::count(self.ops_per_second as u64),
+            milliseconds(self.p50_ms),
+            milliseconds(self.p99_ms),
+            milliseconds(self.max_ms),
+        ]
+    }
 }
 
 /// How long to measure, and what comes before it.

@@ -42,20 +42,21 @@ impl Controllers {
     }
 }
 
-async fn connect(address: &str) -> anyhow::Result<Channel> {
+/// A connection of its own to `what`, at `address`.
+pub(super) async fn connect(what: &str, address: &str) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
     let endpoint = endpoint.tcp_nodelay(true).connect_timeout(CONNECT);
     endpoint.connect().await.map_err(|error| {
-        Failure::new(Kind::Unavailable, format!("controller {address}: {error}")).into()
+        Failure::new(Kind::Unavailable, format!("{what} {address}: {error}")).into()
     })
 }
 
 pub(super) async fn metadata(address: &str) -> anyhow::Result<MetadataClient<Channel>> {
-    Ok(MetadataClient::new(connect(address).await?))
+    Ok(MetadataClient::new(connect("controller", address).await?))
 }
 
 pub(super) async fn sessions(address: &str) -> anyhow::Result<SessionsClient<Channel>> {
-    Ok(SessionsClient::new(connect(address).await?))
+    Ok(SessionsClient::new(connect("controller", address).await?))
 }
 
 /// That a call failed, in one line.

@@ -24,6 +24,7 @@ use tonic::transport::Channel;
 
 use super::figures::{Figures, Window, drive, rounded};
 use super::link::{self, Controllers};
+use super::load::Load;
 use super::made::Made;
 use super::sessions::{SLICES, Session};
 use crate::exit::{Failure, Kind};
@@ -41,16 +42,8 @@ const BEATS_EVERY: Duration = Duration::from_millis(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many clients at once; a measurement each.
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 64, 256])]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
-    clients: Vec<u16>,
-    /// How long each measurement takes.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
-    measure: Duration,
-    /// How long the load runs before it is measured.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
-    warm_up: Duration,
+    #[command(flatten)]
+    load: Load,
     #[command(flatten)]
     controllers: controllers::Controllers,
 }
@@ -80,18 +73,19 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let seeds = args.controllers.resolve()?;
     let admin = Admin::builder().controllers(seeds.clone()).build()?;
     let controllers = Controllers::find(seeds).await?;
+    let window = args.load.window();
     let mut report = Report {
         controllers: controllers.addresses.len(),
         slices_per_commit: SLICES,
-        measure_s: args.measure.as_secs_f64(),
-        warm_up_s: args.warm_up.as_secs_f64(),
+        measure_s: window.measure.as_secs_f64(),
+        warm_up_s: window.warm_up.as_secs_f64(),
         commits: Vec::new(),
         offset_commits: Vec::new(),
         heartbeats_per_second: 0.0,
         lookups: Lookups::default(),
     };
     let mut made = Made::default();
-    let measured = measure(&args, &admin, &controllers, &mut report, &mut made).await;
+    let measured = measure(&args.load, &admin, &controllers, &mut report, &mut made).await;
     // Whatever became of it, nothing of it stays.
     let removed = made.remove(&admin).await;
     measured?;
@@ -101,16 +95,16 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
 
 /// One measurement after the other. `made`: what may be there after it.
 async fn measure(
-    args: &Args,
+    load: &Load,
     admin: &Admin,
     controllers: &Controllers,
     report: &mut Report,
     made: &mut Made,
 ) -> anyhow::Result<()> {
-    let window = Window { warm_up: args.warm_up, measure: args.measure };
+    let window = load.window();
     let name = link::unique_name();
     let mut written = Vec::new();
-    for count in args.clients.iter().copied().map(usize::from) {
+    for count in load.counts() {
         let topic = format!("{name}-{count}");
         made.topics.push(topic.clone());
         let (figures, some) = commits(admin, controllers, &topic, count, window).await?;
@@ -330,14 +324,7 @@ fn human(report: &Report) -> String {
         ("look-ups, linearizable", &report.lookups.linearizable),
     ];
     for (what, figures) in commits.chain(offsets).chain(lookups) {
-        table.add_row([
-            what.to_owned(),
-            figures.clients.to_string(),
-            output::count(figures.ops_per_second as u64),
-            format!("{:.2}", figures.p50_ms),
-            format!("{:.2}", figures.p99_ms),
-            format!("{:.2}", figures.max_ms),
-        ]);
+        table.add_row(figures.row(what));
     }
     format!(
         "{} controllers · {} slices a commit · {} s each, after {} s\n{table}\n{} heartbeats a second",
