@@ -8,16 +8,30 @@ use serde::Serialize;
 
 use super::report::FaultRun;
 
-/// The longest pause of a fault's turn, as it is judged.
+/// The pause by which a fault's turn is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Judged {
-    /// The longest time in which a partition took no record, less what of it the machine stood still.
+    /// How long a partition took no record, less what of it the machine stood still.
     pub us: u64,
     /// What was taken from it for that.
     pub allowed_us: u64,
     /// How long it may be; nothing where that is not bounded.
     pub bound: Option<Duration>,
 }
+
+/// A time in which a partition took no record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pause {
+    /// How long, less what of it the machine stood still.
+    pub(super) us: u64,
+    /// What was taken from it for that.
+    pub(super) allowed_us: u64,
+    /// The same, with the [`AFTERMATH_US`] before it.
+    pub(super) near_us: u64,
+}
+
+/// For so long after a machine stood still, pauses may be its doing: a session's TTL, and an election.
+pub(super) const AFTERMATH_US: u64 = 5_000_000;
 
 /// A machine that stood still for so long did more than to keep everybody waiting: controllers that hear nothing for
 /// that long elect anew, sessions are doubted. What a pause is then made of, nobody can tell.
@@ -26,15 +40,17 @@ const DISTURBED_US: u64 = 200_000;
 const OF_TURNS: usize = 2;
 
 impl Judged {
-    /// Takes the one to judge of a turn's pauses, each with what was taken from it: the longest; but if the machine
-    /// disturbed that, one that it did not and that is beyond the bound.
-    pub(super) fn take(&mut self, pauses: impl Iterator<Item = (u64, u64)>) {
-        let pauses: Vec<(u64, u64)> = pauses.collect();
-        let calm = pauses.iter().filter(|(_, allowed_us)| *allowed_us < DISTURBED_US).max();
+    /// Takes the one by which a turn is judged of all its pauses: the longest; but if the machine disturbed that, one
+    /// that is beyond the bound although the machine stood still neither in it nor before it.
+    pub(super) fn take(&mut self, pauses: impl Iterator<Item = Pause>) {
+        let pauses: Vec<Pause> = pauses.collect();
         let bound_us = self.bound.map_or(u64::MAX, |bound| bound.as_micros() as u64);
-        let beyond = calm.filter(|(us, _)| *us > bound_us);
-        let chosen = beyond.or(pauses.iter().max()).copied();
-        (self.us, self.allowed_us) = chosen.unwrap_or_default();
+        let longest = pauses.iter().max();
+        let disturbed = longest.filter(|pause| pause.allowed_us >= DISTURBED_US).is_some();
+        let calm = pauses.iter().filter(|pause| disturbed && pause.near_us < DISTURBED_US).max();
+        let chosen = calm.filter(|pause| pause.us > bound_us).or(longest).copied();
+        let Pause { us, allowed_us, .. } = chosen.unwrap_or_default();
+        (self.us, self.allowed_us) = (us, allowed_us);
     }
 
     /// Its bound, if the pause can be held to it.
@@ -146,15 +162,21 @@ mod tests {
 
     #[test]
     fn a_pause_that_the_machine_disturbed_hides_no_other_one() {
-        let taken = |pauses: &[(u64, u64)]| {
+        let taken = |pauses: &[Pause]| {
             let mut judged = Judged { us: 0, allowed_us: 0, bound: Some(Duration::from_secs(2)) };
             judged.take(pauses.iter().copied());
             (judged.us, judged.held_to().is_some())
         };
-        assert_eq!(taken(&[(9_000_000, DISTURBED_US), (2_000_001, 0), (5, 0)]), (2_000_001, true));
-        // Within the bound it says nothing for the longest.
-        assert_eq!(taken(&[(9_000_000, DISTURBED_US), (2_000_000, 0)]), (9_000_000, false));
-        assert_eq!(taken(&[(1_000, 0), (3_000_000, 0), (2_500_000, 0)]), (3_000_000, true));
+        let calm = |us| Pause { us, allowed_us: 0, near_us: 0 };
+        let disturbed = Pause { us: 9_000_000, allowed_us: DISTURBED_US, near_us: DISTURBED_US };
+        assert_eq!(taken(&[disturbed, calm(2_000_001), calm(5)]), (2_000_001, true));
+        // One within the bound does not clear the turn.
+        assert_eq!(taken(&[disturbed, calm(2_000_000)]), (9_000_000, false));
+        // Nor is one judged that began as the machine had just stood still.
+        let after = Pause { near_us: DISTURBED_US, ..calm(2_000_001) };
+        assert_eq!(taken(&[disturbed, after]), (9_000_000, false));
+        assert_eq!(taken(&[Pause { us: 2_000_002, ..after }]), (2_000_002, true));
+        assert_eq!(taken(&[calm(1_000), calm(3_000_000), calm(2_500_000)]), (3_000_000, true));
         assert_eq!(taken(&[]), (0, true));
     }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::history::{Event, History, Operation, Outcome, Partition, Read, Value};
 
+use super::bounds::{AFTERMATH_US, Pause};
 use super::report::FaultRun;
 use super::standstill::Standstill;
 
@@ -133,7 +134,8 @@ pub(super) fn pauses(
         // What lasts into the time of the next fault is that one's from there on.
         let judged = gaps.map(|(begun, ended)| (begun, ended.min(end))).map(|(begun, ended)| {
             let allowed_us = standstill.within(begun, ended);
-            (ended.saturating_sub(begun) - allowed_us, allowed_us)
+            let near_us = standstill.within(begun.saturating_sub(AFTERMATH_US), ended);
+            Pause { us: ended.saturating_sub(begun) - allowed_us, allowed_us, near_us }
         });
         fault.judged.take(judged);
         let served = |place: &&Place| {

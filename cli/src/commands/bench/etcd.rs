@@ -1,31 +1,40 @@
-//! `streamhouse bench etcd`: the load of `bench metadata` on an etcd, so that the two can be compared in one sitting.
+//! `streamhouse bench etcd`: the load of `bench metadata`'s offset commits on an etcd, so that the two can be compared in one
+//! sitting.
 //!
 //! An operation is one `Put` of etcd's API, version 3 (`etcdserverpb.KV` of its `rpc.proto`), by the same loop over the
 //! same kind of connection: one for each client, clients spread over the endpoints. Every client overwrites a key of its
-//! own, as a group overwrites its offset; the keys are deleted afterwards.
+//! own, as a group overwrites its offset. The keys are deleted afterwards; their revisions etcd keeps until it is compacted.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
 use futures::future::try_join_all;
 use http::uri::PathAndQuery;
 use serde::Serialize;
-use tonic::Request;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
+use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
 use super::figures::{Figures, drive};
 use super::link;
 use super::load::Load;
+use crate::controllers;
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Format};
+
+/// Without an answer for so long, an operation has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where etcd's members take clients' calls, without TLS.
     #[arg(long, value_name = "ADDR,…", value_delimiter = ',', default_value = "127.0.0.1:2379")]
+    #[arg(value_parser = controllers::address)]
     endpoints: Vec<String>,
     /// Bytes of a value.
     #[arg(long, value_name = "N", default_value_t = 100)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     value_bytes: u32,
     #[command(flatten)]
     load: Load,
@@ -73,25 +82,32 @@ impl Client {
     }
 
     async fn put(mut self) -> anyhow::Result<Self> {
-        let put = self.put.clone();
-        self.call("/etcdserverpb.KV/Put", put).await?;
+        call(&mut self.grpc, "/etcdserverpb.KV/Put", self.put.clone()).await?;
         Ok(self)
     }
+}
 
-    async fn call<M>(&mut self, path: &'static str, message: M) -> anyhow::Result<()>
-    where
-        M: prost::Message + 'static,
-    {
-        let failed = |why: &dyn std::fmt::Display| {
-            Failure::new(Kind::Failed, format!("etcd did not take {path}: {why}"))
+async fn call<M>(grpc: &mut Grpc<Channel>, path: &'static str, message: M) -> Result<(), Failure>
+where
+    M: prost::Message + 'static,
+{
+    let ready = grpc.ready().await;
+    ready.map_err(|error| Failure::new(Kind::Unavailable, format!("etcd: {path}: {error}")))?;
+    let mut request = Request::new(message);
+    request.set_timeout(PATIENCE);
+    let codec = ProstCodec::<M, Answer>::default();
+    let answer = grpc.unary(request, PathAndQuery::from_static(path), codec).await;
+    answer.map(drop).map_err(|status| {
+        let kind = match status.code() {
+            // Unknown: the connection broke.
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+                Kind::Unavailable
+            }
+            _ => Kind::Failed,
         };
-        self.grpc.ready().await.map_err(|error| failed(&error))?;
-        let codec = ProstCodec::<M, Answer>::default();
-        let path_and_query = PathAndQuery::from_static(path);
-        let answer = self.grpc.unary(Request::new(message), path_and_query, codec).await;
-        answer.map_err(|status| failed(&status.message()))?;
-        Ok(())
-    }
+        let (code, message) = (status.code(), status.message());
+        Failure::new(kind, format!("etcd: {path}: {code:?}: {message}"))
+    })
 }
 
 pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
@@ -104,6 +120,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         warm_up_s: window.warm_up.as_secs_f64(),
         puts: Vec::new(),
     };
+    let mut connected = false;
     let measured = async {
         for count in args.load.counts() {
             let connect = (0..count).map(|n| {
@@ -112,23 +129,43 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
                 Client::connect(&args.endpoints[n % args.endpoints.len()], put)
             });
             let clients = try_join_all(connect).await?;
+            connected = true;
             report.puts.push(drive(clients, window, Client::put).await?.0);
         }
         anyhow::Ok(())
     };
     let measured = measured.await;
-    // Whatever became of it, nothing of it stays.
-    let removed = remove(&args.endpoints[0], &name).await;
+    // Whatever became of it, no key of it stays.
+    let removed = match connected {
+        true => remove(&args.endpoints, &name).await,
+        false => Ok(()),
+    };
+    if let (Err(_), Err(error)) = (&measured, &removed) {
+        tracing::warn!("{error:#}");
+    }
     measured?;
     removed?;
     format.print(&report, human)
 }
 
-/// Deletes the keys that begin with `name/`: those up to the one with the byte that follows the stroke.
-async fn remove(endpoint: &str, name: &str) -> anyhow::Result<()> {
-    let mut client = Client::connect(endpoint, Put::default()).await?;
+/// Deletes the keys that begin with `name/`, by the first endpoint that does.
+async fn remove(endpoints: &[String], name: &str) -> anyhow::Result<()> {
+    let mut removed = Ok(());
+    for endpoint in endpoints {
+        removed = remove_by(endpoint, name).await;
+        if removed.is_ok() {
+            break;
+        }
+    }
+    removed.with_context(|| format!("keys that begin with {name}/ are left in etcd"))
+}
+
+/// Those up to the one with the byte that follows the slash.
+async fn remove_by(endpoint: &str, name: &str) -> anyhow::Result<()> {
+    let mut grpc = Grpc::new(link::connect("etcd", endpoint).await?);
     let (key, range_end) = (format!("{name}/").into_bytes(), format!("{name}0").into_bytes());
-    client.call("/etcdserverpb.KV/DeleteRange", DeleteRange { key, range_end }).await
+    call(&mut grpc, "/etcdserverpb.KV/DeleteRange", DeleteRange { key, range_end }).await?;
+    Ok(())
 }
 
 fn human(report: &Report) -> String {

@@ -47,7 +47,8 @@ pub(super) async fn connect(what: &str, address: &str) -> anyhow::Result<Channel
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
     let endpoint = endpoint.tcp_nodelay(true).connect_timeout(CONNECT);
     endpoint.connect().await.map_err(|error| {
-        Failure::new(Kind::Unavailable, format!("{what} {address}: {error}")).into()
+        let why = anyhow::Error::from(error);
+        Failure::new(Kind::Unavailable, format!("{what} {address}: {why:#}")).into()
     })
 }
 
