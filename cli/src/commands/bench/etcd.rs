@@ -19,6 +19,7 @@ use tonic_prost::ProstCodec;
 use super::figures::{Figures, drive};
 use super::link;
 use super::load::Load;
+use super::made;
 use crate::controllers;
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Format};
@@ -140,11 +141,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         true => remove(&args.endpoints, &name).await,
         false => Ok(()),
     };
-    if let (Err(_), Err(error)) = (&measured, &removed) {
-        tracing::warn!("{error:#}");
-    }
-    measured?;
-    removed?;
+    made::ended(measured, removed)?;
     format.print(&report, human)
 }
 

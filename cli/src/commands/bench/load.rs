@@ -9,7 +9,7 @@ pub(super) struct Load {
     /// How many clients at once; a measurement each.
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 64, 256])]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub(super) clients: Vec<u16>,
+    clients: Vec<u16>,
     /// How long each measurement takes.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     measure: Duration,

@@ -6,6 +6,17 @@ use streamhouse_client::{Admin, AdminError};
 /// Groups that are removed at once.
 const REMOVED_AT_ONCE: usize = 32;
 
+/// The error of a measurement, or else that of removing what it made, which is told in any case.
+pub(super) fn ended(
+    measured: anyhow::Result<()>,
+    removed: anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if let (Err(_), Err(error)) = (&measured, &removed) {
+        tracing::warn!("{error:#}");
+    }
+    measured.and(removed)
+}
+
 /// What may be there after a measurement, by name.
 #[derive(Default)]
 pub(super) struct Made {

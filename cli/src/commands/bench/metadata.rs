@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 use super::figures::{Figures, Window, drive, rounded};
 use super::link::{self, Controllers};
 use super::load::Load;
-use super::made::Made;
+use super::made::{self, Made};
 use super::sessions::{SLICES, Session};
 use crate::exit::{Failure, Kind};
 use crate::output::{self, Format};
@@ -88,8 +88,7 @@ pub(crate) async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let measured = measure(&args.load, &admin, &controllers, &mut report, &mut made).await;
     // Whatever became of it, nothing of it stays.
     let removed = made.remove(&admin).await;
-    measured?;
-    removed?;
+    made::ended(measured, removed.map_err(Into::into))?;
     format.print(&report, human)
 }
 
