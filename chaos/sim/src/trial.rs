@@ -240,6 +240,7 @@ fn add_clients(
             assigned_consumers: 0,
             group_members: 0..0,
             metadata_clients: 1,
+            register_readers: 0,
             watchers: true,
         },
         Crew {
@@ -247,6 +248,7 @@ fn add_clients(
             assigned_consumers: 1,
             group_members: 0..3,
             metadata_clients: 0,
+            register_readers: 1,
             watchers: false,
         },
         Crew {
@@ -254,6 +256,7 @@ fn add_clients(
             assigned_consumers: 1,
             group_members: 3..6,
             metadata_clients: 1,
+            register_readers: 1,
             watchers: false,
         },
     ];
@@ -302,6 +305,7 @@ async fn run_all(
         producers: 0,
         assigned_consumers: 0,
         metadata_clients: 0,
+        register_readers: 0,
         watchers: false,
         ..crew.clone()
     };

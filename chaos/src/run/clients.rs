@@ -17,6 +17,7 @@ const NOBODY: Crew = Crew {
     assigned_consumers: 0,
     group_members: 0..0,
     metadata_clients: 0,
+    register_readers: 0,
     watchers: false,
 };
 
@@ -29,12 +30,19 @@ pub(super) struct Clients {
 impl Clients {
     /// All but members of groups.
     pub(super) fn start(world: &World) -> Self {
-        let Crew { producers, assigned_consumers, metadata_clients, watchers, .. } =
-            Crew::default();
+        let Crew {
+            producers,
+            assigned_consumers,
+            metadata_clients,
+            register_readers,
+            watchers,
+            ..
+        } = Crew::default();
         let mut clients = Self { tasks: JoinSet::new(), kinds: HashMap::new() };
         clients.add(world, "producers", Crew { producers, ..NOBODY });
         clients.add(world, "assigned consumers", Crew { assigned_consumers, ..NOBODY });
         clients.add(world, "metadata clients", Crew { metadata_clients, ..NOBODY });
+        clients.add(world, "readers of registers", Crew { register_readers, ..NOBODY });
         clients.add(world, "watchers", Crew { watchers, ..NOBODY });
         clients
     }

@@ -15,7 +15,7 @@ const STRETCH_US: u64 = 2_000_000;
 const OF_FOUR: usize = 3;
 
 /// What must succeed, by who does it.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "send of idempotent producers",
     "send of plain producers",
     "send of named producers",
@@ -25,6 +25,7 @@ const KINDS: [&str; 10] = [
     "fetch of members of groups",
     "operation on a topic",
     "operation on an offset register",
+    "read of an offset register by who only reads",
     "read of a lease",
 ];
 
@@ -99,8 +100,9 @@ fn kind(event: &Event, client: &str) -> Option<&'static str> {
         (Operation::CommitOffset { .. }, _) => Some(KINDS[5]),
         (Operation::FetchOffset { .. }, _) => Some(KINDS[6]),
         (Operation::Meta { key, .. }, _) if key.starts_with("topic ") => Some(KINDS[7]),
+        (Operation::Meta { .. }, "offset register reader") => Some(KINDS[9]),
         (Operation::Meta { .. }, _) => Some(KINDS[8]),
-        (Operation::Lease { .. }, _) => Some(KINDS[9]),
+        (Operation::Lease { .. }, _) => Some(KINDS[10]),
         _ => None,
     }
 }
@@ -156,6 +158,7 @@ mod tests {
             ("group member", Operation::FetchOffset { group: group(), at: AT, offset: None }),
             ("metadata client", meta("topic a")),
             ("offset register client", meta("offset a")),
+            ("offset register reader", meta("offset a")),
             (
                 "lease watcher",
                 Operation::Lease { at: AT, epoch: 1, session: 1, log_start: 0, high_watermark: 1 },

@@ -150,6 +150,8 @@ pub struct Crew {
     pub group_members: Range<u64>,
     /// Of topics' names, and of offsets without membership.
     pub metadata_clients: u64,
+    /// Of those offsets, who write none.
+    pub register_readers: u64,
     /// Whether leases, by two through different controllers, and controllers are watched.
     pub watchers: bool,
 }
@@ -161,6 +163,7 @@ impl Default for Crew {
             assigned_consumers: 2,
             group_members: 0..5,
             metadata_clients: 3,
+            register_readers: 1,
             watchers: true,
         }
     }
@@ -186,6 +189,9 @@ pub async fn run(world: &World, crew: Crew) -> Result<(), ChaosError> {
     for _ in 0..crew.metadata_clients {
         clients.spawn(topic_registers::run(next()));
         clients.spawn(offset_registers::run(next()));
+    }
+    for _ in 0..crew.register_readers {
+        clients.spawn(offset_registers::read(next()));
     }
     if crew.watchers {
         for number in 0..watcher::WATCHERS {

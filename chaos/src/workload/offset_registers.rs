@@ -1,5 +1,6 @@
 //! Clients that use committed offsets as registers: several write and read the same groups' offsets back and forth,
-//! without membership. Each group is a key by itself, used for some seconds.
+//! without membership. Each group is a key by itself, used for some seconds. Some only read: whoever writes leaves a
+//! controller that has lost its majority at once, and would never be told what such a one still believes.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::history::{Answer, Ask, Operation, Outcome, Partition};
 use crate::random::Random;
 
 const CLIENT: &str = "offset register client";
+const READER: &str = "offset register reader";
 /// How long a group is used, in seconds.
 const USE: u64 = 15;
 /// Between two operations, in milliseconds.
@@ -18,7 +20,18 @@ const PAUSE: std::ops::Range<u64> = 50..400;
 /// The partition whose offset it is.
 const AT: Partition = Partition { topic: 0, partition: 0 };
 
+/// Reads and writes.
 pub(super) async fn run(world: World) -> Result<(), ChaosError> {
+    operate(&world, CLIENT).await
+}
+
+/// Reads only, and asks the controllers in an order of its own, for it stays with the first that answers.
+pub(super) async fn read(mut world: World) -> Result<(), ChaosError> {
+    world.random.shuffle(&mut world.access.controllers);
+    operate(&world, READER).await
+}
+
+async fn operate(world: &World, client: &'static str) -> Result<(), ChaosError> {
     let mut random = world.random.clone();
     while !world.stop.is_cancelled() {
         let window = world.recorder.elapsed().as_secs() / USE;
@@ -29,9 +42,10 @@ pub(super) async fn run(world: World) -> Result<(), ChaosError> {
             world.pause(AGAIN).await;
             continue;
         };
-        let process = world.start(CLIENT, false);
+        let process = world.start(client, false);
         let mut register = Register {
-            world: &world,
+            world,
+            client,
             key: format!("offset {group}"),
             consumer,
             process,
@@ -48,6 +62,7 @@ pub(super) async fn run(world: World) -> Result<(), ChaosError> {
 
 struct Register<'w> {
     world: &'w World,
+    client: &'static str,
     key: String,
     consumer: Consumer,
     process: u32,
@@ -56,7 +71,7 @@ struct Register<'w> {
 
 impl Register<'_> {
     async fn operate(&mut self, random: &mut Random) -> Result<(), ChaosError> {
-        if random.below(2) == 0 {
+        if self.client == READER || random.below(2) == 0 {
             self.read().await;
             return Ok(());
         }
@@ -90,7 +105,7 @@ impl Register<'_> {
             }
             Err(error) if error.may_have_taken_effect() => {
                 self.record(Outcome::Info, ask, None);
-                self.process = self.world.start(CLIENT, false);
+                self.process = self.world.start(self.client, false);
                 self.written = 0;
             }
             Err(_) => self.record(Outcome::Fail, ask, None),
