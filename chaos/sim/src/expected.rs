@@ -20,9 +20,12 @@ pub(crate) fn catches(mistake: Mistake) -> &'static [&'static str] {
         Mistake::AppliedMarkerFirst | Mistake::ApplyReadsClock | Mistake::HashMapOrder => {
             &["PURE", "replica-divergence"]
         }
-        Mistake::StaleLinearizableRead => {
-            &["nonlinearizable-meta", "offset-commit-regression", "epoch-regression"]
-        }
+        Mistake::StaleLinearizableRead => &[
+            "nonlinearizable-meta",
+            "offset-commit-regression",
+            "epoch-regression",
+            "watermark-regression",
+        ],
         // What is used expires, or what is not used never does.
         Mistake::ExpiryByWallClock => &[
             "orphan-object",

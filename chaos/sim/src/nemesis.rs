@@ -265,9 +265,9 @@ impl Nemesis {
         let others = |of: &[&[String]], but: &str| -> Vec<String> {
             of.concat().into_iter().filter(|name| name != but).collect()
         };
-        let (these, those) = match self.random.below(8) {
-            // The leader from the other controllers only, or from everybody.
-            0 => (vec![leader.clone()], others(&[&all], &leader)),
+        let (these, those) = match self.random.below(9) {
+            // The leader from the other controllers only, so that clients still ask it, or from everybody.
+            0 | 8 => (vec![leader.clone()], others(&[&all], &leader)),
             1 => (vec![leader.clone()], others(&[&all, &agents, &clients], &leader)),
             2 => {
                 let one = self.one(&all);
