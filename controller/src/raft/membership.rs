@@ -6,28 +6,29 @@
 //! to a second disk: a fresh log passes through every membership there ever
 //! was, and under one that names it, it could elect itself.
 
-use super::meta;
+mod addition;
+mod heard;
+mod promotion;
+
 use super::node::RaftNode;
 use super::peers;
 use super::time;
 use super::types::{ControllerNode, DiskId, LogId, StoredMembership, TypeConfig};
-use crate::state::controllers::MAX_CONTROLLERS;
+use addition::addition;
+use heard::{heard, is_majority};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Instant as _, RaftMetrics};
-use rocksdb::WriteBatch;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use openraft::{ChangeMembers, RaftMetrics};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use streamhouse_proto::v1::IdentifyRequest;
+
+pub(super) use heard::{Heard, without};
+pub(super) use promotion::promote;
 
 /// How long a controller to be added may take to say who it is.
 const IDENTIFY: Duration = Duration::from_secs(2);
 const IDENTIFY_PAUSE: Duration = Duration::from_millis(100);
-/// How often the leader looks for learners that have caught up.
-const LOOK: Duration = Duration::from_millis(200);
-/// A learner so many entries behind is as good as a voter.
-const CAUGHT_UP: u64 = 1_000;
 /// A member whose last answer is older may be gone.
 const RECENT: Duration = Duration::from_secs(2);
 /// A change that is not committed within this time may yet be.
@@ -294,152 +295,8 @@ fn is_joint(membership: &StoredMembership) -> bool {
     membership.membership().get_joint_config().len() > 1
 }
 
-/// How a member is added: `None` if it is there already.
-fn addition(
-    members: &Membership,
-    id: u64,
-    mut new: ControllerNode,
-) -> Result<Option<Changes>, MembershipError> {
-    if let Some(member) = members.get_node(&id) {
-        return added_before(members, id, member, &new).map(|()| None);
-    }
-    let asked = new.replaces;
-    if asked != 0 && members.get_node(&asked).is_none() {
-        return Err(MembershipError::Unknown(asked));
-    }
-    // A learner that is replaced never had a vote: it goes at once, and the
-    // new one is to take the place that it was to take.
-    let voters: BTreeSet<u64> = members.voter_ids().collect();
-    let mut dropped = BTreeSet::new();
-    while let Some(learner) = members.get_node(&new.replaces)
-        && !voters.contains(&new.replaces)
-        && dropped.insert(new.replaces)
-    {
-        new.replaces = learner.replaces;
-    }
-    if members.get_node(&new.replaces).is_none() {
-        new.replaces = 0;
-    }
-    let left = members.nodes().filter(|(other, _)| !dropped.contains(other));
-    let left: BTreeMap<u64, &ControllerNode> = left.map(|(id, node)| (*id, node)).collect();
-    room(&left, &voters, &new)?;
-    let mut changes = Vec::new();
-    if !dropped.is_empty() {
-        changes.push(ChangeMembers::RemoveNodes(dropped));
-    }
-    changes.push(ChangeMembers::AddNodes(BTreeMap::from([(id, new)])));
-    Ok(Some(ChangeMembers::Batch(changes)))
-}
-
-/// Whether adding a member again is what was done already.
-fn added_before(
-    members: &Membership,
-    id: u64,
-    member: &ControllerNode,
-    new: &ControllerNode,
-) -> Result<(), MembershipError> {
-    if member.disk != new.disk {
-        return Err(conflict(format!("controller {id} is a member with another disk")));
-    }
-    if new.replaces == 0 || new.replaces == member.replaces {
-        return Ok(());
-    }
-    match members.get_node(&new.replaces) {
-        Some(_) => Err(conflict(format!(
-            "controller {id} is a member already: remove the other instead, streamhouse cluster \
-             remove-controller {}",
-            new.replaces
-        ))),
-        // An older number that is gone: a learner that was replaced is
-        // dropped when its successor is added.
-        None if new.replaces < id => Ok(()),
-        None => Err(MembershipError::Unknown(new.replaces)),
-    }
-}
-
-/// Whether there is room for `new` beside those that are left.
-fn room(
-    left: &BTreeMap<u64, &ControllerNode>,
-    voters: &BTreeSet<u64>,
-    new: &ControllerNode,
-) -> Result<(), MembershipError> {
-    if left.len() >= MAX_CONTROLLERS {
-        return Err(conflict(format!(
-            "the cluster has {} controllers, learners included, and {MAX_CONTROLLERS} are the limit: \
-             remove one first, streamhouse cluster remove-controller",
-            left.len()
-        )));
-    }
-    for (other, member) in left {
-        if member.address == new.address && *other != new.replaces {
-            let address = &new.address;
-            return Err(conflict(match voters.contains(other) {
-                true => format!(
-                    "controller {other} has the address {address}; if its disk is lost, let this one \
-                     take its place: streamhouse cluster replace-controller {other} {address}"
-                ),
-                false => format!(
-                    "controller {other}, which does not vote yet, has the address {address}; if it is \
-                     lost, remove it first: streamhouse cluster remove-controller {other}"
-                ),
-            }));
-        }
-        if new.replaces != 0 && member.replaces == new.replaces {
-            return Err(conflict(format!(
-                "controller {other} is about to take the place of {} already; if it is lost, remove it \
-                 first: streamhouse cluster remove-controller {other}",
-                new.replaces
-            )));
-        }
-    }
-    Ok(())
-}
-
 fn conflict(what: String) -> MembershipError {
     MembershipError::Conflict(what)
-}
-
-/// Whether a voter has answered the leader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heard {
-    Lately,
-    NotLately,
-    /// Not since it leads.
-    NotYet,
-}
-
-/// Lately: within so long.
-fn heard(metrics: &RaftMetrics<TypeConfig>, id: u64, lately: Duration) -> Heard {
-    if id == metrics.id {
-        return Heard::Lately;
-    }
-    let acked = metrics.heartbeat.as_ref().and_then(|acked| acked.get(&id).copied().flatten());
-    match acked {
-        Some(at) if at.elapsed() < lately => Heard::Lately,
-        Some(_) => Heard::NotLately,
-        None => Heard::NotYet,
-    }
-}
-
-fn alive(voters: &[Heard]) -> usize {
-    voters.iter().filter(|heard| **heard == Heard::Lately).count()
-}
-
-fn is_majority(voters: &[Heard]) -> bool {
-    alive(voters) * 2 > voters.len()
-}
-
-/// Whether the voters that are `left` without `id` can go on. A `young` leader
-/// may not have heard of all of them yet.
-pub(super) fn without(id: u64, left: &[Heard], young: bool) -> Result<(), MembershipError> {
-    if is_majority(left) {
-        return Ok(());
-    }
-    let alive = alive(left);
-    match young && left.contains(&Heard::NotYet) {
-        true => Err(MembershipError::Busy),
-        false => Err(MembershipError::NoMajority { id, alive, voters: left.len() }),
-    }
 }
 
 /// `moved` says that the membership is not the one it was before.
@@ -458,145 +315,4 @@ pub(super) fn refused(
         },
         error => MembershipError::Indeterminate(error.to_string()),
     }
-}
-
-/// Does what is due while this node leads, until it stops: ends changes that
-/// were begun, and makes learners voters.
-pub(crate) async fn promote(node: RaftNode) {
-    let core = node.core();
-    let leadership = node.leadership();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            () = core.cancel.cancelled() => return,
-        }
-        remember(&node).await;
-        if !leadership.borrow().is_leader {
-            *core.led_since.lock() = None;
-            continue;
-        }
-        core.led_since.lock().get_or_insert_with(time::now);
-        match node.with_metrics(due) {
-            Some(Due::HandOver { by, to }) => {
-                tracing::info!(by, "another controller takes this one's place");
-                match to {
-                    Some(to) => drop(core.raft.trigger().transfer_leader(to).await),
-                    None => drop(node.hand_over().await),
-                }
-            }
-            Some(Due::Change { why, id, changes }) => {
-                // An operator's comes first; this one is due at the next look, too.
-                let Ok(alone) = node.alone() else { continue };
-                tracing::info!(id, "{why}");
-                if let Err(error) = node.change(alone, changes).await {
-                    tracing::warn!(id, %error, "not done yet: {why}");
-                }
-            }
-            None => {}
-        }
-    }
-}
-
-/// Notes on the disk that the cluster has known it: what tells a member that
-/// was removed from one that is only catching up.
-async fn remember(node: &RaftNode) {
-    let core = node.core();
-    let named = || {
-        node.with_metrics(|m| {
-            let member = m.committed_membership_config.get_node(&m.id);
-            member.is_some_and(|member| member.disk == core.disk)
-        })
-    };
-    if core.was_member.load(Ordering::SeqCst) || !named() {
-        return;
-    }
-    let db = core.db.clone();
-    let write = streamhouse_host::spawn_blocking(move || {
-        let mut batch = WriteBatch::default();
-        batch.put_cf(db.raft(), meta::MEMBER, []);
-        db.write_unsynced(batch)
-    });
-    match write.await {
-        Ok(Ok(())) => core.was_member.store(true, Ordering::SeqCst),
-        Ok(Err(error)) => tracing::warn!(error, "that this is a member was not noted"),
-        Err(error) => tracing::warn!(%error, "that this is a member was not noted"),
-    }
-}
-
-/// What a leader has to do about the membership.
-#[derive(Debug)]
-enum Due {
-    /// To the voter that takes its place, or to the one whose log is furthest.
-    HandOver {
-        by: u64,
-        to: Option<u64>,
-    },
-    Change {
-        why: &'static str,
-        id: u64,
-        changes: Changes,
-    },
-}
-
-fn due(metrics: &RaftMetrics<TypeConfig>) -> Option<Due> {
-    let stored = &metrics.membership_config;
-    if metrics.committed_membership_config.log_id() != stored.log_id() {
-        return None;
-    }
-    let own = metrics.id;
-    if is_joint(stored) {
-        // Whoever began it is gone: openraft goes to the last voter set.
-        let changes = ChangeMembers::AddVoterIds(BTreeSet::new());
-        return Some(Due::Change { why: "ending a change of the membership", id: own, changes });
-    }
-    let members = stored.membership();
-    let voters: BTreeSet<u64> = stored.voter_ids().collect();
-    takeover(metrics, members, &voters).or_else(|| promotion(metrics, members, &voters))
-}
-
-/// A voter is to take the place of another: of the only one, which could not
-/// go before.
-fn takeover(
-    metrics: &RaftMetrics<TypeConfig>,
-    members: &Membership,
-    voters: &BTreeSet<u64>,
-) -> Option<Due> {
-    let mut successors = members.nodes().filter(|(id, node)| {
-        voters.contains(id)
-            && voters.contains(&node.replaces)
-            && heard(metrics, **id, RECENT) == Heard::Lately
-    });
-    let (id, replaces) = successors.next().map(|(id, node)| (*id, node.replaces))?;
-    if replaces == metrics.id {
-        return Some(Due::HandOver { by: id, to: Some(id) });
-    }
-    let changes = ChangeMembers::RemoveVoters(BTreeSet::from([replaces]));
-    Some(Due::Change { why: "removing a controller that is replaced", id: replaces, changes })
-}
-
-/// A learner that has caught up becomes a voter, in the place of another if it
-/// is to be.
-fn promotion(
-    metrics: &RaftMetrics<TypeConfig>,
-    members: &Membership,
-    voters: &BTreeSet<u64>,
-) -> Option<Due> {
-    let last = metrics.last_log_index?;
-    let replication = metrics.replication.as_ref()?;
-    let mut learners = members.nodes().filter(|(id, _)| !voters.contains(id));
-    let (id, replaces) = learners.find_map(|(id, member)| {
-        let matched = replication.get(id).copied().flatten()?;
-        let near = matched.index.saturating_add(CAUGHT_UP) >= last;
-        (near && heard(metrics, *id, RECENT) == Heard::Lately).then_some((*id, member.replaces))
-    })?;
-    let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
-    if voters.contains(&replaces) && replaces != metrics.id {
-        changes.push(ChangeMembers::RemoveVoters(BTreeSet::from([replaces])));
-    } else if voters.contains(&replaces) && voters.len() > 1 {
-        return Some(Due::HandOver { by: id, to: None });
-    } else if members.get_node(&replaces).is_some() && !voters.contains(&replaces) {
-        changes.push(ChangeMembers::RemoveNodes(BTreeSet::from([replaces])));
-    }
-    let changes = ChangeMembers::Batch(changes);
-    Some(Due::Change { why: "making a controller a voter", id, changes })
 }
