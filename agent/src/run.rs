@@ -3,8 +3,9 @@
 //! A producer has several batches of a partition on their way. Once one is refused, whatever its producer had sent
 //! behind it must be refused too, although the lease may be ours (again) when it arrives: it would be written ahead of
 //! the refused one, which is about to be sent once more. So the batches of a partition on a stream form *runs*. The
-//! first refusal breaks a run, and a broken run takes nothing more; a batch with `restart`, which its producer sends
-//! only when it knows the fate of everything before, begins a new one.
+//! first refusal breaks a run, and so does the end of a session that leaves the fate of one of its batches open: the next
+//! session does not wait for that. A broken run takes nothing more; a batch with `restart`, which its producer sends only
+//! when it knows the fate of everything before, begins a new one.
 
 use crate::partition::PartitionId;
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ const FIRST_SWEEP: usize = 1_024;
 pub(crate) struct Run(Arc<AtomicBool>);
 
 impl Run {
-    /// One of its batches was refused.
+    /// One of its batches was refused, or may be after its session.
     pub(crate) fn end(&self) {
         self.0.store(true, Ordering::Release);
     }

@@ -24,7 +24,7 @@ pub(crate) type Room = Arc<OwnedSemaphorePermit>;
 pub(crate) struct Ticket {
     results: Option<Results>,
     correlation: u64,
-    /// What the batch's refusal breaks. None for a batch that is wrong in itself: those behind it go on.
+    /// What the batch's refusal breaks, and its session's end before its answer. None for a batch that is wrong in itself: those behind it go on.
     run: Option<Run>,
     /// Who else waits for what becomes of the batch, if its producer is idempotent.
     fate: Option<Fate>,
@@ -65,6 +65,13 @@ impl Ticket {
         self.run.as_ref().is_some_and(Run::is_broken)
     }
 
+    /// The batch's fate stays open, and nobody keeps those behind it from being written ahead of it: they are refused.
+    pub(crate) fn break_run(&self) {
+        if let Some(run) = &self.run {
+            run.end();
+        }
+    }
+
     /// ACK: called only with the answer to the commit in hand.
     pub(crate) fn acknowledge(mut self, base_offset: u64, applied: u64) {
         if let Some(fate) = self.fate.take() {
@@ -95,9 +102,7 @@ impl Ticket {
     }
 
     fn fail(&mut self, error: ErrorInfo) {
-        if let Some(run) = &self.run {
-            run.end();
-        }
+        self.break_run();
         if let Some(fate) = self.fate.take() {
             fate.failed(&error);
         }

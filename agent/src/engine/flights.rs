@@ -233,6 +233,11 @@ impl Flights {
         self.window.split_off(awaited.min(self.window.len())).into()
     }
 
+    /// The batches whose objects are on their way.
+    pub(crate) fn batches(&self) -> impl Iterator<Item = &Pending> {
+        self.window.iter().flat_map(|flight| &flight.slices).flat_map(|slice| &slice.batches)
+    }
+
     /// Takes back the batches of the partition's live slices of epochs below `epoch`, in order, and the number of
     /// those slices.
     pub(crate) fn recall(&mut self, id: PartitionId, epoch: u32) -> (usize, Vec<Pending>) {

@@ -6,7 +6,7 @@
 //! * ONCE: within one epoch offsets are given out once; a batch goes to another offset only after its slice's epoch
 //!   is known to be over.
 //! * Batches of one partition are committed in the order in which they came, and none is once another one ahead of it
-//!   in its run was refused (see [`crate::run`]).
+//!   in its run was refused, or belongs to a session that has ended and awaits its answer (see [`crate::run`]).
 //! * A failure is reported as certain (`NOT_LEASE_HOLDER`) only if no commit of the batch can have been applied.
 
 mod answers;
@@ -380,6 +380,8 @@ impl Engine {
         for flight in self.flights.never_committed() {
             self.fail_flight(flight);
         }
+        // The next session may hold their partitions before they are answered, and write what is behind them.
+        self.flights.batches().for_each(|pending| pending.ticket.break_run());
     }
 
     /// Fails the batches of an object that certainly is not in the index.

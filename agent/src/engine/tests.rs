@@ -439,6 +439,30 @@ fn when_the_session_ends_only_what_was_sent_to_be_committed_is_awaited() {
 }
 
 #[test]
+fn the_next_session_takes_nothing_that_is_behind_what_the_last_one_left_open() {
+    let (mut last, mut next) = (Rig::new(), Rig::new());
+    let run = Run::default();
+    last.send_in(run.clone(), 0, 1);
+    last.upload();
+    last.engine.on_stored(1);
+    last.commit();
+    last.news(|news| (news.ended, news.applied) = (true, 7));
+    // The partition is ours again before anybody knows what became of the first batch.
+    next.send_in(run, 0, 2);
+    let refused = Err(ErrorCode::NotLeaseHolder);
+    assert_eq!(next.answered(), [(2, refused)]);
+    assert!(next.decide().is_empty());
+    let error = Some(ErrorInfo::new(ErrorCode::SessionEnded, "ended"));
+    last.answer(vec![ObjectResult { sequence: 1, error, slices: Vec::new() }]);
+    assert_eq!(last.answered(), [(1, refused)]);
+    // Now its producer knows of both, and begins anew.
+    let anew = Run::default();
+    next.send_in(anew.clone(), 0, 1);
+    next.send_in(anew, 0, 2);
+    assert_eq!(shape(&next.upload()), [(0, 1, 0, vec![1, 2])]);
+}
+
+#[test]
 fn a_fenced_commit_fails_for_certain_and_an_unanswered_one_in_doubt() {
     let mut rig = Rig::new();
     rig.store(0, 1);
