@@ -24,20 +24,19 @@ impl Store {
     ///
     /// The bytes are not copied; hand over a [`Bytes`](bytes::Bytes) or a [`PutPayload`] of several chunks.
     /// On `file://`, success means that the file, its directory and every directory above it are on the disk
-    /// (ACK). If the future is dropped, the write may still happen.
+    /// (ACK), and that the folder is the one that was opened: where it was moved away or its file system
+    /// unmounted, the write fails, and may be tried again once it is back. If the future is dropped, the write may
+    /// still happen.
     pub async fn create(
         &self,
         key: &str,
         payload: impl Into<PutPayload>,
     ) -> Result<Created, PutError> {
         let path = self.path(key).map_err(|fault| self.put_error(fault, key))?;
-        if let Some(folder) = &self.inner.folder {
-            let sync = Arc::clone(folder).sync_parents(key);
-            sync.await.map_err(|error| self.put_error(Fault::of_io(&error), key))?;
-        }
+        self.prepare(key).await?;
         let options = PutOptions::from(PutMode::Create);
         match self.inner.objects.put_opts(&path, payload.into(), options).await {
-            Ok(_) => Ok(Created::New),
+            Ok(_) => self.check(key, Fault::interrupted).await.map(|()| Created::New),
             Err(error) => match Fault::of(&error) {
                 Fault { kind: FaultKind::Exists, .. } => Ok(Created::AlreadyExists),
                 fault => Err(self.put_error(fault, key)),
@@ -68,13 +67,29 @@ impl Store {
         match (&self.inner.folder, self.kind()) {
             (Some(folder), _) => {
                 let sync = Arc::clone(folder).sync_existing(key);
-                sync.await.map_err(|error| self.put_error(Fault::of_io(&error), key))
+                sync.await.map_err(|error| self.put_error(Fault::of_io(&error), key))?;
+                self.check(key, Fault::interrupted).await
             }
             (None, StoreKind::File) => {
                 Err(self.put_error(Fault::refused("this store knows no folder to sync"), key))
             }
             (None, _) => Ok(()),
         }
+    }
+
+    /// What a folder needs before something is written to it.
+    pub(crate) async fn prepare(&self, key: &str) -> Result<(), PutError> {
+        let Some(folder) = &self.inner.folder else { return Ok(()) };
+        self.check(key, Fault::unreachable).await?;
+        let sync = Arc::clone(folder).sync_parents(key);
+        sync.await.map_err(|error| self.put_error(Fault::of_io(&error), key))
+    }
+
+    /// Whether a folder is still the one that was opened; `fault` says what it means for the write if not.
+    async fn check(&self, key: &str, fault: fn(String) -> Fault) -> Result<(), PutError> {
+        let Some(folder) = &self.inner.folder else { return Ok(()) };
+        let checked = Arc::clone(folder).check().await;
+        checked.map_err(|cause| self.put_error(fault(cause), key))
     }
 
     fn put_error(&self, fault: Fault, key: &str) -> PutError {

@@ -130,6 +130,16 @@ impl Fault {
         Self::new(FaultKind::Refused, cause)
     }
 
+    /// The write was not begun.
+    pub(crate) fn unreachable(cause: impl AsRef<str>) -> Self {
+        Self::new(FaultKind::Unreachable, cause)
+    }
+
+    /// The write may have been done.
+    pub(crate) fn interrupted(cause: impl AsRef<str>) -> Self {
+        Self::new(FaultKind::Interrupted, cause)
+    }
+
     pub(crate) fn into_put(self, store: &str, key: &str) -> PutError {
         let (store, key, cause) = (store.to_owned(), key.to_owned(), self.cause);
         match self.kind {

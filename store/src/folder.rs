@@ -8,12 +8,17 @@
 //!    root is synced before this process writes its first file below it, whoever made it.
 //! 2. A writer links its file and dies before it syncs the directory. Whoever finds the file and takes it for
 //!    written calls [`Folder::sync_existing`].
+//!
+//! A third one is the path itself: a file system that is unmounted, or a folder that is moved away, leaves a path under
+//! which writes go somewhere else, where nobody will look for them. So a write is reported done only if the folder is
+//! still the one that was opened, by its device and inode ([`Folder::check`]).
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -32,6 +37,8 @@ const REMEMBERED: usize = 8192;
 
 pub(crate) struct Folder {
     root: PathBuf,
+    /// Device and inode of the root when it was opened.
+    identity: OnceLock<(u64, u64)>,
     synced: Mutex<HashSet<PathBuf>>,
 }
 
@@ -44,7 +51,29 @@ pub(crate) struct StepFailed {
 
 impl Folder {
     pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, synced: Mutex::new(HashSet::new()) }
+        Self { root, identity: OnceLock::new(), synced: Mutex::new(HashSet::new()) }
+    }
+
+    /// The root as it was opened; from now on [`check`](Self::check) compares it.
+    pub(crate) fn opened(&self, root: &fs::Metadata) {
+        self.identity.get_or_init(|| identity(root));
+    }
+
+    /// Whether the root is still what was opened; if not, what is there, in words.
+    pub(crate) async fn check(self: Arc<Self>) -> Result<(), String> {
+        let checked = tokio::task::spawn_blocking(move || {
+            let folder = self.root.display();
+            match fs::metadata(&self.root) {
+                Err(error) => Err(format!("the folder {folder} is gone: {error}")),
+                Ok(found) if self.identity.get().is_some_and(|own| *own != identity(&found)) => {
+                    Err(format!(
+                        "the folder {folder} is another one than was opened: mount or move the right one back"
+                    ))
+                }
+                Ok(_) => Ok(()),
+            }
+        });
+        checked.await.unwrap_or_else(|join| Err(join.to_string()))
     }
 
     /// Make the folder if it is missing, make it durable, see that it can be written, sweep it.
@@ -157,6 +186,10 @@ fn is_staging(entry: &fs::DirEntry) -> bool {
 fn is_older(entry: &fs::DirEntry, age: Duration) -> bool {
     let modified = entry.metadata().and_then(|meta| meta.modified());
     modified.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
+}
+
+fn identity(folder: &fs::Metadata) -> (u64, u64) {
+    (folder.dev(), folder.ino())
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -65,9 +65,11 @@ fn open_folder(location: &Location, options: &StoreOptions) -> Result<OpenFolder
         action: "cannot be opened",
         source,
     };
-    if !std::fs::metadata(&root).map_err(refused)?.is_dir() {
+    let found = std::fs::metadata(&root).map_err(refused)?;
+    if !found.is_dir() {
         return Err(refused(std::io::ErrorKind::NotADirectory.into()));
     }
+    folder.opened(&found);
     let files = LocalFileSystem::new_with_prefix(&root)
         .map_err(|error| refused(std::io::Error::other(error)))?
         .with_fsync(true);

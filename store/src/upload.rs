@@ -88,10 +88,7 @@ impl Upload {
             Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(self.failed(&error)),
         }
-        if let Some(folder) = &self.store.inner.folder {
-            let synced = std::sync::Arc::clone(folder).sync_parents(&self.key).await;
-            synced.map_err(|e| Fault::of_io(&e).into_put(self.store.url(), &self.key))?;
-        }
+        self.store.prepare(&self.key).await?;
         let begun =
             self.store.inner.objects.put_multipart_opts(&path, PutMultipartOptions::default());
         self.parts = Some(begun.await.map_err(|error| self.failed(&error))?);

@@ -205,6 +205,37 @@ async fn a_folder_removed_under_a_writer_is_made_again() {
     assert!(matches!(store.get("a/b/1").await, Err(GetError::NotFound { .. })));
 }
 
+/// ACK: an unmounted file system leaves such a path.
+#[tokio::test]
+async fn a_folder_that_is_another_one_takes_no_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, away) = (dir.path().join("root"), dir.path().join("away"));
+    let store = Store::open(&format!("file://{}", root.display())).unwrap();
+    store.create("a/1", Bytes::from_static(b"1")).await.unwrap();
+    std::fs::rename(&root, &away).unwrap();
+    let gone = store.create("a/2", Bytes::from_static(b"2")).await.unwrap_err();
+    assert!(gone.to_string().contains("is gone"), "{gone}");
+    assert!(!root.exists(), "nothing is made in its place");
+    std::fs::create_dir_all(root.join("a")).unwrap();
+    std::fs::write(root.join("a/1"), b"1").unwrap();
+    let key = "a/2";
+    let mut upload = store.upload(key);
+    let large = upload.write(&vec![0; 9 << 20]).await.map(drop);
+    for error in [
+        store.create(key, Bytes::from_static(b"2")).await.map(drop),
+        store.sync_existing("a/1").await,
+        large,
+    ] {
+        let error = error.unwrap_err();
+        assert!(error.can_retry(), "{error:?}");
+        assert!(error.to_string().contains("another one than was opened"), "{error}");
+    }
+    assert!(!root.join(key).exists());
+    std::fs::remove_dir_all(&root).unwrap();
+    std::fs::rename(&away, &root).unwrap();
+    store.create(key, Bytes::from_static(b"2")).await.unwrap();
+}
+
 #[tokio::test]
 async fn memory_stores_are_shared_by_name() {
     let (one, other) =
