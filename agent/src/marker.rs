@@ -86,7 +86,7 @@ struct Marker<'a> {
 
 impl Marker<'_> {
     fn key(&self) -> String {
-        format!("{}/marker", self.cluster)
+        self.cluster.marker_key()
     }
 
     fn text(&self) -> String {

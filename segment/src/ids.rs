@@ -17,6 +17,14 @@ pub struct ClusterId(pub Uuid);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TopicId(pub Uuid);
 
+impl ClusterId {
+    /// Key of the object by which a store is known to be the cluster's: its first agent puts it there, and no cluster
+    /// has a store without it.
+    pub fn marker_key(self) -> String {
+        format!("{self}/marker")
+    }
+}
+
 macro_rules! uuid_id {
     ($id:ident) => {
         impl $id {

@@ -310,7 +310,10 @@ impl<'a> Call<'a> {
 
     fn silent(&mut self, address: &str, limit: Duration) {
         self.ambiguous = true;
-        self.last = format!("{address}: no answer within {limit:?}");
+        // The last try has what is left of the time: what others were told says more.
+        if self.last.is_empty() || limit == self.pool.config.try_timeout {
+            self.last = format!("{address}: no answer within {limit:?}");
+        }
         self.pool.give_up_on(address);
     }
 

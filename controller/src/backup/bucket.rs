@@ -17,6 +17,24 @@ const AT_ONCE: usize = 16;
 /// Read with the trailer: most footers fit.
 const TAIL_BYTES: u64 = 16 << 10;
 
+/// Looks for the cluster's marker: in another store, or a mount point without
+/// its mount, all objects would be missing.
+pub(crate) async fn must_be_the_cluster_s(
+    store: &Store,
+    survey: &Survey,
+) -> Result<(), BackupError> {
+    let cluster = ClusterId::from_bytes(survey.header.cluster);
+    let key = cluster.marker_key();
+    match patiently(|| store.head(&key)).await? {
+        Some(_) => Ok(()),
+        None => Err(BackupError::Foreign {
+            store: store.url().to_owned(),
+            cluster: cluster.to_string(),
+            key,
+        }),
+    }
+}
+
 /// The objects that were written after the backup, by their keys.
 #[derive(Debug, Default)]
 pub(crate) struct After {

@@ -22,6 +22,16 @@ pub enum BackupError {
         /// What is wrong with it.
         error: DecodeError,
     },
+    /// The store that was given for the objects is not the cluster's.
+    #[error("the store {store} is not the one that cluster {cluster} wrote to: {key} is not there")]
+    Foreign {
+        /// Its URL.
+        store: String,
+        /// The cluster of the backup.
+        cluster: String,
+        /// The marker's key.
+        key: String,
+    },
     /// The store does not take it.
     #[error(transparent)]
     Put(#[from] PutError),
@@ -45,7 +55,7 @@ impl BackupError {
     /// The same may succeed later.
     pub fn can_retry(&self) -> bool {
         match self {
-            Self::Place(_) | Self::Open(_) | Self::File { .. } => false,
+            Self::Place(_) | Self::Open(_) | Self::File { .. } | Self::Foreign { .. } => false,
             Self::Put(error) => error.can_retry(),
             Self::Get(error) => error.can_retry(),
             Self::State(EncodeError::NotNow(_)) => true,

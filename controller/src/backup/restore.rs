@@ -1,8 +1,8 @@
 //! Restoring a backup into a new, empty cluster, step by step:
 //!
 //! 1. All of the backup is read; a damaged one ends here.
-//! 2. The bucket is listed: which objects were written after it, under which
-//!    generations.
+//! 2. The bucket must be the cluster's, and is listed: which objects were
+//!    written after it, under which generations.
 //! 3. The cluster, if it is empty, begins to restore. From here on it does
 //!    nothing else until the end.
 //! 4. The backup's parts, in order.
@@ -47,7 +47,10 @@ pub async fn restore(
     let url = store.or(survey.header.store_url.as_deref());
     let data = url.map(|url| StoreOptions::new().reader().open(url)).transpose()?;
     let after = match &data {
-        Some(data) => After::list(data, &survey).await?,
+        Some(data) => {
+            bucket::must_be_the_cluster_s(data, &survey).await?;
+            After::list(data, &survey).await?
+        }
         // No agent ever registered: there is no data.
         None => After::default(),
     };

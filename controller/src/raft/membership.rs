@@ -135,6 +135,9 @@ impl RaftNode {
             loop {
                 match client.identify(IdentifyRequest::default()).await {
                     Ok(answer) => return answer.into_inner(),
+                    Err(status) if status.message().is_empty() => {
+                        why = status.code().description().to_owned();
+                    }
                     Err(status) => why = status.message().to_owned(),
                 }
                 // It may be about to start.
@@ -237,6 +240,11 @@ impl RaftNode {
         };
         if !self.with_metrics(|m| m.membership_config.voter_ids().any(|id| id == to)) {
             return Err(MembershipError::Unknown(to));
+        }
+        // One that is dead would be waited for, until the others elect somebody.
+        if !is_majority(&self.answering(vec![to]).await?) {
+            let what = format!("controller {to} does not answer, so the leadership stays here");
+            return Err(MembershipError::Conflict(what));
         }
         tracing::info!(to, "handing over the leadership");
         let asked = self.core().raft.trigger().transfer_leader(to).await;

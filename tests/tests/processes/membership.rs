@@ -249,7 +249,7 @@ fn a_damaged_controller_is_refused_and_comes_back_as_a_learner() {
 
 #[test]
 fn leadership_is_handed_over() {
-    let cluster = LocalCluster::start(3, 1);
+    let mut cluster = LocalCluster::start(3, 1);
     let leader = cluster.leader();
     let to = (1 + leader % 3).to_string();
     let led = cluster.run(&["cluster", "transfer-leader", &to, "--output", "json"]).ok().json();
@@ -257,6 +257,25 @@ fn leadership_is_handed_over() {
     until("everybody sees it", PATIENCE, || (cluster.leader().to_string() == to).then_some(()));
     let other = cluster.run(&["cluster", "transfer-leader", "--output", "json"]).ok().json();
     assert_ne!(other["leader"].to_string(), to);
+
+    // To one that is dead it is not, and nobody is elected for it.
+    let leader = other["leader"].as_u64().unwrap() as usize;
+    let before = until("everybody sees it", PATIENCE, || {
+        Some(who_leads(&cluster)).filter(|(leads, _)| *leads == other["leader"])
+    });
+    let dead = (1..=3).find(|n| *n != leader).unwrap();
+    cluster.kill_controller(dead);
+    let refused = cluster.run(&["cluster", "transfer-leader", &dead.to_string()]);
+    assert!(refused.error().contains("does not answer"), "{}", refused.stderr);
+    assert_eq!(who_leads(&cluster), before);
+}
+
+/// Who leads, and in which term.
+fn who_leads(cluster: &LocalCluster) -> (Value, Value) {
+    let status = cluster.try_status().unwrap();
+    let leader = status["leader"].clone();
+    let of = |leader: u64| status["controllers"][leader as usize - 1]["term"].clone();
+    (leader.clone(), leader.as_u64().map_or(Value::Null, of))
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub(super) async fn restore(args: RestoreArgs, format: Format) -> anyhow::Result
 fn failure(error: &BackupError) -> Failure {
     let kind = match error {
         BackupError::Place(_) => Kind::Name,
-        BackupError::Open(_) => Kind::Usage,
+        BackupError::Open(_) | BackupError::Foreign { .. } => Kind::Usage,
         BackupError::File { .. } => Kind::Damaged,
         error if error.can_retry() => Kind::Unavailable,
         BackupError::Put(_)
