@@ -38,7 +38,9 @@ impl Store {
         match self.inner.objects.put_opts(&path, payload.into(), options).await {
             Ok(_) => self.check(key, Fault::interrupted).await.map(|()| Created::New),
             Err(error) => match Fault::of(&error) {
-                Fault { kind: FaultKind::Exists, .. } => Ok(Created::AlreadyExists),
+                Fault { kind: FaultKind::Exists, .. } => {
+                    self.check(key, Fault::interrupted).await.map(|()| Created::AlreadyExists)
+                }
                 fault => Err(self.put_error(fault, key)),
             },
         }
@@ -47,6 +49,7 @@ impl Store {
     /// Delete the object `key`; one that is not there is deleted already. No retries inside.
     pub async fn delete(&self, key: &str) -> Result<(), PutError> {
         let path = self.path(key).map_err(|fault| self.put_error(fault, key))?;
+        self.check(key, Fault::unreachable).await?;
         match self.inner.objects.delete(&path).await {
             Ok(()) => Ok(()),
             Err(error) => match Fault::of(&error) {

@@ -10,13 +10,13 @@
 //!    written calls [`Folder::sync_existing`].
 //!
 //! A third one is the path itself: a file system that is unmounted, or a folder that is moved away, leaves a path under
-//! which writes go somewhere else, where nobody will look for them. So a write is reported done only if the folder is
-//! still the one that was opened, by its device and inode ([`Folder::check`]).
+//! which writes go somewhere else, where nobody will look for them. So a write is reported done only if the folder has
+//! the device and the inode of the one that was opened ([`Folder::check`]). Another file system under the same numbers
+//! passes for it, as does one that was away for a part of the write only.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -188,8 +188,16 @@ fn is_older(entry: &fs::DirEntry, age: Duration) -> bool {
     modified.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
 }
 
+#[cfg(unix)]
 fn identity(folder: &fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
     (folder.dev(), folder.ino())
+}
+
+/// Elsewhere one folder is not told from another.
+#[cfg(not(unix))]
+fn identity(_: &fs::Metadata) -> (u64, u64) {
+    (0, 0)
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! Listing, a page at a time and in key order, for the sweeps of GC.
 
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use futures::TryStreamExt;
 use object_store::ObjectStore;
@@ -54,6 +55,11 @@ impl Store {
             if page.len() > limit {
                 page.pop();
             }
+        }
+        // GC: what an empty mount point does not list is not gone.
+        if let Some(folder) = &self.inner.folder {
+            let checked = Arc::clone(folder).check().await;
+            checked.map_err(|cause| self.get_error(Fault::unreachable(cause), prefix))?;
         }
         Ok(page.into_sorted_vec())
     }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::create::Created;
 use crate::entropy::{jittered, unique_name};
 use crate::error::{GetError, ProbeError, PutError};
+use crate::fault::Fault;
 use crate::store::Store;
 
 /// Writers of the one key.
@@ -16,6 +17,8 @@ const WRITERS: usize = 16;
 
 /// A round that met a passing error is run again, as long as it starts within this time of the first.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request of the first round may take, and how much longer one of each further round.
+const LIMIT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -25,16 +28,19 @@ impl Store {
     /// key is `<scope>/probe/<uuid>` (`scope` is a cluster's id; `probe` if empty) and is deleted afterwards.
     ///
     /// A round with a passing error is inconclusive, since an attempt without an answer may have won: it is run
-    /// again with another key, for about ten seconds.
+    /// again with another key, for about ten seconds. A request may take two seconds in the first round, and two more
+    /// in each further one: an answer that the store lost is not waited for until the store's own time limit.
     pub async fn probe(&self, scope: &str) -> Result<(), ProbeError> {
         let scope = if scope.is_empty() { "probe" } else { scope };
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
+        let mut limit = LIMIT;
         loop {
-            let key = format!("{scope}/probe/{}", unique_name());
-            let round = self.probe_round(&key).await;
-            let deleted = self.delete(&key).await;
-            let error = match (round, deleted) {
+            let round =
+                Round { store: self, key: format!("{scope}/probe/{}", unique_name()), limit };
+            let probed = round.run().await;
+            let deleted = round.write(self.delete(&round.key)).await;
+            let error = match (probed, deleted) {
                 (Ok(()), Ok(())) => return Ok(()),
                 (Err(error), _) => error,
                 (Ok(()), Err(error)) => error.into(),
@@ -47,14 +53,25 @@ impl Store {
             tracing::debug!(store = self.url(), %error, "probing again");
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            limit += LIMIT;
         }
     }
+}
 
-    async fn probe_round(&self, key: &str) -> Result<(), ProbeError> {
-        let store = || self.url().to_owned();
+/// One key, once.
+struct Round<'a> {
+    store: &'a Store,
+    key: String,
+    /// How long a request may take.
+    limit: Duration,
+}
+
+impl Round<'_> {
+    async fn run(&self) -> Result<(), ProbeError> {
+        let (key, store) = (&self.key, || self.store.url().to_owned());
         let bodies: Vec<Bytes> = (0..WRITERS).map(|writer| body(key, writer)).collect();
-        let creates = bodies.iter().map(|body| self.create(key, body.clone()));
-        let answers = join_all(creates).await;
+        let create = |body: Bytes| self.write(self.store.create(key, body));
+        let answers = join_all(bodies.iter().cloned().map(create)).await;
 
         let won = |answer: &Result<Created, PutError>| matches!(answer, Ok(Created::New));
         let winners = answers.iter().filter(|answer| won(answer)).count();
@@ -69,33 +86,55 @@ impl Store {
         let Some(winner) = winner else {
             return Err(ProbeError::NoWinner { store: store(), attempts: WRITERS });
         };
-        self.probe_reads(key, &bodies[winner]).await?;
-        if self.create(key, body(key, WRITERS)).await? == Created::New {
+        self.reads(&bodies[winner]).await?;
+        if create(body(key, WRITERS)).await? == Created::New {
             return Err(ProbeError::Overwrites { store: store() });
         }
-        self.probe_reads(key, &bodies[winner]).await
+        self.reads(&bodies[winner]).await
     }
 
-    async fn probe_reads(&self, key: &str, expected: &Bytes) -> Result<(), ProbeError> {
-        let wrong = |what| ProbeError::WrongBytes { store: self.url().to_owned(), what };
+    async fn reads(&self, expected: &Bytes) -> Result<(), ProbeError> {
+        let (store, key) = (self.store, &self.key);
+        let wrong = |what| ProbeError::WrongBytes { store: store.url().to_owned(), what };
+        let missing = |error| missing(error, &wrong);
         let size = expected.len() as u64;
-        if self.get(key).await.map_err(|error| missing(error, &wrong))? != *expected {
+        if self.read(store.get(key)).await.map_err(missing)? != *expected {
             return Err(wrong("whole object"));
         }
-        if self.head(key).await? != Some(size) {
+        if self.read(store.head(key)).await? != Some(size) {
             return Err(wrong("size"));
         }
         let (from, to) = (size / 4, size / 2);
-        let range = self.get_range(key, from..to).await.map_err(|error| missing(error, &wrong))?;
+        let range = self.read(store.get_range(key, from..to)).await.map_err(missing)?;
         if range != expected.slice(from as usize..to as usize) {
             return Err(wrong("range"));
         }
         let n = size / 3;
-        let (told, tail) = self.get_tail(key, n).await.map_err(|error| missing(error, &wrong))?;
+        let (told, tail) = self.read(store.get_tail(key, n)).await.map_err(missing)?;
         if told != size || tail != expected.slice((size - n) as usize..) {
             return Err(wrong("tail"));
         }
         Ok(())
+    }
+
+    async fn write<T>(
+        &self,
+        request: impl Future<Output = Result<T, PutError>>,
+    ) -> Result<T, PutError> {
+        let late = |_| Err(self.late().into_put(self.store.url(), &self.key));
+        timeout(self.limit, request).await.unwrap_or_else(late)
+    }
+
+    async fn read<T>(
+        &self,
+        request: impl Future<Output = Result<T, GetError>>,
+    ) -> Result<T, GetError> {
+        let late = |_| Err(self.store.get_error(self.late(), &self.key));
+        timeout(self.limit, request).await.unwrap_or_else(late)
+    }
+
+    fn late(&self) -> Fault {
+        Fault::interrupted(format!("no answer within {:?}", self.limit))
     }
 }
 

@@ -83,12 +83,12 @@ impl Upload {
     async fn begin(&mut self) -> Result<Created, PutError> {
         let path = self.store.path(&self.key);
         let path = path.map_err(|fault| fault.into_put(self.store.url(), &self.key))?;
+        self.store.prepare(&self.key).await?;
         match self.store.inner.objects.head(&path).await {
             Ok(_) => return Ok(Created::AlreadyExists),
             Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(self.failed(&error)),
         }
-        self.store.prepare(&self.key).await?;
         let begun =
             self.store.inner.objects.put_multipart_opts(&path, PutMultipartOptions::default());
         self.parts = Some(begun.await.map_err(|error| self.failed(&error))?);

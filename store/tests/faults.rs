@@ -231,6 +231,9 @@ async fn a_folder_that_is_another_one_takes_no_writes() {
         assert!(error.to_string().contains("another one than was opened"), "{error}");
     }
     assert!(!root.join(key).exists());
+    let listed = store.list("a", None, 10).await.unwrap_err();
+    assert!(listed.can_retry() && listed.to_string().contains("another one"), "{listed}");
+    assert!(store.delete("a/1").await.is_err() && root.join("a/1").exists());
     std::fs::remove_dir_all(&root).unwrap();
     std::fs::rename(&away, &root).unwrap();
     store.create(key, Bytes::from_static(b"2")).await.unwrap();

@@ -31,6 +31,8 @@ enum Broken {
     FailsAtFirst,
     /// Every write fails in passing.
     NeverAnswers,
+    /// The answers to the first three writes are lost.
+    LosesAnswers,
 }
 
 #[derive(Debug)]
@@ -77,6 +79,8 @@ impl ObjectStore for Faulty {
             Broken::FailsAtFirst if put < 20 => return Err(passing()),
             Broken::FailsAtFirst => {}
             Broken::NeverAnswers => return Err(passing()),
+            Broken::LosesAnswers if put < 3 => std::future::pending().await,
+            Broken::LosesAnswers => {}
         }
         self.inner.put_opts(location, payload, options).await
     }
@@ -147,6 +151,13 @@ async fn a_passing_failure_is_waited_out() {
     let store = store(Broken::FailsAtFirst);
     store.probe("").await.unwrap();
     assert!(store.list("", None, 10).await.unwrap().is_empty(), "the probe cleans up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_waited_for_two_seconds() {
+    let started = tokio::time::Instant::now();
+    store(Broken::LosesAnswers).probe("").await.unwrap();
+    assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -299,9 +299,10 @@ impl Leases {
         ErrorInfo::new(ErrorCode::NotLeaseHolder, message).at(self.moved_to(id))
     }
 
-    /// What a producer is told whose batch is behind a refused one: it certainly was not written, like the other.
+    /// What a producer is told whose batch is behind a refused one, or behind one whose fate an ended session left open:
+    /// this one certainly was not written.
     pub(crate) fn not_in_turn(&self, id: PartitionId) -> ErrorInfo {
-        let message = format!("a batch of {id} ahead of this one was refused");
+        let message = format!("a batch of {id} ahead of this one was refused, or is in doubt");
         ErrorInfo::new(ErrorCode::NotLeaseHolder, message).at(self.moved_to(id))
     }
 }

@@ -25,9 +25,8 @@ pub(super) async fn run(world: World) -> Result<(), ChaosError> {
     operate(&world, CLIENT).await
 }
 
-/// Reads only, and asks the controllers in an order of its own, for it stays with the first that answers.
-pub(super) async fn read(mut world: World) -> Result<(), ChaosError> {
-    world.random.shuffle(&mut world.access.controllers);
+/// Reads only, and asks the controllers in another order for each group, for it stays with the first that answers.
+pub(super) async fn read(world: World) -> Result<(), ChaosError> {
     operate(&world, READER).await
 }
 
@@ -37,7 +36,12 @@ async fn operate(world: &World, client: &'static str) -> Result<(), ChaosError> 
         let window = world.recorder.elapsed().as_secs() / USE;
         let group = format!("register-{window}");
         let at = (world.name(AT).clone(), AT.partition);
-        let built = world.consumer().assign([at]).group_id(group.as_str()).build().await;
+        let mut controllers = world.access.controllers.clone();
+        if client == READER {
+            random.shuffle(&mut controllers);
+        }
+        let consumer = world.consumer().controllers(controllers).assign([at]);
+        let built = consumer.group_id(group.as_str()).build().await;
         let Ok(consumer) = built else {
             world.pause(AGAIN).await;
             continue;

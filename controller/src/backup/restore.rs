@@ -48,7 +48,10 @@ pub async fn restore(
     let data = url.map(|url| StoreOptions::new().reader().open(url)).transpose()?;
     let after = match &data {
         Some(data) => {
-            bucket::must_be_the_cluster_s(data, &survey).await?;
+            // A cluster that never had an agent has no marker.
+            if survey.header.store_url.is_some() {
+                bucket::must_be_the_cluster_s(data, &survey).await?;
+            }
             After::list(data, &survey).await?
         }
         // No agent ever registered: there is no data.

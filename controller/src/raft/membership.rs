@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use streamhouse_proto::v1::IdentifyRequest;
 
-pub(super) use heard::{Heard, without};
+pub(super) use heard::{Heard, answers, without};
 pub(super) use promotion::promote;
 
 /// How long a controller to be added may take to say who it is.

@@ -4,6 +4,7 @@ use super::admission::Admission;
 use super::forward::Waiting;
 use super::leadership::Leadership;
 use super::log_store::LogStore;
+use super::membership;
 use super::options::RaftOptions;
 use super::peers::Peers;
 use super::proposer::Proposed;
@@ -262,14 +263,15 @@ impl RaftNode {
         })
     }
 
-    /// Asks the voter whose log is furthest to take over. False if this node
-    /// does not lead or has no other voter.
+    /// Asks the voter whose log is furthest, of those that answer if any do, to
+    /// take over. False if this node does not lead or has no other voter.
     pub(crate) async fn hand_over(&self) -> bool {
         let best = self.with_metrics(|m| {
             let matched = m.replication.as_ref()?;
             let own = m.id;
             let voters = m.membership_config.voter_ids().filter(|id| *id != own);
-            voters.max_by_key(|id| matched.get(id).copied().flatten())
+            voters
+                .max_by_key(|id| (membership::answers(m, *id), matched.get(id).copied().flatten()))
         });
         let Some(to) = best else {
             return false;

@@ -1,6 +1,6 @@
 //! Which voters answer the leader, and whether they are enough.
 
-use super::MembershipError;
+use super::{MembershipError, RECENT};
 use crate::raft::types::TypeConfig;
 use openraft::{Instant as _, RaftMetrics};
 use std::time::Duration;
@@ -25,6 +25,11 @@ pub(super) fn heard(metrics: &RaftMetrics<TypeConfig>, id: u64, lately: Duration
         Some(_) => Heard::NotLately,
         None => Heard::NotYet,
     }
+}
+
+/// Whether it has answered the leader lately.
+pub(in crate::raft) fn answers(metrics: &RaftMetrics<TypeConfig>, id: u64) -> bool {
+    heard(metrics, id, RECENT) == Heard::Lately
 }
 
 fn alive(voters: &[Heard]) -> usize {

@@ -1,7 +1,7 @@
 //! What a leader does about the membership without being asked: learners become voters, and what was begun is ended.
 
-use super::heard::{Heard, heard};
-use super::{Changes, Membership, RECENT, is_joint};
+use super::heard::answers;
+use super::{Changes, Membership, is_joint};
 use crate::raft::node::RaftNode;
 use crate::raft::types::TypeConfig;
 use crate::raft::{meta, time};
@@ -118,9 +118,7 @@ fn takeover(
     voters: &BTreeSet<u64>,
 ) -> Option<Due> {
     let mut successors = members.nodes().filter(|(id, node)| {
-        voters.contains(id)
-            && voters.contains(&node.replaces)
-            && heard(metrics, **id, RECENT) == Heard::Lately
+        voters.contains(id) && voters.contains(&node.replaces) && answers(metrics, **id)
     });
     let (id, replaces) = successors.next().map(|(id, node)| (*id, node.replaces))?;
     if replaces == metrics.id {
@@ -143,7 +141,7 @@ fn promotion(
     let (id, replaces) = learners.find_map(|(id, member)| {
         let matched = replication.get(id).copied().flatten()?;
         let near = matched.index.saturating_add(CAUGHT_UP) >= last;
-        (near && heard(metrics, *id, RECENT) == Heard::Lately).then_some((*id, member.replaces))
+        (near && answers(metrics, *id)).then_some((*id, member.replaces))
     })?;
     let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([id]))];
     if voters.contains(&replaces) && replaces != metrics.id {
