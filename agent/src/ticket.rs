@@ -24,7 +24,8 @@ pub(crate) type Room = Arc<OwnedSemaphorePermit>;
 pub(crate) struct Ticket {
     results: Option<Results>,
     correlation: u64,
-    /// What the batch's refusal breaks, and its session's end before its answer. None for a batch that is wrong in itself: those behind it go on.
+    /// What the batch's refusal breaks, and its session's end before its answer. None for a batch that is wrong in itself:
+    /// those behind it go on.
     run: Option<Run>,
     /// Who else waits for what becomes of the batch, if its producer is idempotent.
     fate: Option<Fate>,

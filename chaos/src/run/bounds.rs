@@ -46,7 +46,7 @@ impl Judged {
         let pauses: Vec<Pause> = pauses.collect();
         let bound_us = self.bound.map_or(u64::MAX, |bound| bound.as_micros() as u64);
         let longest = pauses.iter().max();
-        let disturbed = longest.filter(|pause| pause.allowed_us >= DISTURBED_US).is_some();
+        let disturbed = longest.is_some_and(|pause| pause.allowed_us >= DISTURBED_US);
         let calm = pauses.iter().filter(|pause| disturbed && pause.near_us < DISTURBED_US).max();
         let chosen = calm.filter(|pause| pause.us > bound_us).or(longest).copied();
         let Pause { us, allowed_us, .. } = chosen.unwrap_or_default();
