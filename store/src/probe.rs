@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::create::Created;
@@ -17,10 +18,10 @@ const WRITERS: usize = 16;
 
 /// A round that met a passing error is run again, as long as it starts within this time of the first.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a request of the first round may take, and how much longer one of each further round.
-const LIMIT: Duration = Duration::from_secs(2);
+/// How long the answer to a request is waited for before another round begins beside.
+const LOST: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Store {
     /// Have 16 writers create one fresh key at once and see that exactly one is told that it did, that its bytes
@@ -28,32 +29,72 @@ impl Store {
     /// key is `<scope>/probe/<uuid>` (`scope` is a cluster's id; `probe` if empty) and is deleted afterwards.
     ///
     /// A round with a passing error is inconclusive, since an attempt without an answer may have won: it is run
-    /// again with another key, for about ten seconds. A request may take two seconds in the first round, and two more
-    /// in each further one: an answer that the store lost is not waited for until the store's own time limit.
+    /// again with another key, for about ten seconds. Its requests may take as long as the store's options let them.
+    /// In case answers were lost, rounds whose requests may take two seconds each run beside it from the third
+    /// second on; of all rounds the first conclusive one decides.
     pub async fn probe(&self, scope: &str) -> Result<(), ProbeError> {
         let scope = if scope.is_empty() { "probe" } else { scope };
+        let patient = Rounds { store: self, scope, limit: None, unfinished: Mutex::default() };
+        let hurried = Rounds { limit: Some(LOST), unfinished: Mutex::default(), ..patient };
+        let beside = async {
+            tokio::time::sleep(LOST).await;
+            hurried.run(Duration::MAX).await
+        };
+        let probed = tokio::select! {
+            biased;
+            probed = patient.run(PATIENCE) => probed,
+            probed = beside => probed,
+        };
+        tokio::join!(patient.clean_up(), hurried.clean_up());
+        probed
+    }
+}
+
+/// Rounds, one after the other.
+struct Rounds<'a> {
+    store: &'a Store,
+    scope: &'a str,
+    /// How long a request may take, if not as long as the store lets it.
+    limit: Option<Duration>,
+    /// The key of the round that is under way.
+    unfinished: Mutex<Option<String>>,
+}
+
+impl Rounds<'_> {
+    /// Runs them until one is conclusive, or met a passing error this long after the first began.
+    async fn run(&self, patience: Duration) -> Result<(), ProbeError> {
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
-        let mut limit = LIMIT;
         loop {
-            let round =
-                Round { store: self, key: format!("{scope}/probe/{}", unique_name()), limit };
-            let probed = round.run().await;
-            let deleted = round.write(self.delete(&round.key)).await;
-            let error = match (probed, deleted) {
-                (Ok(()), Ok(())) => return Ok(()),
-                (Err(error), _) => error,
-                (Ok(()), Err(error)) => error.into(),
-            };
+            let Err(error) = self.one().await else { return Ok(()) };
             // S3 may tell several racing writers 409: a fresh key without a winner deserves another look.
             let passing = error.can_retry() || matches!(error, ProbeError::NoWinner { .. });
-            if !passing || started.elapsed() + pause > PATIENCE {
+            if !passing || started.elapsed() + pause > patience {
                 return Err(error);
             }
-            tracing::debug!(store = self.url(), %error, "probing again");
+            tracing::debug!(store = self.store.url(), %error, "probing again");
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            limit += LIMIT;
+        }
+    }
+
+    async fn one(&self) -> Result<(), ProbeError> {
+        let key = format!("{}/probe/{}", self.scope, unique_name());
+        *self.unfinished.lock() = Some(key.clone());
+        let round = Round { store: self.store, key, limit: self.limit };
+        let probed = round.run().await;
+        let deleted = round.write(self.store.delete(&round.key)).await;
+        *self.unfinished.lock() = None;
+        probed?;
+        Ok(deleted?)
+    }
+
+    /// Deletes what a round left that another one overtook. What cannot be deleted soon, stays: a few bytes.
+    async fn clean_up(&self) {
+        let Some(key) = self.unfinished.lock().take() else { return };
+        let round = Round { store: self.store, key, limit: Some(LOST) };
+        if let Err(error) = round.write(self.store.delete(&round.key)).await {
+            tracing::debug!(store = self.store.url(), %error, "a probe's object stays");
         }
     }
 }
@@ -62,8 +103,7 @@ impl Store {
 struct Round<'a> {
     store: &'a Store,
     key: String,
-    /// How long a request may take.
-    limit: Duration,
+    limit: Option<Duration>,
 }
 
 impl Round<'_> {
@@ -121,20 +161,22 @@ impl Round<'_> {
         &self,
         request: impl Future<Output = Result<T, PutError>>,
     ) -> Result<T, PutError> {
-        let late = |_| Err(self.late().into_put(self.store.url(), &self.key));
-        timeout(self.limit, request).await.unwrap_or_else(late)
+        let late = |late: Fault| Err(late.into_put(self.store.url(), &self.key));
+        self.limited(request).await.unwrap_or_else(late)
     }
 
     async fn read<T>(
         &self,
         request: impl Future<Output = Result<T, GetError>>,
     ) -> Result<T, GetError> {
-        let late = |_| Err(self.store.get_error(self.late(), &self.key));
-        timeout(self.limit, request).await.unwrap_or_else(late)
+        let late = |late| Err(self.store.get_error(late, &self.key));
+        self.limited(request).await.unwrap_or_else(late)
     }
 
-    fn late(&self) -> Fault {
-        Fault::interrupted(format!("no answer within {:?}", self.limit))
+    async fn limited<T>(&self, request: impl Future<Output = T>) -> Result<T, Fault> {
+        let Some(limit) = self.limit else { return Ok(request.await) };
+        let late = |_| Fault::interrupted(format!("no answer within {limit:?}"));
+        timeout(limit, request).await.map_err(late)
     }
 }
 

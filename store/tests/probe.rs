@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +17,8 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use streamhouse_store::{ProbeError, Store, StoreKind};
+
+const SLOW: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy)]
 enum Broken {
@@ -33,6 +36,8 @@ enum Broken {
     NeverAnswers,
     /// The answers to the first three writes are lost.
     LosesAnswers,
+    /// Every write takes five seconds.
+    IsSlow,
 }
 
 #[derive(Debug)]
@@ -81,6 +86,7 @@ impl ObjectStore for Faulty {
             Broken::NeverAnswers => return Err(passing()),
             Broken::LosesAnswers if put < 3 => std::future::pending().await,
             Broken::LosesAnswers => {}
+            Broken::IsSlow => tokio::time::sleep(SLOW).await,
         }
         self.inner.put_opts(location, payload, options).await
     }
@@ -156,8 +162,19 @@ async fn a_passing_failure_is_waited_out() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_waited_for_two_seconds() {
     let started = tokio::time::Instant::now();
-    store(Broken::LosesAnswers).probe("").await.unwrap();
-    assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+    let store = store(Broken::LosesAnswers);
+    store.probe("").await.unwrap();
+    assert!(store.list("", None, 10).await.unwrap().is_empty(), "the probe cleans up");
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_store_is_waited_for() {
+    let store = store(Broken::IsSlow);
+    let started = tokio::time::Instant::now();
+    store.probe("").await.unwrap();
+    let two = SLOW * 2..SLOW * 3;
+    assert!(two.contains(&started.elapsed()), "as long as its creates: {:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +182,7 @@ async fn a_store_that_never_answers_is_given_up_in_bounded_time() {
     let started = tokio::time::Instant::now();
     let error = store(Broken::NeverAnswers).probe("cluster").await.unwrap_err();
     assert!(matches!(error, ProbeError::Put(_)) && error.can_retry(), "{error}");
-    assert!(started.elapsed() <= std::time::Duration::from_secs(11));
+    assert!(started.elapsed() <= Duration::from_secs(11));
 }
 
 #[tokio::test]

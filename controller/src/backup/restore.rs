@@ -48,13 +48,10 @@ pub async fn restore(
     let data = url.map(|url| StoreOptions::new().reader().open(url)).transpose()?;
     let after = match &data {
         Some(data) => {
-            // A cluster that never had an agent has no marker.
-            if survey.header.store_url.is_some() {
-                bucket::must_be_the_cluster_s(data, &survey).await?;
-            }
+            bucket::must_be_the_cluster_s(data, &survey).await?;
             After::list(data, &survey).await?
         }
-        // No agent ever registered: there is no data.
+        // It is from before the first agent, and no store was named.
         None => After::default(),
     };
     let counter = forward::next_counter(&survey, &after.generations).ok_or_else(|| {
@@ -82,6 +79,7 @@ pub async fn restore(
         backup: place.url(),
         backup_index: survey.header.index,
         backup_time_ms: survey.header.time_ms,
+        store: data.map(|data| data.url().to_owned()),
         topics: survey.topics.values().filter(|topic| !topic.deleting).count() as u64,
         partitions: survey.partitions.len() as u64,
         segments: survey.segments,

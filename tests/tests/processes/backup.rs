@@ -250,6 +250,40 @@ fn what_cannot_be_used_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_backup_from_before_the_first_agent_is_rolled_forward_if_the_store_is_named() {
+    let mut cluster = LocalCluster::start(1, 1);
+    lose_and_found_anew(&mut cluster, 1);
+    cluster.run(&["topic", "create", "t", "--partitions", "1"]).ok();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let to = format!("file://{}", elsewhere.path().display());
+    let taken = cluster.run(&["cluster", "backup", "--to", &to, "--output", "json"]).ok().json();
+    let from = taken["backup"].as_str().unwrap();
+    cluster.start_agent(1);
+    cluster.wait_until_whole();
+    produce(&cluster, "t", &rows(0, 40));
+
+    lose_and_found_anew(&mut cluster, 1);
+    let store = |url: &str| {
+        cluster.run(&["cluster", "restore", "--from", from, "--store", url, "--output", "json"])
+    };
+    let refused = store(&to);
+    assert!(refused.error().contains("/marker is not there"), "{}", refused.stderr);
+    let own = format!("file://{}", cluster.objects().display());
+    let restored = store(&own).ok().json();
+    assert_eq!(restored["rolled_forward"]["records"], 40, "{restored}");
+    assert_eq!(restored["store"], own);
+    cluster.start_agent(1);
+    cluster.wait_until_whole();
+    assert_eq!(consume(&cluster, "t"), sorted(rows(0, 40)));
+
+    // Without the store nothing is looked for, and that is said.
+    lose_and_found_anew(&mut cluster, 1);
+    let restored = cluster.run(&["cluster", "restore", "--from", from]).ok();
+    let said = String::from_utf8_lossy(&restored.stdout);
+    assert!(said.contains("no object was looked for"), "{said}");
+}
+
+#[test]
 fn the_leader_backs_up_on_a_schedule_and_keeps_the_newest() {
     let cluster =
         LocalCluster::start_with_flags(3, 1, &["--backup-every", "1s", "--backup-keep", "2"]);

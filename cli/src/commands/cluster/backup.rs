@@ -29,7 +29,8 @@ pub(crate) struct RestoreArgs {
     /// The backup: a whole name ending in .backup, or a folder, of which the newest is taken.
     #[arg(long, value_name = "URL")]
     from: String,
-    /// Where the objects of the cluster lie now. Default: where they lay.
+    /// Where the objects of the cluster lie now. Default: where they lay. A backup from before the first agent does not
+    /// know where that is.
     #[arg(long, value_name = "URL")]
     store: Option<String>,
     #[command(flatten)]
@@ -109,6 +110,11 @@ fn human(restored: &Restored) -> String {
         output::count(more.slices),
         output::count(more.objects),
     );
+    if restored.store.is_none() {
+        text.push_str(
+            "no object was looked for: the backup is from before the first agent, and --store was not given\n",
+        );
+    }
     let not_placed = restored.not_placed.iter().map(line);
     list(&mut text, "not placed", not_placed);
     list(&mut text, "objects missing in the bucket", restored.missing_objects.iter().cloned());
