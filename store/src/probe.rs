@@ -1,9 +1,12 @@
 //! Whether a store keeps the promise that everything rests on: of several writers of one key, one wins.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::TryFutureExt;
+use futures::future::{Either, join_all, select};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
@@ -18,7 +21,9 @@ const WRITERS: usize = 16;
 
 /// A round that met a passing error is run again, as long as it starts within this time of the first.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the answer to a request is waited for before another round begins beside.
+/// How long a request may take, where the store's own limit is not shorter.
+const LONGEST_REQUEST: Duration = Duration::from_secs(30);
+/// How long no answer may come before other rounds are run beside, and how long their requests may take.
 const LOST: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -26,50 +31,68 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 impl Store {
     /// Have 16 writers create one fresh key at once and see that exactly one is told that it did, that its bytes
     /// are the ones to be read (whole, by range, from the tail), and that the key cannot be created again. The
-    /// key is `<scope>/probe/<uuid>` (`scope` is a cluster's id; `probe` if empty) and is deleted afterwards.
+    /// key is `<scope>/probe/<uuid>` (`scope` is a cluster's id; `probe` if empty) and is deleted afterwards, if
+    /// the store does it within two seconds.
     ///
     /// A round with a passing error is inconclusive, since an attempt without an answer may have won: it is run
-    /// again with another key, for about ten seconds. Its requests may take as long as the store's options let them.
-    /// In case answers were lost, rounds whose requests may take two seconds each run beside it from the third
-    /// second on; of all rounds the first conclusive one decides.
+    /// again with another key, for about ten seconds. A request may take half a minute, or as long as the store's
+    /// options let it, if that is less. In case answers were lost, other rounds are run beside once no answer came
+    /// for two seconds; their requests may take no longer than that. The first conclusive round decides.
     pub async fn probe(&self, scope: &str) -> Result<(), ProbeError> {
         let scope = if scope.is_empty() { "probe" } else { scope };
-        let patient = Rounds { store: self, scope, limit: None, unfinished: Mutex::default() };
-        let hurried = Rounds { limit: Some(LOST), unfinished: Mutex::default(), ..patient };
+        let patient = Rounds::new(self, scope, LONGEST_REQUEST);
+        let hurried = Rounds::new(self, scope, LOST);
+        let given_up = AtomicBool::new(false);
         let beside = async {
-            tokio::time::sleep(LOST).await;
-            hurried.run(Duration::MAX).await
+            patient.silence(LOST).await;
+            hurried.run(|_| given_up.load(Ordering::Relaxed)).await
         };
-        let probed = tokio::select! {
-            biased;
-            probed = patient.run(PATIENCE) => probed,
-            probed = beside => probed,
+        let alone = std::pin::pin!(patient.run(|elapsed| elapsed > PATIENCE));
+        let mut probed = match select(alone, std::pin::pin!(beside)).await {
+            Either::Left((Err(error), beside)) if passing(&error) && hurried.begun() => {
+                given_up.store(true, Ordering::Relaxed);
+                beside.await
+            }
+            Either::Left((probed, _)) | Either::Right((probed, _)) => probed,
         };
+        // Two winners are two winners, also in a round that another one overtook.
+        if let Some(error) = patient.refuted().or_else(|| hurried.refuted()) {
+            probed = Err(error);
+        }
         tokio::join!(patient.clean_up(), hurried.clean_up());
         probed
     }
+}
+
+/// Whether another round may end otherwise.
+fn passing(error: &ProbeError) -> bool {
+    // S3 may tell several racing writers 409: a fresh key without a winner deserves another look.
+    error.can_retry() || matches!(error, ProbeError::NoWinner { .. })
 }
 
 /// Rounds, one after the other.
 struct Rounds<'a> {
     store: &'a Store,
     scope: &'a str,
-    /// How long a request may take, if not as long as the store lets it.
-    limit: Option<Duration>,
-    /// The key of the round that is under way.
-    unfinished: Mutex<Option<String>>,
+    /// How long a request may take.
+    limit: Duration,
+    /// All of them, the current one last.
+    rounds: Mutex<Vec<Arc<Round<'a>>>>,
 }
 
-impl Rounds<'_> {
-    /// Runs them until one is conclusive, or met a passing error this long after the first began.
-    async fn run(&self, patience: Duration) -> Result<(), ProbeError> {
+impl<'a> Rounds<'a> {
+    fn new(store: &'a Store, scope: &'a str, limit: Duration) -> Self {
+        Self { store, scope, limit, rounds: Mutex::default() }
+    }
+
+    /// Runs them until one is conclusive, or met a passing error when it is time to give up, which `give_up` tells
+    /// by the time since the first began.
+    async fn run(&self, give_up: impl Fn(Duration) -> bool) -> Result<(), ProbeError> {
         let started = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
             let Err(error) = self.one().await else { return Ok(()) };
-            // S3 may tell several racing writers 409: a fresh key without a winner deserves another look.
-            let passing = error.can_retry() || matches!(error, ProbeError::NoWinner { .. });
-            if !passing || started.elapsed() + pause > patience {
+            if !passing(&error) || give_up(started.elapsed() + pause) {
                 return Err(error);
             }
             tracing::debug!(store = self.store.url(), %error, "probing again");
@@ -79,22 +102,50 @@ impl Rounds<'_> {
     }
 
     async fn one(&self) -> Result<(), ProbeError> {
-        let key = format!("{}/probe/{}", self.scope, unique_name());
-        *self.unfinished.lock() = Some(key.clone());
-        let round = Round { store: self.store, key, limit: self.limit };
+        let round = Arc::new(Round {
+            store: self.store,
+            key: format!("{}/probe/{}", self.scope, unique_name()),
+            limit: self.limit,
+            heard: Mutex::new(Instant::now()),
+            winners: AtomicUsize::new(0),
+            deleted: AtomicBool::new(false),
+        });
+        self.rounds.lock().push(round.clone());
         let probed = round.run().await;
-        let deleted = round.write(self.store.delete(&round.key)).await;
-        *self.unfinished.lock() = None;
+        let deleted = round.delete(if probed.is_ok() { self.limit } else { LOST }).await;
         probed?;
         Ok(deleted?)
     }
 
-    /// Deletes what a round left that another one overtook. What cannot be deleted soon, stays: a few bytes.
+    fn begun(&self) -> bool {
+        !self.rounds.lock().is_empty()
+    }
+
+    /// Waits until no answer came for this long.
+    async fn silence(&self, silence: Duration) {
+        loop {
+            let heard = self.rounds.lock().last().map(|round| *round.heard.lock());
+            let until = heard.unwrap_or_else(Instant::now) + silence;
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// What a round found, whether or not it ended.
+    fn refuted(&self) -> Option<ProbeError> {
+        self.rounds.lock().iter().find_map(|round| round.refuted())
+    }
+
+    /// Deletes what rounds left, overtaken or without an answer.
     async fn clean_up(&self) {
-        let Some(key) = self.unfinished.lock().take() else { return };
-        let round = Round { store: self.store, key, limit: Some(LOST) };
-        if let Err(error) = round.write(self.store.delete(&round.key)).await {
-            tracing::debug!(store = self.store.url(), %error, "a probe's object stays");
+        let rounds = std::mem::take(&mut *self.rounds.lock());
+        let left = rounds.iter().filter(|round| !round.deleted.load(Ordering::Relaxed));
+        for result in join_all(left.map(|round| round.delete(LOST))).await {
+            if let Err(error) = result {
+                tracing::debug!(store = self.store.url(), %error, "a probe's object may stay");
+            }
         }
     }
 }
@@ -103,23 +154,29 @@ impl Rounds<'_> {
 struct Round<'a> {
     store: &'a Store,
     key: String,
-    limit: Option<Duration>,
+    limit: Duration,
+    /// When an answer came last.
+    heard: Mutex<Instant>,
+    /// How many of the first creates were told that they created it.
+    winners: AtomicUsize,
+    deleted: AtomicBool,
 }
 
 impl Round<'_> {
     async fn run(&self) -> Result<(), ProbeError> {
         let (key, store) = (&self.key, || self.store.url().to_owned());
         let bodies: Vec<Bytes> = (0..WRITERS).map(|writer| body(key, writer)).collect();
-        let create = |body: Bytes| self.write(self.store.create(key, body));
-        let answers = join_all(bodies.iter().cloned().map(create)).await;
+        let create = |body: Bytes| self.write(self.store.create(key, body), self.limit);
+        let count = |created: &Created| {
+            self.winners.fetch_add(usize::from(*created == Created::New), Ordering::Relaxed);
+        };
+        let racing = bodies.iter().cloned().map(|body| create(body).inspect_ok(count));
+        let answers = join_all(racing).await;
 
-        let won = |answer: &Result<Created, PutError>| matches!(answer, Ok(Created::New));
-        let winners = answers.iter().filter(|answer| won(answer)).count();
-        // Two winners are two winners, whatever became of the rest.
-        if winners > 1 {
-            return Err(ProbeError::NotExclusive { store: store(), winners, attempts: WRITERS });
+        if let Some(error) = self.refuted() {
+            return Err(error);
         }
-        let winner = answers.iter().position(won);
+        let winner = answers.iter().position(|answer| matches!(answer, Ok(Created::New)));
         for answer in answers {
             answer?;
         }
@@ -131,6 +188,22 @@ impl Round<'_> {
             return Err(ProbeError::Overwrites { store: store() });
         }
         self.reads(&bodies[winner]).await
+    }
+
+    fn refuted(&self) -> Option<ProbeError> {
+        let winners = self.winners.load(Ordering::Relaxed);
+        let store = || self.store.url().to_owned();
+        (winners > 1).then(|| ProbeError::NotExclusive {
+            store: store(),
+            winners,
+            attempts: WRITERS,
+        })
+    }
+
+    async fn delete(&self, limit: Duration) -> Result<(), PutError> {
+        self.write(self.store.delete(&self.key), limit).await?;
+        self.deleted.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn reads(&self, expected: &Bytes) -> Result<(), ProbeError> {
@@ -160,9 +233,10 @@ impl Round<'_> {
     async fn write<T>(
         &self,
         request: impl Future<Output = Result<T, PutError>>,
+        limit: Duration,
     ) -> Result<T, PutError> {
         let late = |late: Fault| Err(late.into_put(self.store.url(), &self.key));
-        self.limited(request).await.unwrap_or_else(late)
+        self.limited(request, limit).await.unwrap_or_else(late)
     }
 
     async fn read<T>(
@@ -170,13 +244,18 @@ impl Round<'_> {
         request: impl Future<Output = Result<T, GetError>>,
     ) -> Result<T, GetError> {
         let late = |late| Err(self.store.get_error(late, &self.key));
-        self.limited(request).await.unwrap_or_else(late)
+        self.limited(request, self.limit).await.unwrap_or_else(late)
     }
 
-    async fn limited<T>(&self, request: impl Future<Output = T>) -> Result<T, Fault> {
-        let Some(limit) = self.limit else { return Ok(request.await) };
+    async fn limited<T>(
+        &self,
+        request: impl Future<Output = T>,
+        limit: Duration,
+    ) -> Result<T, Fault> {
         let late = |_| Fault::interrupted(format!("no answer within {limit:?}"));
-        timeout(limit, request).await.map_err(late)
+        let answer = timeout(limit, request).await.map_err(late)?;
+        *self.heard.lock() = Instant::now();
+        Ok(answer)
     }
 }
 

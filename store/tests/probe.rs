@@ -17,8 +17,11 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use streamhouse_store::{ProbeError, Store, StoreKind};
+use tokio::time::Instant;
 
 const SLOW: Duration = Duration::from_secs(5);
+/// So long after its beginning the store answers again.
+const LATE: Duration = Duration::from_secs(12);
 
 #[derive(Debug, Clone, Copy)]
 enum Broken {
@@ -33,7 +36,13 @@ enum Broken {
     /// The first 20 requests fail in passing.
     FailsAtFirst,
     /// Every write fails in passing.
+    NeverWrites,
+    /// No write is answered.
     NeverAnswers,
+    /// The same for the first twelve seconds.
+    AnswersLate,
+    /// Two creates win, the answer to a third is lost.
+    LetsTwoWinAndLosesOne,
     /// The answers to the first three writes are lost.
     LosesAnswers,
     /// Every write takes five seconds.
@@ -45,6 +54,7 @@ struct Faulty {
     inner: InMemory,
     broken: Broken,
     puts: AtomicUsize,
+    started: Instant,
 }
 
 impl fmt::Display for Faulty {
@@ -83,7 +93,13 @@ impl ObjectStore for Faulty {
             }
             Broken::FailsAtFirst if put < 20 => return Err(passing()),
             Broken::FailsAtFirst => {}
-            Broken::NeverAnswers => return Err(passing()),
+            Broken::NeverWrites => return Err(passing()),
+            Broken::NeverAnswers => std::future::pending().await,
+            Broken::AnswersLate if self.started.elapsed() < LATE => std::future::pending().await,
+            Broken::AnswersLate => {}
+            Broken::LetsTwoWinAndLosesOne if put < 2 => options.mode = PutMode::Overwrite,
+            Broken::LetsTwoWinAndLosesOne if put == 2 => std::future::pending().await,
+            Broken::LetsTwoWinAndLosesOne => {}
             Broken::LosesAnswers if put < 3 => std::future::pending().await,
             Broken::LosesAnswers => {}
             Broken::IsSlow => tokio::time::sleep(SLOW).await,
@@ -123,9 +139,13 @@ impl ObjectStore for Faulty {
     }
 }
 
+fn faulty(broken: Broken) -> Faulty {
+    let puts = AtomicUsize::new(0);
+    Faulty { inner: InMemory::new(), broken, puts, started: Instant::now() }
+}
+
 fn store(broken: Broken) -> Store {
-    let faulty = Faulty { inner: InMemory::new(), broken, puts: AtomicUsize::new(0) };
-    Store::from_object_store(Arc::new(faulty), "", StoreKind::Memory)
+    Store::from_object_store(Arc::new(faulty(broken)), "", StoreKind::Memory)
 }
 
 #[tokio::test]
@@ -161,7 +181,7 @@ async fn a_passing_failure_is_waited_out() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_waited_for_two_seconds() {
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let store = store(Broken::LosesAnswers);
     store.probe("").await.unwrap();
     assert!(store.list("", None, 10).await.unwrap().is_empty(), "the probe cleans up");
@@ -171,16 +191,40 @@ async fn a_lost_answer_is_waited_for_two_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_store_is_waited_for() {
     let store = store(Broken::IsSlow);
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     store.probe("").await.unwrap();
     let two = SLOW * 2..SLOW * 3;
     assert!(two.contains(&started.elapsed()), "as long as its creates: {:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_never_answers_is_given_up_in_bounded_time() {
-    let started = tokio::time::Instant::now();
+async fn two_winners_are_two_also_if_another_answer_is_lost() {
+    let error = store(Broken::LetsTwoWinAndLosesOne).probe("").await.unwrap_err();
+    assert!(matches!(error, ProbeError::NotExclusive { winners: 2, .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_again_is_found_within_four_seconds() {
+    let store = store(Broken::AnswersLate);
+    let started = Instant::now();
+    store.probe("").await.unwrap();
+    let until = LATE..LATE + Duration::from_secs(4);
+    assert!(until.contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert!(store.list("", None, 10).await.unwrap().is_empty(), "the probe cleans up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_answers_is_given_up_within_a_minute() {
+    let started = Instant::now();
     let error = store(Broken::NeverAnswers).probe("cluster").await.unwrap_err();
+    assert!(matches!(error, ProbeError::Put(_)) && error.can_retry(), "{error}");
+    assert!(started.elapsed() <= Duration::from_secs(60), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_writes_is_given_up_in_bounded_time() {
+    let started = Instant::now();
+    let error = store(Broken::NeverWrites).probe("cluster").await.unwrap_err();
     assert!(matches!(error, ProbeError::Put(_)) && error.can_retry(), "{error}");
     assert!(started.elapsed() <= Duration::from_secs(11));
 }
@@ -189,10 +233,7 @@ async fn a_store_that_never_answers_is_given_up_in_bounded_time() {
 async fn a_layer_sees_the_requests_of_the_store_it_covers() {
     let dir = tempfile::tempdir().unwrap();
     let folder = Store::open(&format!("file://{}", dir.path().display())).unwrap();
-    let covered = folder.layered(|_| {
-        let puts = AtomicUsize::new(0);
-        Arc::new(Faulty { inner: InMemory::new(), broken: Broken::NeverAnswers, puts })
-    });
+    let covered = folder.layered(|_| Arc::new(faulty(Broken::NeverWrites)));
     assert_eq!(covered.url(), folder.url());
     let error = covered.create("k", Bytes::from_static(b"x")).await.unwrap_err();
     assert!(error.may_have_happened(), "{error}");

@@ -32,6 +32,15 @@ pub enum BackupError {
         /// The marker's key.
         key: String,
     },
+    /// Nobody said where the objects are.
+    #[error(
+        "backup {url} is from before the cluster's first agent and names no store: name it with --store, or say \
+         --no-objects if no agent ever wrote"
+    )]
+    NoStore {
+        /// Where the backup is.
+        url: String,
+    },
     /// The store does not take it.
     #[error(transparent)]
     Put(#[from] PutError),
@@ -55,7 +64,11 @@ impl BackupError {
     /// The same may succeed later.
     pub fn can_retry(&self) -> bool {
         match self {
-            Self::Place(_) | Self::Open(_) | Self::File { .. } | Self::Foreign { .. } => false,
+            Self::Place(_)
+            | Self::Open(_)
+            | Self::File { .. }
+            | Self::Foreign { .. }
+            | Self::NoStore { .. } => false,
             Self::Put(error) => error.can_retry(),
             Self::Get(error) => error.can_retry(),
             Self::State(EncodeError::NotNow(_)) => true,

@@ -20,6 +20,6 @@ pub(crate) mod take;
 
 pub use error::BackupError;
 pub use report::{NotPlaced, Restored, RolledForward, SliceName};
-pub use restore::restore;
+pub use restore::{Objects, restore};
 pub use schedule::BackupPlan;
 pub use take::{Taken, take};

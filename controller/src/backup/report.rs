@@ -15,8 +15,8 @@ pub struct Restored {
     pub backup_index: u64,
     /// Cluster time of the backup, in milliseconds since the epoch.
     pub backup_time_ms: u64,
-    /// The store with the objects. `None` if none was named and the backup is
-    /// from before the first agent: then no object was looked for.
+    /// The store with the objects. `None` if neither the backup nor whoever
+    /// restored it named one: then no object was looked for.
     pub store: Option<String>,
     /// Topics in it.
     pub topics: u64,

@@ -34,24 +34,44 @@ const SLICES: usize = 2_000;
 /// About as many batches of idempotent producers, so that it fits an entry.
 const PRODUCERS: usize = 40_000;
 
+/// Where the objects of the cluster are.
+#[derive(Debug, Clone, Copy)]
+pub enum Objects<'a> {
+    /// In the store that the backup names.
+    WhereTheyLay,
+    /// In the store of this URL.
+    In(&'a str),
+    /// In the store that the backup names; if it names none, there are none.
+    IfAny,
+}
+
 /// Restores the backup at `from` (a whole name, or a folder with backups, of
-/// which the newest is taken) into the empty cluster of these controllers,
-/// whose data lies in `store`, by default where it lay.
+/// which the newest is taken) into the empty cluster of these controllers.
+///
+/// # Errors
+///
+/// A backup from before the first agent names no store: it is refused unless
+/// `objects` does, or says that there may be none.
 pub async fn restore(
     controllers: &[String],
     from: &str,
-    store: Option<&str>,
+    objects: Objects<'_>,
 ) -> Result<Restored, BackupError> {
     let place = Place::for_reading(from).await?;
     let survey = Survey::of(&place).await?;
-    let url = store.or(survey.header.store_url.as_deref());
+    let url = match (objects, survey.header.store_url.as_deref()) {
+        (Objects::In(url), _) => Some(url),
+        (Objects::WhereTheyLay, None) => {
+            return Err(BackupError::NoStore { url: place.url() });
+        }
+        (Objects::WhereTheyLay | Objects::IfAny, named) => named,
+    };
     let data = url.map(|url| StoreOptions::new().reader().open(url)).transpose()?;
     let after = match &data {
         Some(data) => {
             bucket::must_be_the_cluster_s(data, &survey).await?;
             After::list(data, &survey).await?
         }
-        // It is from before the first agent, and no store was named.
         None => After::default(),
     };
     let counter = forward::next_counter(&survey, &after.generations).ok_or_else(|| {

@@ -250,7 +250,7 @@ fn what_cannot_be_used_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_backup_from_before_the_first_agent_is_rolled_forward_if_the_store_is_named() {
+fn a_backup_from_before_the_first_agent_needs_to_be_told_where_the_objects_are() {
     let mut cluster = LocalCluster::start(1, 1);
     lose_and_found_anew(&mut cluster, 1);
     cluster.run(&["topic", "create", "t", "--partitions", "1"]).ok();
@@ -263,22 +263,26 @@ fn a_backup_from_before_the_first_agent_is_rolled_forward_if_the_store_is_named(
     produce(&cluster, "t", &rows(0, 40));
 
     lose_and_found_anew(&mut cluster, 1);
-    let store = |url: &str| {
-        cluster.run(&["cluster", "restore", "--from", from, "--store", url, "--output", "json"])
+    let refused = restore(&cluster, from);
+    assert!(refused.error().contains("names no store"), "{}", refused.stderr);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    let with = |flags: &[&str]| {
+        let command = ["cluster", "restore", "--from", from, "--output", "json"];
+        cluster.run(&[&command, flags].concat())
     };
-    let refused = store(&to);
+    let refused = with(&["--store", &to]);
     assert!(refused.error().contains("/marker is not there"), "{}", refused.stderr);
     let own = format!("file://{}", cluster.objects().display());
-    let restored = store(&own).ok().json();
+    assert_eq!(with(&["--store", &own, "--no-objects"]).code, Some(2));
+    let restored = with(&["--store", &own]).ok().json();
     assert_eq!(restored["rolled_forward"]["records"], 40, "{restored}");
     assert_eq!(restored["store"], own);
     cluster.start_agent(1);
     cluster.wait_until_whole();
     assert_eq!(consume(&cluster, "t"), sorted(rows(0, 40)));
 
-    // Without the store nothing is looked for, and that is said.
     lose_and_found_anew(&mut cluster, 1);
-    let restored = cluster.run(&["cluster", "restore", "--from", from]).ok();
+    let restored = cluster.run(&["cluster", "restore", "--from", from, "--no-objects"]).ok();
     let said = String::from_utf8_lossy(&restored.stdout);
     assert!(said.contains("no object was looked for"), "{said}");
 }

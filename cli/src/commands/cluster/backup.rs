@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
-use streamhouse_controller::backup::{self, BackupError, NotPlaced, Restored, Taken};
+use streamhouse_controller::backup::{self, BackupError, NotPlaced, Objects, Restored, Taken};
 
 use crate::commands::stores;
 use crate::controllers::Controllers;
@@ -31,8 +31,11 @@ pub(crate) struct RestoreArgs {
     from: String,
     /// Where the objects of the cluster lie now. Default: where they lay. A backup from before the first agent does not
     /// know where that is.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with = "no_objects")]
     store: Option<String>,
+    /// If the backup names no store, there are no objects: no agent ever wrote.
+    #[arg(long)]
+    no_objects: bool,
     #[command(flatten)]
     controllers: Controllers,
 }
@@ -77,14 +80,21 @@ pub(super) async fn restore(args: RestoreArgs, format: Format) -> anyhow::Result
         stores::require_shared("--store", store)?;
     }
     let controllers = args.controllers.resolve()?;
-    let restored = backup::restore(&controllers, &args.from, args.store.as_deref()).await;
+    let objects = match &args.store {
+        Some(url) => Objects::In(url),
+        None if args.no_objects => Objects::IfAny,
+        None => Objects::WhereTheyLay,
+    };
+    let restored = backup::restore(&controllers, &args.from, objects).await;
     format.print(&restored.map_err(|error| failure(&error))?, human)
 }
 
 fn failure(error: &BackupError) -> Failure {
     let kind = match error {
         BackupError::Place(_) => Kind::Name,
-        BackupError::Open(_) | BackupError::Foreign { .. } => Kind::Usage,
+        BackupError::Open(_) | BackupError::Foreign { .. } | BackupError::NoStore { .. } => {
+            Kind::Usage
+        }
         BackupError::File { .. } => Kind::Damaged,
         error if error.can_retry() => Kind::Unavailable,
         BackupError::Put(_)
@@ -111,9 +121,7 @@ fn human(restored: &Restored) -> String {
         output::count(more.objects),
     );
     if restored.store.is_none() {
-        text.push_str(
-            "no object was looked for: the backup is from before the first agent, and --store was not given\n",
-        );
+        text.push_str("no object was looked for\n");
     }
     let not_placed = restored.not_placed.iter().map(line);
     list(&mut text, "not placed", not_placed);
