@@ -1,5 +1,6 @@
 //! Whether a store keeps the promise that everything rests on: of several writers of one key, one wins.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -31,8 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 impl Store {
     /// Have 16 writers create one fresh key at once and see that exactly one is told that it did, that its bytes
     /// are the ones to be read (whole, by range, from the tail), and that the key cannot be created again. The
-    /// key is `<scope>/probe/<uuid>` (`scope` is a cluster's id; `probe` if empty) and is deleted afterwards, if
-    /// the store does it within two seconds.
+    /// key is `<scope>/probe/<uuid>` (`scope` is a cluster's id; `probe` if empty) and is deleted afterwards. What
+    /// the store does not delete within two seconds, or writes later than that, stays there: a kilobyte.
     ///
     /// A round with a passing error is inconclusive, since an attempt without an answer may have won: it is run
     /// again with another key, for about ten seconds. A request may take half a minute, or as long as the store's
@@ -47,20 +48,20 @@ impl Store {
             patient.silence(LOST).await;
             hurried.run(|_| given_up.load(Ordering::Relaxed)).await
         };
-        let alone = std::pin::pin!(patient.run(|elapsed| elapsed > PATIENCE));
-        let mut probed = match select(alone, std::pin::pin!(beside)).await {
-            Either::Left((Err(error), beside)) if passing(&error) && hurried.begun() => {
-                given_up.store(true, Ordering::Relaxed);
-                beside.await
+        let decided = {
+            let alone = pin!(patient.run(|elapsed| elapsed > PATIENCE));
+            match select(alone, pin!(beside)).await {
+                Either::Left((Err(error), beside)) if passing(&error) && hurried.begun() => {
+                    given_up.store(true, Ordering::Relaxed);
+                    beside.await.map_err(|late| if passing(&late) { error } else { late })
+                }
+                Either::Left((decided, _)) | Either::Right((decided, _)) => decided,
             }
-            Either::Left((probed, _)) | Either::Right((probed, _)) => probed,
         };
         // Two winners are two winners, also in a round that another one overtook.
-        if let Some(error) = patient.refuted().or_else(|| hurried.refuted()) {
-            probed = Err(error);
-        }
+        let refuted = patient.refuted().or_else(|| hurried.refuted());
         tokio::join!(patient.clean_up(), hurried.clean_up());
-        probed
+        refuted.map_or(decided, Err)
     }
 }
 
@@ -108,13 +109,22 @@ impl<'a> Rounds<'a> {
             limit: self.limit,
             heard: Mutex::new(Instant::now()),
             winners: AtomicUsize::new(0),
+            may_write: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
         });
         self.rounds.lock().push(round.clone());
-        let probed = round.run().await;
-        let deleted = round.delete(if probed.is_ok() { self.limit } else { LOST }).await;
-        probed?;
-        Ok(deleted?)
+        match round.run().await {
+            Ok(()) => Ok(round.delete(self.limit).await?),
+            Err(error) => {
+                // What is conclusive is told at once, and cleaned up afterwards.
+                if passing(&error)
+                    && let Err(error) = round.delete(LOST).await
+                {
+                    tracing::debug!(store = self.store.url(), %error, "to be deleted later");
+                }
+                Err(error)
+            }
+        }
     }
 
     fn begun(&self) -> bool {
@@ -159,6 +169,8 @@ struct Round<'a> {
     heard: Mutex<Instant>,
     /// How many of the first creates were told that they created it.
     winners: AtomicUsize,
+    /// The store may still carry out a create that was not answered.
+    may_write: AtomicBool,
     deleted: AtomicBool,
 }
 
@@ -166,7 +178,12 @@ impl Round<'_> {
     async fn run(&self) -> Result<(), ProbeError> {
         let (key, store) = (&self.key, || self.store.url().to_owned());
         let bodies: Vec<Bytes> = (0..WRITERS).map(|writer| body(key, writer)).collect();
-        let create = |body: Bytes| self.write(self.store.create(key, body), self.limit);
+        let unanswered = |error: &PutError| {
+            self.may_write.fetch_or(error.may_have_happened(), Ordering::Relaxed);
+        };
+        let create = |body: Bytes| {
+            self.write(self.store.create(key, body), self.limit).inspect_err(unanswered)
+        };
         let count = |created: &Created| {
             self.winners.fetch_add(usize::from(*created == Created::New), Ordering::Relaxed);
         };
@@ -202,7 +219,7 @@ impl Round<'_> {
 
     async fn delete(&self, limit: Duration) -> Result<(), PutError> {
         self.write(self.store.delete(&self.key), limit).await?;
-        self.deleted.store(true, Ordering::Relaxed);
+        self.deleted.store(!self.may_write.load(Ordering::Relaxed), Ordering::Relaxed);
         Ok(())
     }
 

@@ -31,6 +31,8 @@ enum Broken {
     LetsThreeWin,
     /// Every create is told that the key is taken.
     LetsNobodyWin,
+    /// The race has one winner, and who comes later overwrites.
+    OverwritesLater,
     /// The loser's bytes replace the winner's.
     KeepsTheLosersBytes,
     /// The first 20 requests fail in passing.
@@ -83,6 +85,8 @@ impl ObjectStore for Faulty {
         let put = self.puts.fetch_add(1, Ordering::SeqCst);
         match self.broken {
             Broken::IgnoresTheCondition => options.mode = PutMode::Overwrite,
+            Broken::OverwritesLater if put >= 16 => options.mode = PutMode::Overwrite,
+            Broken::OverwritesLater => {}
             Broken::LetsThreeWin if put < 3 => options.mode = PutMode::Overwrite,
             Broken::LetsThreeWin => {}
             Broken::LetsNobodyWin => return Err(taken(location)),
@@ -167,6 +171,14 @@ async fn a_store_in_which_nobody_wins_is_refused() {
 }
 
 #[tokio::test]
+async fn a_store_that_overwrites_later_is_refused() {
+    let store = store(Broken::OverwritesLater);
+    let error = store.probe("").await.unwrap_err();
+    assert!(matches!(error, ProbeError::Overwrites { .. }), "{error}");
+    assert!(store.list("", None, 10).await.unwrap().is_empty(), "the probe cleans up");
+}
+
+#[tokio::test]
 async fn a_store_that_keeps_the_losers_bytes_is_refused() {
     let error = store(Broken::KeepsTheLosersBytes).probe("cluster").await.unwrap_err();
     assert!(matches!(error, ProbeError::WrongBytes { .. }), "{error}");
@@ -218,6 +230,7 @@ async fn a_store_that_never_answers_is_given_up_within_a_minute() {
     let started = Instant::now();
     let error = store(Broken::NeverAnswers).probe("cluster").await.unwrap_err();
     assert!(matches!(error, ProbeError::Put(_)) && error.can_retry(), "{error}");
+    assert!(error.to_string().contains("no answer within 30s"), "{error}");
     assert!(started.elapsed() <= Duration::from_secs(60), "{:?}", started.elapsed());
 }
 

@@ -32,14 +32,13 @@ pub enum BackupError {
         /// The marker's key.
         key: String,
     },
-    /// Nobody said where the objects are.
-    #[error(
-        "backup {url} is from before the cluster's first agent and names no store: name it with --store, or say \
-         --no-objects if no agent ever wrote"
-    )]
-    NoStore {
+    /// What was said about the objects does not fit the backup.
+    #[error("backup {url} {problem}")]
+    Objects {
         /// Where the backup is.
         url: String,
+        /// What it says of the store, and what to say instead.
+        problem: &'static str,
     },
     /// The store does not take it.
     #[error(transparent)]
@@ -68,7 +67,7 @@ impl BackupError {
             | Self::Open(_)
             | Self::File { .. }
             | Self::Foreign { .. }
-            | Self::NoStore { .. } => false,
+            | Self::Objects { .. } => false,
             Self::Put(error) => error.can_retry(),
             Self::Get(error) => error.can_retry(),
             Self::State(EncodeError::NotNow(_)) => true,

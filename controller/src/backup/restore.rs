@@ -34,6 +34,10 @@ const SLICES: usize = 2_000;
 /// About as many batches of idempotent producers, so that it fits an entry.
 const PRODUCERS: usize = 40_000;
 
+const NAMES_NO_STORE: &str = "is from before the cluster's first agent and names no store: \
+    name it with --store, or say --no-objects if no agent ever wrote";
+const NAMES_A_STORE: &str = "names a store: --no-objects is for one that names none";
+
 /// Where the objects of the cluster are.
 #[derive(Debug, Clone, Copy)]
 pub enum Objects<'a> {
@@ -41,8 +45,8 @@ pub enum Objects<'a> {
     WhereTheyLay,
     /// In the store of this URL.
     In(&'a str),
-    /// In the store that the backup names; if it names none, there are none.
-    IfAny,
+    /// There are none: the backup names no store, and no agent ever wrote.
+    None,
 }
 
 /// Restores the backup at `from` (a whole name, or a folder with backups, of
@@ -51,7 +55,8 @@ pub enum Objects<'a> {
 /// # Errors
 ///
 /// A backup from before the first agent names no store: it is refused unless
-/// `objects` does, or says that there may be none.
+/// `objects` does, or says that there are none. Any other names one, and is
+/// refused if `objects` says that there are none.
 pub async fn restore(
     controllers: &[String],
     from: &str,
@@ -59,12 +64,12 @@ pub async fn restore(
 ) -> Result<Restored, BackupError> {
     let place = Place::for_reading(from).await?;
     let survey = Survey::of(&place).await?;
+    let misfit = |problem| BackupError::Objects { url: place.url(), problem };
     let url = match (objects, survey.header.store_url.as_deref()) {
-        (Objects::In(url), _) => Some(url),
-        (Objects::WhereTheyLay, None) => {
-            return Err(BackupError::NoStore { url: place.url() });
-        }
-        (Objects::WhereTheyLay | Objects::IfAny, named) => named,
+        (Objects::In(url), _) | (Objects::WhereTheyLay, Some(url)) => Some(url),
+        (Objects::None, None) => None,
+        (Objects::WhereTheyLay, None) => return Err(misfit(NAMES_NO_STORE)),
+        (Objects::None, Some(_)) => return Err(misfit(NAMES_A_STORE)),
     };
     let data = url.map(|url| StoreOptions::new().reader().open(url)).transpose()?;
     let after = match &data {

@@ -224,6 +224,9 @@ fn what_cannot_be_used_is_refused_and_changes_nothing() {
         "127.0.0.1:1",
     ]);
     assert_eq!(unreachable.code, Some(4), "{}", unreachable.stderr);
+    let refused = cluster.run(&["cluster", "restore", "--from", from, "--no-objects"]);
+    assert!(refused.error().contains("names a store"), "{}", refused.stderr);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
     let other = url("empty");
     let refused = cluster.run(&["cluster", "restore", "--from", from, "--store", &other]);
     assert!(refused.error().contains("/marker is not there"), "{}", refused.stderr);

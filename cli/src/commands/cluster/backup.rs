@@ -33,7 +33,7 @@ pub(crate) struct RestoreArgs {
     /// know where that is.
     #[arg(long, value_name = "URL", conflicts_with = "no_objects")]
     store: Option<String>,
-    /// If the backup names no store, there are no objects: no agent ever wrote.
+    /// There are no objects: the backup names no store, and no agent ever wrote.
     #[arg(long)]
     no_objects: bool,
     #[command(flatten)]
@@ -82,7 +82,7 @@ pub(super) async fn restore(args: RestoreArgs, format: Format) -> anyhow::Result
     let controllers = args.controllers.resolve()?;
     let objects = match &args.store {
         Some(url) => Objects::In(url),
-        None if args.no_objects => Objects::IfAny,
+        None if args.no_objects => Objects::None,
         None => Objects::WhereTheyLay,
     };
     let restored = backup::restore(&controllers, &args.from, objects).await;
@@ -92,7 +92,7 @@ pub(super) async fn restore(args: RestoreArgs, format: Format) -> anyhow::Result
 fn failure(error: &BackupError) -> Failure {
     let kind = match error {
         BackupError::Place(_) => Kind::Name,
-        BackupError::Open(_) | BackupError::Foreign { .. } | BackupError::NoStore { .. } => {
+        BackupError::Open(_) | BackupError::Foreign { .. } | BackupError::Objects { .. } => {
             Kind::Usage
         }
         BackupError::File { .. } => Kind::Damaged,
