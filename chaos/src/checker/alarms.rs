@@ -13,7 +13,7 @@ const LATE_US: u64 = 30_000_000;
 
 /// What harms reads.
 enum Harm {
-    /// Histories of simulations do not tell.
+    /// The history does not tell of faults.
     Unknown,
     None,
     Now,

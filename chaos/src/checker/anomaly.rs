@@ -53,8 +53,9 @@ kinds! {
     IntPollSkip = "int-poll-skip",
     /// The same as `nonmonotonic-poll` inside one poll.
     IntNonmonotonicPoll = "int-nonmonotonic-poll",
-    /// A process's acknowledged sends to one partition lie out of order; of a client that may repeat records, their
-    /// first appearances do.
+    /// A client's acknowledged sends to one partition lie out of order, under whatever number of its process, or any
+    /// that one process sent and that were read; of a client that may repeat records, the first appearances of
+    /// acknowledged ones do.
     NonmonotonicSend = "nonmonotonic-send",
     /// Acknowledged before its object was in the store, or in no entry of the final index.
     AckedBeforeDurable = "acked-before-durable",
@@ -77,7 +78,8 @@ kinds! {
     /// An object that nothing can refer to outlived the grace.
     OrphanObject = "orphan-object",
     /// A fetch that began after an offset was committed, or shown to be, whoever heard so, shows an earlier one or
-    /// none; or a commit that began after it was taken, of an earlier one.
+    /// none; or a commit that began after it was taken, of an earlier one; or a member that got the partition after it
+    /// was handed earlier records first.
     OffsetCommitRegression = "offset-commit-regression",
     /// A commit was taken from a member, though another one had used the partition since, or had got it later and
     /// committed it, and the member had not got it anew.
@@ -94,7 +96,8 @@ kinds! {
     /// A member of a group was handed records of a partition that is not its own, or that another one had used between
     /// two uses by it.
     DoubleOwnership = "double-ownership",
-    /// A group committed past a record that none of its members was handed, or past the end of the log.
+    /// A group committed past a record that none of its members was handed, or past the end of the log; or a member
+    /// that got the partition was handed records past one first, though nobody had asked to commit that it was read.
     GroupSkip = "group-skip",
     /// A send was acknowledged that began after another producer had taken over.
     ZombieSend = "zombie-send",

@@ -6,6 +6,9 @@
 //! got it anew, held it from the end of the first use to the beginning of the latest. Nobody else can have used it in
 //! between. And whose commit is taken after another one's that got the partition later commits as of a generation that
 //! is over, whether or not it had used the partition before.
+//!
+//! Who gets a partition begins where the group has got to: at or behind what was known to be committed then, and not past
+//! a record, if nobody ever asked to commit that it was read. What members ask that commit by themselves is not known.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -71,6 +74,15 @@ impl Latest {
     }
 }
 
+/// A partition that a member has got and was handed nothing of yet.
+#[derive(Clone, Copy)]
+struct Begins {
+    /// When it got it.
+    got: usize,
+    /// What the group was known to have committed then, and by which event.
+    floor: Option<(u64, usize)>,
+}
+
 #[derive(Default)]
 struct Groups<'a> {
     /// Which group a process is a member of.
@@ -91,6 +103,9 @@ struct Groups<'a> {
     handed: HashMap<Key<'a>, HashSet<u64>>,
     /// The highest offset that a group of members was known to have committed, and by which event.
     committed: BTreeMap<Key<'a>, (u64, usize)>,
+    /// The highest offset that members asked to commit, of groups in which they do.
+    asked: HashMap<&'a str, HashMap<Partition, u64>>,
+    begins: HashMap<(u32, Partition), Begins>,
     /// Where logs end, and which event says so.
     ends: HashMap<Partition, (u64, usize)>,
 }
@@ -98,20 +113,22 @@ struct Groups<'a> {
 pub(super) fn check(history: &History, log: &Log, report: &mut Report) {
     let mut groups = Groups::default();
     for (event, line) in history.events.iter().enumerate() {
-        groups.take(event, line, report);
+        groups.take(event, line, log, report);
     }
     groups.check_handed(log, report);
 }
 
 impl<'a> Groups<'a> {
-    fn take(&mut self, event: usize, line: &'a Event, report: &mut Report) {
+    fn take(&mut self, event: usize, line: &'a Event, log: &Log, report: &mut Report) {
         let process = line.process;
         match (&line.operation, line.outcome) {
             (Operation::Subscribe { group }, Outcome::Ok) => {
                 self.members.insert(process, group);
             }
-            (Operation::Own { at, .. }, Outcome::Ok) => {
+            (Operation::Own { group, at }, Outcome::Ok) => {
                 for at in at {
+                    let floor = self.committed.get(&(group.as_str(), *at)).copied();
+                    self.begins.insert((process, *at), Begins { got: event, floor });
                     self.owned.insert((process, *at));
                     *self.grants.entry((process, *at)).or_default() += 1;
                     self.got.insert((process, *at), event);
@@ -120,15 +137,18 @@ impl<'a> Groups<'a> {
             (Operation::Disown { at, .. }, Outcome::Ok) => {
                 for at in at {
                     self.owned.remove(&(process, *at));
+                    self.begins.remove(&(process, *at));
                 }
             }
             (Operation::Poll { .. }, Outcome::Invoke) => {
                 self.polling.insert(process, event);
             }
             (Operation::Poll { reads, .. }, Outcome::Ok) => {
-                self.poll(process, reads, event, report)
+                self.poll(process, reads, event, log, report)
             }
-            (Operation::CommitOffset { group, at, member: true, .. }, Outcome::Invoke) => {
+            (Operation::CommitOffset { group, at, offset, member: true }, Outcome::Invoke) => {
+                let asked = self.asked.entry(group).or_default().entry(*at).or_default();
+                *asked = (*offset).max(*asked);
                 let taken = self.taken.get(&(group.as_str(), *at));
                 let before = taken.and_then(|latest| latest.of_others(process));
                 self.committing.insert((process, *at), (event, before));
@@ -156,7 +176,7 @@ impl<'a> Groups<'a> {
         }
     }
 
-    fn poll(&mut self, process: u32, reads: &[Read], event: usize, report: &mut Report) {
+    fn poll(&mut self, process: u32, reads: &[Read], event: usize, log: &Log, report: &mut Report) {
         let begun = self.polling.remove(&process).unwrap_or(event);
         let Some(group) = self.members.get(&process).copied() else { return };
         let partitions: BTreeSet<Partition> = reads.iter().map(|read| read.at).collect();
@@ -173,7 +193,40 @@ impl<'a> Groups<'a> {
             }
         }
         for read in reads {
+            if let Some(begins) = self.begins.remove(&(process, read.at)) {
+                self.check_begin((group, read.at), begins, read.offset, event, log, report);
+            }
             self.handed.entry((group, read.at)).or_default().insert(read.offset);
+        }
+    }
+
+    /// Whether the first record that a member was handed is where its group had got to.
+    fn check_begin(
+        &self,
+        (group, at): Key<'a>,
+        Begins { got, floor }: Begins,
+        first: u64,
+        event: usize,
+        log: &Log,
+        report: &mut Report,
+    ) {
+        if let Some((floor, seen)) = floor
+            && first < floor
+        {
+            let detail = format!(
+                "group {group} had committed {floor} of {at}, and who got it then began at {first}"
+            );
+            report.found(AnomalyKind::OffsetCommitRegression, detail, vec![seen, got, event]);
+        }
+        let Some(asked) = self.asked.get(group) else { return };
+        let asked = asked.get(&at).copied().unwrap_or(0);
+        let between = (at, asked)..(at, first.max(asked));
+        if let Some(((_, offset), found)) = log.read.range(between).next() {
+            let detail = format!(
+                "who got {at} of group {group} began at {first}, though nobody had asked to commit {} at {offset}",
+                found.value
+            );
+            report.found(AnomalyKind::GroupSkip, detail, vec![got, event, found.event]);
         }
     }
 

@@ -47,6 +47,8 @@ pub(super) struct Log {
     pub(super) read: BTreeMap<Place, Found>,
     /// Processes whose records may be there twice.
     repeating: HashSet<u32>,
+    /// Of processes that take another's place, and of those others: the first in that place, and when each began.
+    places: HashMap<u32, (u32, usize)>,
     /// How many of which processes may be, at most, and who says so.
     accounts: Vec<(Vec<u32>, u64, usize)>,
     /// Where the final drain read what is no process's payload: something is there.
@@ -68,8 +70,12 @@ impl Log {
 
     fn take(&mut self, event: usize, line: &Event, report: &mut Report) {
         match (&line.operation, line.outcome) {
-            (Operation::Start { duplicates: true, .. }, _) => {
-                self.repeating.insert(line.process);
+            (Operation::Start { duplicates, follows, .. }, _) => {
+                if *duplicates {
+                    self.repeating.insert(line.process);
+                }
+                let first = follows.map_or(line.process, |before| self.place(before).0);
+                self.places.insert(line.process, (first, event));
             }
             (Operation::Repeated { processes, most }, Outcome::Ok) => {
                 self.accounts.push((processes.clone(), *most, event));
@@ -275,30 +281,73 @@ impl Log {
         }
     }
 
-    /// A client that may repeat a record promises an order of first appearances only: the acknowledged one may be a
-    /// later one.
+    /// The first process in this one's place, and when this one began.
+    fn place(&self, process: u32) -> (u32, usize) {
+        self.places.get(&process).copied().unwrap_or((process, 0))
+    }
+
+    /// Who takes another's place sends when that one has got all its answers, or is the same client under another
+    /// number: their acknowledged sends have one order. What one process sent has an order also where it was not
+    /// answered. A client that may repeat a record promises an order of acknowledged ones only, and of their first
+    /// appearances: the acknowledged one may be a later one.
     fn check_send_order(&self, report: &mut Report) {
-        let mut first: HashMap<(Partition, Value), u64> = HashMap::new();
-        for ((at, offset), Found { value, .. }) in &self.read {
-            if self.repeating.contains(&value.process) {
-                first.entry((*at, *value)).or_insert(*offset);
-            }
+        let mut first: HashMap<(Partition, Value), (u64, usize)> = HashMap::new();
+        for ((at, offset), Found { value, event, .. }) in &self.read {
+            first.entry((*at, *value)).or_insert((*offset, *event));
         }
         let mut sends = self.acked.clone();
         for send in &mut sends {
-            send.offset = first.get(&(send.at, send.value)).copied().unwrap_or(send.offset);
-        }
-        sends.sort_by_key(|send| (send.at, send.value.process, send.value.counter));
-        for pair in sends.windows(2) {
-            let [a, b] = pair else { continue };
-            if a.at == b.at && a.value.process == b.value.process && a.offset > b.offset {
-                let detail = format!(
-                    "{} is at {}@{}, {} at {}@{}",
-                    a.value, a.at, a.offset, b.value, b.at, b.offset
-                );
-                report.found(AnomalyKind::NonmonotonicSend, detail, vec![a.event, b.event]);
+            let read = first.remove(&(send.at, send.value));
+            if let Some((offset, _)) = read
+                && self.repeating.contains(&send.value.process)
+            {
+                send.offset = offset;
             }
         }
+        let at_home = |at: Partition, value: &Value| {
+            self.invoked.get(value).is_some_and(|(sent, _)| *sent == at)
+                && !self.failed.contains_key(value)
+                && !self.repeating.contains(&value.process)
+        };
+        let unanswered: HashMap<Value, Acked> = first
+            .into_iter()
+            .filter(|((at, value), _)| at_home(*at, value))
+            .map(|((at, value), (offset, event))| (value, Acked { event, at, value, offset }))
+            .collect();
+
+        sends.sort_by_cached_key(|send| {
+            (send.at, self.place(send.value.process), send.value.counter)
+        });
+        for pair in sends.windows(2) {
+            if let [a, b] = pair
+                && self.place(a.value.process).0 == self.place(b.value.process).0
+            {
+                in_order(a, b, report);
+            }
+        }
+        if unanswered.is_empty() {
+            return;
+        }
+        sends.extend(unanswered.values());
+        sends.sort_by_key(|send| (send.at, send.value.process, send.value.counter));
+        for pair in sends.windows(2) {
+            if let [a, b] = pair
+                && a.value.process == b.value.process
+                && (unanswered.contains_key(&a.value) || unanswered.contains_key(&b.value))
+            {
+                in_order(a, b, report);
+            }
+        }
+    }
+}
+
+fn in_order(a: &Acked, b: &Acked, report: &mut Report) {
+    if a.at == b.at && a.offset > b.offset {
+        let detail = format!(
+            "{} is at {}@{}, {} at {}@{}",
+            a.value, a.at, a.offset, b.value, b.at, b.offset
+        );
+        report.found(AnomalyKind::NonmonotonicSend, detail, vec![a.event, b.event]);
     }
 }
 

@@ -134,6 +134,29 @@ fn a_group_that_commits_what_no_member_was_handed_is_reported() {
 }
 
 #[test]
+fn who_gets_a_partition_begins_where_its_group_had_got_to() {
+    let sent = || Writer::default().acked(1, 0).acked(2, 1).acked(3, 2);
+    let reads = [read(0, 1), read(1, 2), read(2, 3)];
+    let polled = || sent().owns(2).begins_poll(2).poll(2, &reads);
+    let next = |first: usize| {
+        let committed = polled().commit(2, 1, true).disowns(2).owns(3);
+        committed.begins_poll(3).poll(3, &reads[first..])
+    };
+    next(0).shows(AnomalyKind::OffsetCommitRegression);
+    next(1).shows_nothing();
+    next(2).shows(AnomalyKind::GroupSkip);
+    // It asked to commit 2, and nobody knows whether that was done.
+    let commit = || Operation::CommitOffset { group: "g".into(), at: AT, offset: 2, member: true };
+    let asked = polled().commit(2, 1, true).event(2, Outcome::Invoke, commit());
+    let asked = asked.event(2, Outcome::Info, commit()).disowns(2).owns(3).begins_poll(3);
+    asked.poll(3, &reads[2..]).shows_nothing();
+    // Of members that commit by themselves it is not known what they asked.
+    polled().disowns(2).owns(3).begins_poll(3).poll(3, &reads[2..]).shows_nothing();
+    let fetched = polled().fetch(2, Some(2)).disowns(2).owns(3).begins_poll(3);
+    fetched.poll(3, &reads[1..]).shows(AnomalyKind::OffsetCommitRegression);
+}
+
+#[test]
 fn a_fetch_that_begins_after_a_commit_was_answered_shows_it_whoever_asks() {
     let commit =
         |offset| Operation::CommitOffset { group: "g".into(), at: AT, offset, member: true };

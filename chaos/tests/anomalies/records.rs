@@ -233,6 +233,49 @@ fn a_client_that_repeats_keeps_the_order_of_first_appearances() {
 }
 
 #[test]
+fn a_client_keeps_the_order_of_its_sends_under_another_number() {
+    let start = |process, follows| {
+        let client = "idempotent producer".to_owned();
+        let start = Operation::Start { client, duplicates: false, follows };
+        move |history: Writer| history.event(process, Outcome::Ok, start)
+    };
+    let send = |process, outcome, offset| {
+        let value = Value { process, counter: 1 };
+        let send = Operation::Send { at: AT, value, offset, fenced: false };
+        move |history: Writer| history.event(process, outcome, send)
+    };
+    let read =
+        |offset, process| Read { at: AT, offset, value: Some(Value { process, counter: 1 }) };
+    let history = |follows| {
+        let first = send(1, Outcome::Invoke, None)(start(1, None)(Writer::default()));
+        let both = send(2, Outcome::Invoke, None)(start(2, follows)(first));
+        send(1, Outcome::Ok, Some(1))(send(2, Outcome::Ok, Some(0))(both))
+            .drain(&[read(0, 2), read(1, 1)])
+    };
+    history(Some(1)).shows(AnomalyKind::NonmonotonicSend);
+    history(None).shows_nothing();
+}
+
+#[test]
+fn a_record_without_an_answer_keeps_its_place_among_those_of_its_producer() {
+    let sent = |repeats| {
+        let start =
+            Operation::Start { client: "producer".into(), duplicates: repeats, follows: None };
+        let history = Writer::default().event(1, Outcome::Ok, start);
+        history.send(1, Outcome::Info, None).send(2, Outcome::Info, None)
+    };
+    let swapped = [read(0, 2), read(1, 1)];
+    sent(false).drain(&swapped).shows(AnomalyKind::NonmonotonicSend);
+    sent(false).drain(&[read(0, 1), read(1, 2)]).shows_nothing();
+    sent(false)
+        .acked(3, 1)
+        .drain(&[read(0, 1), read(1, 3), read(2, 2)])
+        .shows(AnomalyKind::NonmonotonicSend);
+    // A plain producer's may come at any time.
+    sent(true).drain(&swapped).shows_nothing();
+}
+
+#[test]
 fn a_send_of_a_producer_that_was_taken_over_from_is_reported() {
     let taken = Operation::TakeOver { from: 1 };
     Writer::default()
