@@ -41,7 +41,7 @@ enum Draw {
     Latency,
 }
 
-/// Of this every seed has some, in an order of its own.
+/// Of this every seed has some, in an order of its own, as far as its time goes.
 const DUE: [Draw; 6] =
     [Draw::Skew, Draw::Skew, Draw::Store, Draw::Store, Draw::Cut, Draw::Unanswered];
 /// What comes after it, as often as it stands here.
