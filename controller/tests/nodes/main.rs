@@ -8,6 +8,7 @@ mod member_liveness;
 mod raft_cluster;
 mod raft_levels;
 mod raft_members;
+mod raft_reads;
 mod raft_retry;
 mod raft_storage;
 mod raft_support;

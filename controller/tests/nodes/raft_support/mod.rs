@@ -5,6 +5,7 @@
 pub mod controllers;
 pub mod cut;
 pub mod rig;
+pub mod road;
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
