@@ -5,88 +5,110 @@ use crate::raft_support::{
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
-use streamhouse_controller::raft::RaftOptions;
+use streamhouse_controller::raft::{RaftOptions, ReadError};
 
 fn defaults(_: &mut RaftOptions) {}
 
 /// Three controllers; the first finds the others, and they find it, by roads.
-async fn cluster_on_roads() -> (Cluster, BTreeMap<u64, Road>, [Road; 2]) {
-    let addresses: BTreeMap<u64, String> = (1..=3).map(|id| (id, free_address())).collect();
-    let mut cluster = Cluster {
-        dirs: (1..=3).map(|id| (id, tempfile::tempdir().unwrap())).collect(),
-        addresses: addresses.clone(),
-        running: BTreeMap::new(),
-        tune: defaults,
-        clock,
-    };
-    let mut from_first = Road::to_all(&addresses).await;
-    from_first.remove(&1);
-    let to_first = [Road::to(addresses[&1].clone()).await, Road::to(addresses[&1].clone()).await];
-    for id in 1..=3 {
-        let mut known = addresses.clone();
-        match id {
-            1 => known.extend(from_first.iter().map(|(id, road)| (*id, road.address.clone()))),
-            _ => drop(known.insert(1, to_first[id as usize - 2].address.clone())),
-        }
-        let mut options = options(id, &addresses, cluster.dirs[&id].path(), defaults);
-        options.peers = known;
-        cluster.running.insert(id, start(options).await);
-    }
-    (cluster, from_first, to_first)
+struct OnRoads {
+    cluster: Cluster,
+    from_first: BTreeMap<u64, Road>,
+    to_first: BTreeMap<u64, Road>,
 }
 
-/// An answer to entries that were sent before a read proves nothing to it, whatever was sent behind them since.
+impl OnRoads {
+    async fn start() -> Self {
+        let addresses: BTreeMap<u64, String> = (1..=3).map(|id| (id, free_address())).collect();
+        let (mut from_first, mut to_first) = (BTreeMap::new(), BTreeMap::new());
+        for id in 2..=3 {
+            from_first.insert(id, Road::to(addresses[&id].clone()).await);
+            to_first.insert(id, Road::to(addresses[&1].clone()).await);
+        }
+        let mut cluster = Cluster {
+            dirs: (1..=3).map(|id| (id, tempfile::tempdir().unwrap())).collect(),
+            addresses: addresses.clone(),
+            running: BTreeMap::new(),
+            tune: defaults,
+            clock,
+        };
+        for id in 1..=3 {
+            let mut options = options(id, &addresses, cluster.dirs[&id].path(), defaults);
+            match to_first.get(&id) {
+                Some(road) => drop(options.peers.insert(1, road.address.clone())),
+                None => {
+                    let roads = from_first.iter();
+                    options.peers.extend(roads.map(|(id, road)| (*id, road.address.clone())));
+                }
+            }
+            cluster.running.insert(id, start(options).await);
+        }
+        Self { cluster, from_first, to_first }
+    }
+
+    fn open_all(&self, open: bool) {
+        for road in self.from_first.values().chain(self.to_first.values()) {
+            road.there.send_replace(open);
+            road.back.send_replace(open);
+        }
+    }
+
+    fn another_leads(&self) -> Option<u64> {
+        let leader = |id| self.cluster.node(id).leadership().borrow().leader;
+        [2, 3].into_iter().filter_map(leader).find(|leader| *leader != 1)
+    }
+
+    /// Both followers take an entry of the first, and answer; it hears of that only when another leads and has written
+    /// something newer, and after a read of it has begun. How that ends, and the index of the newer; nothing if its
+    /// connections were over before, on a machine that is too busy.
+    async fn read_amid_old_answers(&self) -> Option<(Result<u64, ReadError>, u64)> {
+        self.cluster.move_leader(1).await;
+        let (index, _) = propose(self.cluster.node(1), create(1)).await;
+        self.cluster.settle(index).await;
+        let first = self.cluster.node(1);
+        let before = first.status().last_log;
+        for road in self.from_first.values() {
+            road.back.send_replace(false);
+        }
+        let proposing = first.clone();
+        tokio::spawn(async move { proposing.propose_local(None, create(2)).await });
+        let taken = |id| self.cluster.node(id).status().last_log > before;
+        let taken = poll("the entry at both followers", || {
+            if taken(2) && taken(3) { Some(true) } else { self.another_leads().map(|_| false) }
+        });
+        if !taken.await {
+            return None;
+        }
+        self.open_all(false);
+        poll("another leader", || self.another_leads()).await;
+        let (newer, _) = propose(self.cluster.node(2), create(3)).await;
+
+        let mut read = std::pin::pin!(first.read_index());
+        assert!(futures::poll!(&mut read).is_pending(), "nobody could have confirmed it");
+        // One answer commits the entry. Of that the other follower is told by a request behind the entry, and its
+        // answer to the entry comes after that was sent.
+        self.from_first[&3].back.send_replace(true);
+        first.wait_applied(before + 1, Duration::from_secs(1)).await.ok()?;
+        self.from_first[&2].back.send_replace(true);
+        Some((tokio::time::timeout(PATIENCE, read).await.expect("the read ends"), newer))
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_is_not_confirmed_by_an_answer_to_what_was_sent_before_it() {
-    let (cluster, from_first, to_first) = cluster_on_roads().await;
-    cluster.move_leader(1).await;
-    let (index, _) = propose(cluster.node(1), create(1)).await;
-    cluster.settle(index).await;
+    let roads = OnRoads::start().await;
+    let course = async {
+        loop {
+            if let Some(ended) = roads.read_amid_old_answers().await {
+                return ended;
+            }
+            roads.open_all(true);
+        }
+    };
+    let course = tokio::time::timeout(PATIENCE * 2, course);
+    let (read, newer) = course.await.expect("the connections last as long as an election, once");
+    println!("written up to {newer} elsewhere; the old leader answered {read:?}");
+    assert!(read.as_ref().map_or(true, |read| *read >= newer), "{read:?} is older than {newer}");
 
-    // Both followers take an entry, and their answers are under way when they hear no more of the leader.
-    for road in from_first.values() {
-        road.back.send_replace(false);
-    }
-    let first = cluster.node(1).clone();
-    let proposal = tokio::spawn(async move { first.propose_local(None, create(2)).await });
-    for id in [2, 3] {
-        let taken = || (cluster.node(id).status().last_log > index).then_some(());
-        poll("the entry at the followers", taken).await;
-    }
-    for road in from_first.values() {
-        road.there.send_replace(false);
-    }
-    for road in &to_first {
-        road.there.send_replace(false);
-        road.back.send_replace(false);
-    }
-    poll("another leader", || {
-        let seen = *cluster.node(2).leadership().borrow();
-        seen.leader.filter(|leader| *leader != 1)
-    })
-    .await;
-    let (newer, _) = propose(cluster.node(2), create(3)).await;
-
-    // Begun after that was acknowledged. One answer commits the entry, of which the other follower is told behind it;
-    // that follower's answer is to the entry.
-    let first = cluster.node(1).clone();
-    let mut read = std::pin::pin!(first.read_index());
-    assert!(futures::poll!(&mut read).is_pending(), "nobody could have confirmed it");
-    from_first[&3].back.send_replace(true);
-    first.wait_applied(index + 1, PATIENCE).await.unwrap();
-    from_first[&2].back.send_replace(true);
-
-    let read = tokio::time::timeout(PATIENCE, read).await.expect("it ends");
-    println!("written up to {newer} elsewhere; the read of the old leader: {read:?}");
-    assert!(
-        read.as_ref().map_or(true, |read| *read >= newer),
-        "a stale read: {read:?}, not {newer}"
-    );
-
-    for road in from_first.values().chain(&to_first) {
-        road.there.send_replace(true);
-        road.back.send_replace(true);
-    }
-    let _ = tokio::time::timeout(Duration::from_secs(10), proposal).await.expect("it ends");
-    cluster.settle(newer).await;
+    roads.open_all(true);
+    roads.cluster.settle(newer).await;
 }

@@ -1,6 +1,5 @@
 //! Proxies whose bytes can be kept back, each way by itself, and let go in order.
 
-use std::collections::BTreeMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -38,15 +37,6 @@ impl Road {
             }
         });
         Self { address, there, back }
-    }
-
-    /// Roads from one controller to all of `addresses`.
-    pub async fn to_all(addresses: &BTreeMap<u64, String>) -> BTreeMap<u64, Self> {
-        let mut roads = BTreeMap::new();
-        for (id, address) in addresses {
-            roads.insert(*id, Self::to(address.clone()).await);
-        }
-        roads
     }
 }
 
