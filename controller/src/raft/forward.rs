@@ -94,6 +94,23 @@ async fn send(node: RaftNode, batch: Vec<Waiting>, permit: OwnedSemaphorePermit)
     }
 }
 
+/// A message for the leader: for this disk, in this cluster.
+pub(super) fn payload(
+    node: &RaftNode,
+    leader: u64,
+    member: &ControllerNode,
+    write: impl FnOnce(&mut Vec<u8>),
+) -> Payload {
+    let core = node.core();
+    let envelope =
+        Envelope { from: core.options.node_id, from_disk: core.disk, to_disk: member.disk };
+    Payload {
+        cluster_id: core.applied.cluster.read().map_or(Vec::new(), |id| id.to_vec()),
+        target: leader,
+        body: envelope.seal(write),
+    }
+}
+
 /// One call; the caller's own time limit ends it.
 async fn call<'a>(
     node: &RaftNode,
@@ -103,13 +120,7 @@ async fn call<'a>(
     let core = node.core();
     let leader = *leader;
     let no_leader = || ProposeError::NoLeader { leader: Some(leader) };
-    let envelope =
-        Envelope { from: core.options.node_id, from_disk: core.disk, to_disk: member.disk };
-    let payload = Payload {
-        cluster_id: core.applied.cluster.read().map_or(Vec::new(), |id| id.to_vec()),
-        target: leader,
-        body: envelope.seal(|out| message::encode_many(messages, out)),
-    };
+    let payload = payload(node, leader, member, |out| message::encode_many(messages, out));
     let address = core.peers.address(leader, member);
     let client = core.peers.client(leader, Lane::Forward, address);
     let mut client = client.map_err(|_| no_leader())?;

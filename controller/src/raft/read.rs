@@ -1,5 +1,6 @@
 //! Reading: linearizably by ReadIndex, or from a view at the applied index.
 
+use super::forward;
 use super::node::RaftNode;
 use super::peers::Lane;
 use super::types::TypeConfig;
@@ -7,7 +8,6 @@ use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use std::time::Duration;
 use streamhouse_host::{Mistake, is_planted};
-use streamhouse_proto::v1::ReadIndexRequest;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -85,7 +85,8 @@ impl RaftNode {
         let address = core.peers.address(leader, &member);
         let client = core.peers.client(leader, Lane::Forward, address);
         let mut client = client.map_err(|e| ReadError::NoLeader(e.to_string()))?;
-        let answer = client.read_index(ReadIndexRequest {});
+        // Whoever leads another cluster has nothing to say of this one.
+        let answer = client.read_index(forward::payload(self, leader, &member, |_| ()));
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(answer)) => Ok(answer.into_inner().index),
             Ok(Err(status)) => Err(ReadError::NoLeader(status.message().to_owned())),

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use streamhouse_proto::v1::raft_server::Raft;
 use streamhouse_proto::v1::{
-    IdentifyRequest, IdentifyResponse, Payload, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
+    IdentifyRequest, IdentifyResponse, Payload, ReadIndexResponse, SnapshotChunk,
     SnapshotProgressResponse,
 };
 use tonic::{Request, Response, Status, Streaming};
@@ -218,8 +218,9 @@ impl Raft for RaftService {
 
     async fn read_index(
         &self,
-        _: Request<ReadIndexRequest>,
+        request: Request<Payload>,
     ) -> Result<Response<ReadIndexResponse>, Status> {
+        self.open(request.into_inner())?;
         let index = self.node.leader_read_index().await;
         let index = index.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(ReadIndexResponse { index }))

@@ -1,7 +1,8 @@
-//! Linearizable reads of a leader that was deposed and does not know.
+//! Linearizable reads that somebody confirms who has no say in them: a leader that was deposed and does not know, a
+//! leader of another cluster.
 use crate::raft_support::road::Road;
 use crate::raft_support::{
-    Cluster, PATIENCE, clock, create, free_address, options, poll, propose, start,
+    Cluster, PATIENCE, clock, create, free_address, options, poll, propose, read_index, start,
 };
 use std::collections::BTreeMap;
 use std::task::Poll;
@@ -122,4 +123,32 @@ async fn a_read_is_not_confirmed_by_an_answer_to_what_was_sent_before_it() {
 
     roads.open_all(true);
     roads.cluster.settle(newer).await;
+}
+
+/// As where addresses are given out anew, to another cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_is_not_confirmed_by_the_leader_of_another_cluster() {
+    let roads = OnRoads::start().await;
+    let others = Cluster::start(1, defaults).await;
+    roads.cluster.move_leader(1).await;
+    let follower = roads.cluster.node(2);
+    let (index, _) = propose(roads.cluster.node(1), create(1)).await;
+    assert!(read_index(follower).await >= index);
+
+    let road = &roads.to_first[&2].target;
+    let home = road.send_replace(others.addresses[&1].clone());
+    let refused = async {
+        loop {
+            match follower.read_index().await {
+                Ok(at) => panic!("a read at {at} of which its cluster's leader knows nothing"),
+                Err(ReadError::NoLeader(why)) if why.contains("has another disk") => return,
+                // Connections of before.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("the other cluster's leader refuses it");
+
+    road.send_replace(home);
+    assert!(read_index(follower).await >= index);
 }

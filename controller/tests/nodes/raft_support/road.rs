@@ -1,4 +1,4 @@
-//! Proxies whose bytes can be kept back, each way by itself, and let go in order.
+//! Proxies whose bytes can be kept back, each way by itself, and let go in order; and that can come to lead elsewhere.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -12,6 +12,8 @@ pub struct Road {
     pub there: watch::Sender<bool>,
     /// What the destination answers goes on.
     pub back: watch::Sender<bool>,
+    /// The destination. A change ends the connections to the one before.
+    pub target: watch::Sender<String>,
 }
 
 impl Road {
@@ -20,23 +22,28 @@ impl Road {
         let address = super::free_address();
         let listener = TcpListener::bind(&address).await.unwrap();
         let (there, back) = (watch::Sender::new(true), watch::Sender::new(true));
+        let target = watch::Sender::new(target);
         let gates = (there.subscribe(), back.subscribe());
+        let mut leads = target.subscribe();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 // Nobody listens at the target yet: the caller tries again.
-                let Ok(server) = TcpStream::connect(&target).await else { continue };
+                let to = leads.borrow_and_update().clone();
+                let Ok(server) = TcpStream::connect(to).await else { continue };
                 let (there, back) = gates.clone();
+                let mut moved = leads.clone();
                 tokio::spawn(async move {
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
                     tokio::select! {
                         () = carry(from_client, to_server, there) => {}
                         () = carry(from_server, to_client, back) => {}
+                        _ = moved.changed() => {}
                     }
                 });
             }
         });
-        Self { address, there, back }
+        Self { address, there, back, target }
     }
 }
 
