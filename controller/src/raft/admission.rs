@@ -9,6 +9,9 @@
 //! disk that is behind, a number that belongs to another disk by now, or a
 //! member that was removed, is refused with the way out.
 //!
+//! What is answered in another cluster's name, at an address that was given out
+//! anew, counts for nothing; a controller that finds nobody else is refused.
+//!
 //! What no other member knows cannot be found so. With a leader that others
 //! confirm, that is nothing. When all start at once, it is what the disk
 //! acknowledged after its last mark was written, a second at most, if the
@@ -62,14 +65,15 @@ pub(crate) async fn seek(node: RaftNode) {
             let waited = time::now().saturating_duration_since(begun) >= core.options.wait_for_all;
             evidence::decide(own, answers, waited)
         });
-        match verdict.await {
+        let verdict = verdict.await;
+        match asker.among_strangers(verdict) {
             Verdict::Admit { votes_above } => {
                 core.votes_above.store(votes_above, Ordering::SeqCst);
                 node.decide(Admission::Admitted);
                 return stay(node.clone(), asker).await;
             }
             Verdict::Refuse(refused) => return node.decide(Admission::Refused(refused)),
-            Verdict::Wait(why) => node.decide(Admission::Asking(why)),
+            Verdict::Wait(why) => node.decide(Admission::Asking(asker.names_strangers(why))),
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -111,42 +115,87 @@ struct Asker {
     node: RaftNode,
     /// The latest of each: what one said stays true when it is gone.
     answers: Answers,
+    /// Where another cluster's controllers answered in the last round, and how many were asked.
+    strangers: BTreeSet<String>,
+    asked: usize,
     /// By address.
     clients: BTreeMap<String, RaftClient<Channel>>,
 }
 
 impl Asker {
     fn new(node: &RaftNode) -> Self {
-        Self { node: node.clone(), answers: Answers::new(), clients: BTreeMap::new() }
+        Self {
+            node: node.clone(),
+            answers: Answers::new(),
+            strangers: BTreeSet::new(),
+            asked: 0,
+            clients: BTreeMap::new(),
+        }
     }
 
     /// Asks everyone once; judges after each answer, until that decides.
     async fn round(&mut self, judge: impl Fn(&Own, &Answers) -> Verdict) -> Verdict {
         let addresses = self.addresses();
         self.clients.retain(|address, _| addresses.contains(address));
+        self.asked = addresses.len();
+        let before = std::mem::take(&mut self.strangers);
         let calls: FuturesUnordered<_> =
             addresses.into_iter().filter_map(|address| self.call(address)).collect();
         futures::pin_mut!(calls);
         while let Some(answer) = calls.next().await {
-            let Some((from, answer)) = answer else { continue };
+            let Some((address, from, answer)) = answer else { continue };
+            let own = self.node.own();
+            if answer.is_foreign(&own) {
+                if !before.contains(&address) {
+                    tracing::warn!(address, "another cluster's controller answers at this address");
+                }
+                self.strangers.insert(address);
+                continue;
+            }
+            if from == own.node {
+                continue;
+            }
             self.answers.insert(from, answer);
-            let verdict = judge(&self.node.own(), &self.answers);
+            let verdict = self.judged(&judge);
             if !matches!(verdict, Verdict::Wait(_)) {
                 return verdict;
             }
         }
-        judge(&self.node.own(), &self.answers)
+        self.judged(&judge)
+    }
+
+    fn judged(&mut self, judge: impl Fn(&Own, &Answers) -> Verdict) -> Verdict {
+        let own = self.node.own();
+        // Whose cluster was not known to be another when they answered.
+        self.answers.retain(|_, answer| !answer.is_foreign(&own));
+        judge(&own, &self.answers)
+    }
+
+    fn among_strangers(&self, verdict: Verdict) -> Verdict {
+        let (own, strangers) = (self.node.own(), self.strangers.len());
+        evidence::among_strangers(&own, &self.answers, strangers, self.asked, verdict)
+    }
+
+    /// What is waited for, and where others were found.
+    fn names_strangers(&self, why: String) -> String {
+        match self.strangers.is_empty() {
+            true => why,
+            false => {
+                let at = self.strangers.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                format!("{why}; at {at} another cluster answers")
+            }
+        }
     }
 
     fn call(
         &mut self,
         address: String,
-    ) -> Option<impl Future<Output = Option<(u64, Answer)>> + use<>> {
+    ) -> Option<impl Future<Output = Option<(String, u64, Answer)>> + use<>> {
         let mut client = match self.clients.get(&address) {
             Some(client) => client.clone(),
             None => {
                 let client = peers::connect_once(&address).ok()?;
-                self.clients.insert(address, client.clone());
+                self.clients.insert(address.clone(), client.clone());
                 client
             }
         };
@@ -156,7 +205,7 @@ impl Asker {
         Some(async move {
             let answer = tokio::time::timeout(PATIENCE, client.identify(request)).await;
             let (from, answer) = Answer::read(answer.ok()?.ok()?.into_inner(), own)?;
-            (from != own).then_some((from, answer))
+            Some((address, from, answer))
         })
     }
 

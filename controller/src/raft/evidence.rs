@@ -94,6 +94,26 @@ pub(crate) fn decide(own: &Own, answers: &Answers, waited: bool) -> Verdict {
     }
 }
 
+/// `verdict`, made of what was said in the cluster's name by `kin`, where `strangers` of the
+/// `asked` addresses answered in another's.
+///
+/// One such address was given out anew, and what is said there is nothing to this node. But
+/// where nobody else answers, and it does not wait for anyone, or has asked everywhere, it was
+/// told where to find a cluster that is not its own.
+pub(crate) fn among_strangers(
+    own: &Own,
+    kin: &Answers,
+    strangers: usize,
+    asked: usize,
+    verdict: Verdict,
+) -> Verdict {
+    let waits = matches!(verdict, Verdict::Wait(_));
+    match kin.is_empty() && strangers > 0 && (strangers == asked || !waits) {
+        true => Verdict::Refuse(Refused::OtherCluster(own.node)),
+        false => verdict,
+    }
+}
+
 /// The newest membership that anyone knows, this node included.
 pub(crate) fn newest<'a>(own: &'a Own, answers: &'a Answers) -> &'a Members {
     let known = answers.values().map(|answer| &answer.members);

@@ -87,11 +87,12 @@ impl RaftNode {
         let mut client = client.map_err(|e| ReadError::NoLeader(e.to_string()))?;
         // Whoever leads another cluster has nothing to say of this one.
         let answer = client.read_index(forward::payload(self, leader, &member, |_| ()));
-        match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().index),
-            Ok(Err(status)) => Err(ReadError::NoLeader(status.message().to_owned())),
-            Err(_) => Err(ReadError::NoLeader("the leader did not answer".into())),
-        }
+        let why = match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => return Ok(answer.into_inner().index),
+            Ok(Err(status)) => status.message().to_owned(),
+            Err(_) => "no answer in time".into(),
+        };
+        Err(ReadError::NoLeader(format!("controller {leader} at {address}: {why}")))
     }
 }
 

@@ -4,6 +4,7 @@
 use super::admission::Admission;
 use super::message::{self, Envelope, ForwardAnswer, Forwarded};
 use super::node::RaftNode;
+use super::read::ReadError;
 use super::snapshot_receive;
 use super::time;
 use super::types::{AppendRequest, Snapshot, SnapshotMeta, TypeConfig, Vote};
@@ -221,9 +222,11 @@ impl Raft for RaftService {
         request: Request<Payload>,
     ) -> Result<Response<ReadIndexResponse>, Status> {
         self.open(request.into_inner())?;
-        let index = self.node.leader_read_index().await;
-        let index = index.map_err(|error| Status::unavailable(error.to_string()))?;
-        Ok(Response::new(ReadIndexResponse { index }))
+        match self.node.leader_read_index().await {
+            Ok(index) => Ok(Response::new(ReadIndexResponse { index })),
+            Err(ReadError::NoLeader(why)) => Err(Status::unavailable(why)),
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
     }
 
     async fn identify(

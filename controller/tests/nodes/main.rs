@@ -11,6 +11,7 @@ mod raft_members;
 mod raft_reads;
 mod raft_retry;
 mod raft_storage;
+mod raft_strangers;
 mod raft_support;
 mod sessions_service;
 mod watch_service;

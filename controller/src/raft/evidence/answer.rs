@@ -1,5 +1,6 @@
 //! What the others say when they are asked who they are.
 
+use super::Own;
 use super::members::{Members, Place};
 use crate::raft::types::{DiskId, LogId};
 use crate::state::controllers::Mark;
@@ -55,6 +56,11 @@ impl Answer {
             level: wire.feature_level,
         };
         Some((wire.node_id, answer))
+    }
+
+    /// It is said in the name of another cluster.
+    pub(crate) fn is_foreign(&self, own: &Own) -> bool {
+        matches!((own.cluster, self.cluster), (Some(own), Some(other)) if own != other)
     }
 }
 

@@ -41,7 +41,7 @@ pub enum Refused {
     /// The cluster uses what its release does not read.
     #[error("controller {0}: {1}")]
     TooOld(u64, TooOld),
-    /// The others belong to another cluster.
+    /// Whoever answers belongs to another cluster.
     #[error(
         "controller {0} belongs to another cluster than the controllers at its peers' addresses"
     )]
@@ -50,13 +50,6 @@ pub enum Refused {
 
 /// What the members' memberships say against this node.
 pub(crate) fn membership_refusal(own: &Own, answers: &Answers) -> Option<Refused> {
-    let in_another = |answer: &Answer| match (own.cluster, answer.cluster) {
-        (Some(own), Some(other)) => own != other,
-        _ => false,
-    };
-    if answers.values().any(in_another) {
-        return Some(Refused::OtherCluster(own.node));
-    }
     let since = |members: &Members| members.at.map(|at| at.index);
     for members in answers.values().map(|answer| &answer.members) {
         let later = members.committed && since(members) > since(&own.committed);

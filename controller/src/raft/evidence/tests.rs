@@ -201,13 +201,31 @@ fn only_who_was_a_member_was_removed() {
 }
 
 #[test]
-fn another_disk_and_another_cluster_are_refused() {
+fn another_disk_is_refused() {
     let other = Own { disk: disk(7), ..empty() };
     let refused = Verdict::Refuse(Refused::OtherDisk(3));
     assert_eq!(judge(&other, [answer(1)], false), refused);
-    let own = Own { cluster: Some([1; 16]), ..own() };
-    let foreign = with(1, |a| (a.leads, a.cluster) = (true, Some([2; 16])));
-    assert_eq!(judge(&own, [foreign], false), Verdict::Refuse(Refused::OtherCluster(3)));
+}
+
+#[test]
+fn who_finds_another_cluster_everywhere_is_refused() {
+    let ours = Own { cluster: Some([1; 16]), ..own() };
+    let said = |cluster| with(1, |a| a.cluster = cluster).1;
+    assert!(said(Some([2; 16])).is_foreign(&ours));
+    assert!(!said(Some([1; 16])).is_foreign(&ours) && !said(None).is_foreign(&ours));
+    assert!(!said(Some([2; 16])).is_foreign(&own()), "which cluster is its own, it does not know");
+
+    let waits = || Verdict::Wait("for a majority".into());
+    let refused = Verdict::Refuse(Refused::OtherCluster(3));
+    let nobody = Answers::new();
+    assert_eq!(among_strangers(&ours, &nobody, 2, 2, waits()), refused);
+    // Nor does one found a cluster for itself that was told to join one.
+    assert_eq!(among_strangers(&ours, &nobody, 1, 2, ADMITTED), refused);
+    // The others may yet come; they have come.
+    assert_eq!(among_strangers(&ours, &nobody, 1, 2, waits()), waits());
+    assert_eq!(among_strangers(&ours, &nobody, 0, 0, ADMITTED), ADMITTED);
+    assert_eq!(among_strangers(&ours, &Answers::from([answer(2)]), 2, 3, waits()), waits());
+    assert_eq!(among_strangers(&ours, &Answers::from([answer(2)]), 1, 2, ADMITTED), ADMITTED);
 }
 
 #[test]
@@ -216,10 +234,6 @@ fn a_release_that_does_not_read_the_clusters_level_is_refused() {
     let too_old = TooOld { level: 2, reads: 1 };
     let refused = Verdict::Refuse(Refused::TooOld(3, too_old));
     assert_eq!(judge(&old, [answer(1)], false), refused);
-    // Another cluster's level says nothing.
-    let old = Own { cluster: Some([1; 16]), ..old };
-    let foreign = with(1, |a| a.cluster = Some([2; 16]));
-    assert_eq!(judge(&old, [foreign], false), Verdict::Refuse(Refused::OtherCluster(3)));
     let before = with(1, |a| a.level = 1);
     assert!(waits(&judge(&Own { reads: 1, ..own() }, [before], false)));
 }
