@@ -10,7 +10,8 @@
 //! member that was removed, is refused with the way out.
 //!
 //! What is answered in another cluster's name, at an address that was given out
-//! anew, counts for nothing; a controller that finds nobody else is refused.
+//! anew, counts for nothing, once this disk knows its own; a starting controller
+//! that was told of no other address is refused.
 //!
 //! What no other member knows cannot be found so. With a leader that others
 //! confirm, that is nothing. When all start at once, it is what the disk
@@ -61,18 +62,24 @@ pub(crate) async fn seek(node: RaftNode) {
     let (begun, mut asker) = (time::now(), Asker::new(&node));
     let mut pause = FIRST_PAUSE;
     loop {
-        let verdict = asker.round(|own, answers| {
-            let waited = time::now().saturating_duration_since(begun) >= core.options.wait_for_all;
-            evidence::decide(own, answers, waited)
-        });
-        let verdict = verdict.await;
-        match asker.among_strangers(verdict) {
+        let waited = || time::now().saturating_duration_since(begun) >= core.options.wait_for_all;
+        let verdict = asker.round(|own, answers| evidence::decide(own, answers, waited())).await;
+        match verdict {
+            Verdict::Refuse(refused) => return node.decide(Admission::Refused(refused)),
+            Verdict::Admit { .. } | Verdict::Wait(_) if asker.is_misplaced() => {
+                let id = core.options.node_id;
+                return node.decide(Admission::Refused(Refused::OtherCluster(id)));
+            }
+            // Nobody vouches for it but itself; a slow answer may yet say more.
+            Verdict::Admit { .. } if asker.met_strangers_only() && !waited() => {
+                let why = asker.names_strangers("no word from its own cluster".into());
+                node.decide(Admission::Asking(why));
+            }
             Verdict::Admit { votes_above } => {
                 core.votes_above.store(votes_above, Ordering::SeqCst);
                 node.decide(Admission::Admitted);
                 return stay(node.clone(), asker).await;
             }
-            Verdict::Refuse(refused) => return node.decide(Admission::Refused(refused)),
             Verdict::Wait(why) => node.decide(Admission::Asking(asker.names_strangers(why))),
         }
         tokio::select! {
@@ -115,9 +122,8 @@ struct Asker {
     node: RaftNode,
     /// The latest of each: what one said stays true when it is gone.
     answers: Answers,
-    /// Where another cluster's controllers answered in the last round, and how many were asked.
+    /// Where another cluster's controllers answered in the last round.
     strangers: BTreeSet<String>,
-    asked: usize,
     /// By address.
     clients: BTreeMap<String, RaftClient<Channel>>,
 }
@@ -128,16 +134,19 @@ impl Asker {
             node: node.clone(),
             answers: Answers::new(),
             strangers: BTreeSet::new(),
-            asked: 0,
             clients: BTreeMap::new(),
         }
     }
 
     /// Asks everyone once; judges after each answer, until that decides.
+    ///
+    /// Before anyone has answered where this node was told to look, it may be
+    /// in the wrong place, and does not take part on others' word.
     async fn round(&mut self, judge: impl Fn(&Own, &Answers) -> Verdict) -> Verdict {
         let addresses = self.addresses();
         self.clients.retain(|address, _| addresses.contains(address));
-        self.asked = addresses.len();
+        let configured = self.configured();
+        let mut at_home = configured.is_empty();
         let before = std::mem::take(&mut self.strangers);
         let calls: FuturesUnordered<_> =
             addresses.into_iter().filter_map(|address| self.call(address)).collect();
@@ -155,10 +164,12 @@ impl Asker {
             if from == own.node {
                 continue;
             }
+            at_home |= configured.contains(&address);
             self.answers.insert(from, answer);
-            let verdict = self.judged(&judge);
-            if !matches!(verdict, Verdict::Wait(_)) {
-                return verdict;
+            match self.judged(&judge) {
+                Verdict::Wait(_) => {}
+                Verdict::Admit { .. } if !at_home => {}
+                verdict => return verdict,
             }
         }
         self.judged(&judge)
@@ -171,9 +182,15 @@ impl Asker {
         judge(&own, &self.answers)
     }
 
-    fn among_strangers(&self, verdict: Verdict) -> Verdict {
-        let (own, strangers) = (self.node.own(), self.strangers.len());
-        evidence::among_strangers(&own, &self.answers, strangers, self.asked, verdict)
+    /// Wherever it was told to look it met another cluster, so it was told to
+    /// join that; its own would be called by addresses that are not its own.
+    fn is_misplaced(&self) -> bool {
+        let configured = self.configured();
+        !configured.is_empty() && configured.is_subset(&self.strangers)
+    }
+
+    fn met_strangers_only(&self) -> bool {
+        self.answers.is_empty() && !self.strangers.is_empty()
     }
 
     /// What is waited for, and where others were found.
@@ -209,12 +226,19 @@ impl Asker {
         })
     }
 
+    /// Where it was told that others are.
+    fn configured(&self) -> BTreeSet<String> {
+        let options = &self.node.core().options;
+        let others = options.peers.iter().filter(|(id, _)| **id != options.node_id);
+        let addresses = others.map(|(_, address)| address.clone());
+        addresses.filter(|address| *address != options.advertise).collect()
+    }
+
     /// Where others may be: as the newest membership has it, as the own one
     /// has it, and as configured. Whoever answers there counts as itself.
     fn addresses(&self) -> BTreeSet<String> {
         let (core, own) = (self.node.core(), self.node.own());
-        let configured = core.options.peers.iter().filter(|(id, _)| **id != own.node);
-        let mut addresses: BTreeSet<String> = configured.map(|(_, at)| at.clone()).collect();
+        let mut addresses = self.configured();
         for members in [evidence::newest(&own, &self.answers), &own.effective] {
             let others = members.nodes.iter().filter(|(id, _)| **id != own.node);
             addresses.extend(others.map(|(_, place)| place.address.clone()));

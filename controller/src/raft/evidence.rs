@@ -85,32 +85,15 @@ pub(crate) fn decide(own: &Own, answers: &Answers, waited: bool) -> Verdict {
         return Verdict::Refuse(refused);
     }
     let highest = answers.values().filter(|a| a.knows).map(|a| a.term).max().unwrap_or(0);
-    if answers.values().any(|answer| answer.leads && answer.term >= highest) {
+    // A leader has applied what names its cluster, if it was ever applied here.
+    let leads =
+        |answer: &Answer| answer.leads && (own.cluster.is_none() || answer.cluster == own.cluster);
+    if answers.values().any(|answer| leads(answer) && answer.term >= highest) {
         return Verdict::Admit { votes_above: if own.blank() { highest } else { 0 } };
     }
     match own.blank() {
         true => founded(own, answers),
         false => settled(own, answers, waited),
-    }
-}
-
-/// `verdict`, made of what was said in the cluster's name by `kin`, where `strangers` of the
-/// `asked` addresses answered in another's.
-///
-/// One such address was given out anew, and what is said there is nothing to this node. But
-/// where nobody else answers, and it does not wait for anyone, or has asked everywhere, it was
-/// told where to find a cluster that is not its own.
-pub(crate) fn among_strangers(
-    own: &Own,
-    kin: &Answers,
-    strangers: usize,
-    asked: usize,
-    verdict: Verdict,
-) -> Verdict {
-    let waits = matches!(verdict, Verdict::Wait(_));
-    match kin.is_empty() && strangers > 0 && (strangers == asked || !waits) {
-        true => Verdict::Refuse(Refused::OtherCluster(own.node)),
-        false => verdict,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Addresses that were given out anew, to another cluster's controllers: what these say has no part in anything.
 use crate::raft_support::road::OnRoads;
-use crate::raft_support::{Cluster, PATIENCE, create, poll, propose, read_index};
-use streamhouse_controller::raft::ReadError;
+use crate::raft_support::{Cluster, PATIENCE, create, options, poll, propose, read_index, start};
+use streamhouse_controller::raft::{ReadError, Refused};
 use streamhouse_controller::state::command::{CommandBody, GenerationKey};
 
 fn init(cluster: u8) -> CommandBody {
@@ -66,6 +66,25 @@ async fn one_address_of_another_cluster_keeps_nobody_from_starting() {
     ours.launch(1).await;
     poll("its taking part", || ours.cluster.node(2).waits_for().is_empty().then_some(())).await;
     ours.to_first[&2].target.send_replace(home);
+    let (index, _) = propose(ours.cluster.node(2), create(1)).await;
+    ours.cluster.settle(index).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_told_of_another_cluster_only_is_refused_though_its_own_is_there() {
+    let (mut ours, theirs) = two_clusters().await;
+    ours.cluster.crash(2).await;
+    let Cluster { dirs, addresses, tune, .. } = &ours.cluster;
+    let mut wrong = options(2, addresses, dirs[&2].path(), *tune);
+    for other in [1, 3] {
+        wrong.peers.insert(other, theirs.addresses[&1].clone());
+    }
+    let misplaced = start(wrong).await;
+    let refused = tokio::time::timeout(PATIENCE, misplaced.node.refused());
+    assert_eq!(refused.await.expect("it asks"), Refused::OtherCluster(2));
+    misplaced.crash().await;
+
+    ours.launch(2).await;
     let (index, _) = propose(ours.cluster.node(2), create(1)).await;
     ours.cluster.settle(index).await;
 }

@@ -208,24 +208,16 @@ fn another_disk_is_refused() {
 }
 
 #[test]
-fn who_finds_another_cluster_everywhere_is_refused() {
+fn what_is_said_in_another_clusters_name_is_told_apart() {
     let ours = Own { cluster: Some([1; 16]), ..own() };
     let said = |cluster| with(1, |a| a.cluster = cluster).1;
     assert!(said(Some([2; 16])).is_foreign(&ours));
     assert!(!said(Some([1; 16])).is_foreign(&ours) && !said(None).is_foreign(&ours));
     assert!(!said(Some([2; 16])).is_foreign(&own()), "which cluster is its own, it does not know");
-
-    let waits = || Verdict::Wait("for a majority".into());
-    let refused = Verdict::Refuse(Refused::OtherCluster(3));
-    let nobody = Answers::new();
-    assert_eq!(among_strangers(&ours, &nobody, 2, 2, waits()), refused);
-    // Nor does one found a cluster for itself that was told to join one.
-    assert_eq!(among_strangers(&ours, &nobody, 1, 2, ADMITTED), refused);
-    // The others may yet come; they have come.
-    assert_eq!(among_strangers(&ours, &nobody, 1, 2, waits()), waits());
-    assert_eq!(among_strangers(&ours, &nobody, 0, 0, ADMITTED), ADMITTED);
-    assert_eq!(among_strangers(&ours, &Answers::from([answer(2)]), 2, 3, waits()), waits());
-    assert_eq!(among_strangers(&ours, &Answers::from([answer(2)]), 1, 2, ADMITTED), ADMITTED);
+    // One that is just being founded has no name yet.
+    let leads = |cluster| with(1, |a| (a.leads, a.cluster) = (true, cluster));
+    assert!(waits(&judge(&ours, [leads(None)], false)));
+    assert_eq!(judge(&ours, [leads(Some([1; 16]))], false), ADMITTED);
 }
 
 #[test]
