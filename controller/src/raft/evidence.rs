@@ -85,7 +85,8 @@ pub(crate) fn decide(own: &Own, answers: &Answers, waited: bool) -> Verdict {
         return Verdict::Refuse(refused);
     }
     let highest = answers.values().filter(|a| a.knows).map(|a| a.term).max().unwrap_or(0);
-    // A leader has applied what names its cluster, if it was ever applied here.
+    // What names its cluster, if it was applied here, a leader has applied too,
+    // or will in a moment.
     let leads =
         |answer: &Answer| answer.leads && (own.cluster.is_none() || answer.cluster == own.cluster);
     if answers.values().any(|answer| leads(answer) && answer.term >= highest) {
